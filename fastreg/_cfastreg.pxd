@@ -1,0 +1,122 @@
+# Mirrors src_c/fastreg.h.
+from libc.stdint cimport int32_t, int64_t, uint64_t
+
+
+cdef extern from "fastreg.h" nogil:
+    ctypedef enum fr_status:
+        FR_OK
+        FR_BAD_ARGUMENT
+        FR_NO_MEMORY
+        FR_TOO_LARGE
+        FR_NO_BLAS
+        FR_NOT_FINITE
+
+    ctypedef enum fr_dtype:
+        FR_FLOAT32
+        FR_FLOAT64
+
+    const char *fr_activation_name(int id)
+    const char *fr_loss_name(int id)
+    const char *fr_optimizer_name(int id)
+    const char *fr_accuracy_name(int id)
+    const char *fr_layer_kind_name(int id)
+    const char *fr_status_text(fr_status status)
+
+    ctypedef struct fr_regularizer:
+        double l1
+        double l2
+
+    ctypedef struct fr_layer:
+        int kind
+        ptrdiff_t n_in
+        ptrdiff_t n_out
+        int activation
+        int use_bias
+        int trainable
+        fr_regularizer kernel
+        fr_regularizer bias
+        fr_regularizer activity
+        double rate
+        uint64_t seed
+        int has_seed
+
+    ctypedef struct fr_optimizer:
+        int kind
+        double learning_rate
+        double weight_decay
+        double momentum
+        int nesterov
+        double beta_1
+        double beta_2
+        double epsilon
+
+    ctypedef struct fr_data:
+        ptrdiff_t n_rows
+        const void *x
+        const void *y
+        const void *weight
+        const int64_t *index
+
+    enum:
+        FR_LEDGER_SIZE
+
+    void fr_blas_set(void *sgemm, void *dgemm)
+
+    fr_status fr_isa_choose(const char *at_most)
+    const char *fr_isa()
+    const char *fr_isa_built(int number)
+
+    ctypedef struct fr_network:
+        pass
+
+    fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer *layers,
+                                ptrdiff_t n_layers)
+    void fr_network_destroy(fr_network *network)
+    fr_status fr_network_update_layers(fr_network *network, const fr_layer *layers)
+    fr_status fr_network_get(const fr_network *network, int slot, ptrdiff_t layer, int part,
+                             void *out)
+    fr_status fr_network_set(fr_network *network, int slot, ptrdiff_t layer, int part,
+                             const void *array)
+    int fr_network_slots(const fr_network *network)
+    fr_status fr_network_set_slots(fr_network *network, int n_slots)
+
+    ctypedef struct fr_training:
+        fr_data data
+        ptrdiff_t start
+        ptrdiff_t stop
+        ptrdiff_t batch_size
+        int loss
+        int accuracy
+        fr_optimizer optimizer
+        int64_t iteration
+        uint64_t seed
+        int n_threads
+
+    fr_status fr_network_train(fr_network *network, const fr_training *training, double *ledger,
+                               ptrdiff_t *steps_done)
+    fr_status fr_network_evaluate(fr_network *network, const fr_training *evaluation,
+                                  double *ledger)
+    fr_status fr_network_forward(fr_network *network, ptrdiff_t n_rows, const void *x, void *out,
+                                 int n_threads)
+
+    fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
+                               const void *x, const void *kernel, const void *bias, int activation,
+                               void *y, int n_threads)
+    fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
+                                const void *x, const void *kernel, const void *y, const void *dy,
+                                int activation, void *dx, void *dkernel, void *dbias,
+                                int n_threads)
+    fr_status fr_activation_forward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *z,
+                                    int activation, void *y)
+    fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *y,
+                                     const void *dy, int activation, void *dz)
+    fr_status fr_penalty(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
+                         double *value)
+    fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
+                                  void *dw)
+    fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
+                      const void *y_pred, const void *weight, double *value, void *dy)
+    fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, double rate,
+                         uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y)
+    fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t iteration,
+                        ptrdiff_t n, void *w, const void *dw, void **slots, fr_regularizer r)

@@ -1,0 +1,430 @@
+"""The compiled engine: `Network` and the kernels as functions.
+
+The only module that calls src_c/. Its callers (`functional`, `models`) have checked and converted every
+array: here they are C-contiguous and of one dtype. Status codes become exceptions in `_check`.
+"""
+
+import os
+import threading
+
+import numpy as np
+import threadpoolctl
+
+cimport numpy as cnp
+from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t, uint64_t
+from scipy.linalg.cython_blas cimport dgemm, sgemm
+
+from fastreg._cfastreg cimport *
+
+from fastreg.errors import unknown_name
+
+cnp.import_array()
+
+
+# ---- status, names ----
+
+cdef int _check(fr_status status) except -1:
+    if status == FR_OK:
+        return 0
+    text = fr_status_text(status).decode()
+    if status == FR_NO_MEMORY:
+        raise MemoryError(text)
+    if status == FR_TOO_LARGE:
+        raise ValueError(text)
+    raise RuntimeError(f"fastreg's engine refused a call that its callers should not have made: {text}")
+
+
+ctypedef const char *(*name_of)(int) noexcept nogil
+
+
+cdef dict _table(name_of function):
+    cdef int number = 0
+    table = {}
+    while function(number) != NULL:
+        table[function(number).decode()] = number
+        number += 1
+    return table
+
+
+cdef dict _ACTIVATIONS = _table(fr_activation_name)
+cdef dict _LOSSES = _table(fr_loss_name)
+cdef dict _OPTIMIZERS = _table(fr_optimizer_name)
+cdef dict _ACCURACIES = _table(fr_accuracy_name)
+cdef dict _LAYER_KINDS = _table(fr_layer_kind_name)
+
+
+cdef int _id(dict table, str argument, name) except -1:
+    number = table.get(name)
+    if number is None:
+        raise unknown_name(argument, name, table)
+    return number
+
+
+def names():
+    """The tables of the engine: {"activation": [...], "loss": [...], "optimizer": [...]}."""
+    return {
+        "activation": list(_ACTIVATIONS),
+        "loss": list(_LOSSES),
+        "optimizer": list(_OPTIMIZERS),
+        "layer": list(_LAYER_KINDS),
+    }
+
+
+# ---- BLAS and ISA, at import ----
+
+fr_blas_set(<void *>sgemm, <void *>dgemm)
+
+_wanted_isa = os.environ.get("FASTREG_ISA", "")
+if fr_isa_choose(_wanted_isa.encode()) != FR_OK:
+    raise unknown_name("FASTREG_ISA", _wanted_isa, isas_built())
+
+
+def isa():
+    """The instruction set in use."""
+    return fr_isa().decode()
+
+
+def isas_built():
+    """The instruction sets compiled in, weakest first."""
+    built, number = [], 0
+    while fr_isa_built(number) != NULL:
+        built.append(fr_isa_built(number).decode())
+        number += 1
+    return built
+
+
+class _BlasLimit:
+    """One BLAS thread while any engine call runs; what was set before is put back after the last.
+
+    The engine calls SciPy's BLAS from its own threads. The count is the library's, not the thread's
+    (`openblas_set_num_threads_local` sets it for all in pthread builds), so calls that overlap share
+    one limit.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._users = 0
+        self._libraries = None
+        self._before = []
+
+    def libraries(self):
+        """threadpoolctl's controllers of the BLAS the engine calls (all, where SciPy's is not told)."""
+        if self._libraries is None:
+            blas = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+            own = [library for library in blas if "scipy" in os.path.dirname(library.filepath)]
+            self._libraries = own or blas
+        return self._libraries
+
+    def __enter__(self):
+        with self._lock:
+            if self._users == 0:
+                self._before = [(library, library.get_num_threads()) for library in self.libraries()]
+                for library, count in self._before:
+                    if count != 1:
+                        library.set_num_threads(1)
+            self._users += 1
+
+    def __exit__(self, *exception):
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for library, count in self._before:
+                    if count != 1:
+                        library.set_num_threads(count)
+
+
+_blas_limit = _BlasLimit()
+
+
+def blas_info():
+    """What threadpoolctl says of the BLAS in use: a list of dicts."""
+    return [library.info() for library in _blas_limit.libraries()]
+
+
+# ---- arrays ----
+
+cdef inline void *_data(cnp.ndarray array):
+    return cnp.PyArray_DATA(array)
+
+
+cdef inline void *_data_or_null(array):
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef fr_dtype _dtype(cnp.ndarray array):
+    return FR_FLOAT32 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 else FR_FLOAT64
+
+
+# ---- network ----
+
+cdef fr_layer _layer(dict layer) except *:
+    cdef fr_layer out
+    out.kind = _id(_LAYER_KINDS, "kind", layer["kind"])
+    out.n_in, out.n_out = layer["n_in"], layer["n_out"]
+    seed = layer.get("seed")
+    out.rate = layer.get("rate", 0.0)
+    out.has_seed = seed is not None
+    out.seed = 0 if seed is None else seed
+    out.activation = _id(_ACTIVATIONS, "activation", layer.get("activation", "linear"))
+    out.use_bias = layer.get("use_bias", False)
+    out.trainable = layer.get("trainable", False)
+    out.kernel = fr_regularizer(layer.get("kernel_l1", 0.0), layer.get("kernel_l2", 0.0))
+    out.bias = fr_regularizer(layer.get("bias_l1", 0.0), layer.get("bias_l2", 0.0))
+    out.activity = fr_regularizer(layer.get("activity_l1", 0.0), layer.get("activity_l2", 0.0))
+    return out
+
+
+cdef fr_optimizer _optimizer(dict optimizer) except *:
+    cdef fr_optimizer out
+    out.kind = _id(_OPTIMIZERS, "optimizer", optimizer["kind"])
+    out.learning_rate = optimizer["learning_rate"]
+    out.weight_decay = optimizer.get("weight_decay", 0.0)
+    out.momentum = optimizer.get("momentum", 0.0)
+    out.nesterov = optimizer.get("nesterov", False)
+    out.beta_1 = optimizer.get("beta_1", 0.0)
+    out.beta_2 = optimizer.get("beta_2", 0.0)
+    out.epsilon = optimizer.get("epsilon", 0.0)
+    return out
+
+
+cdef class Network:
+    """A dense network on the compiled engine; `fastreg.reference.Network` is its twin."""
+
+    cdef fr_network *network
+    cdef readonly str dtype
+    cdef list shapes  # of the weights: (layer, part, shape)
+    cdef ptrdiff_t n_layers
+
+    def __cinit__(self, list layers, str dtype):
+        self.dtype = dtype
+        self.n_layers = len(layers)
+        self.shapes = []
+        for number, layer in enumerate(layers):
+            if layer["kind"] == "dense":
+                self.shapes.append((number, 0, (layer["n_in"], layer["n_out"])))
+                if layer["use_bias"]:
+                    self.shapes.append((number, 1, (layer["n_out"],)))
+        cdef fr_layer *described = self._describe(layers)
+        try:
+            _check(fr_network_create(
+                &self.network, FR_FLOAT32 if dtype == "float32" else FR_FLOAT64, described,
+                self.n_layers))
+        finally:
+            free(described)
+
+    def __dealloc__(self):
+        fr_network_destroy(self.network)
+
+    cdef fr_layer *_describe(self, list layers) except NULL:
+        cdef fr_layer *described = <fr_layer *>calloc(len(layers) + 1, sizeof(fr_layer))
+        if described == NULL:
+            raise MemoryError()
+        try:
+            for number, layer in enumerate(layers):
+                described[<ptrdiff_t>number] = _layer(layer)
+        except BaseException:
+            free(described)
+            raise
+        return described
+
+    def update_layers(self, list layers):
+        """Other regularizers, rates and trainable flags for the same layers."""
+        cdef fr_layer *described = self._describe(layers)
+        try:
+            _check(fr_network_update_layers(self.network, described))
+        finally:
+            free(described)
+
+    cdef list _read(self, int slot):
+        arrays = []
+        for layer, part, shape in self.shapes:
+            array = np.empty(shape, self.dtype)
+            _check(fr_network_get(self.network, slot, layer, part, _data(array)))
+            arrays.append(array)
+        return arrays
+
+    cdef int _write(self, int slot, arrays) except -1:
+        for (layer, part, shape), array in zip(self.shapes, arrays, strict=True):
+            array = np.ascontiguousarray(array, self.dtype)
+            if array.shape != shape:
+                raise ValueError(f"weights: got shape {array.shape}; {shape} is needed")
+            _check(fr_network_set(self.network, slot, layer, part, _data(array)))
+        return 0
+
+    def get_weights(self):
+        """Copies of [kernel, bias, kernel, bias, ...]."""
+        return self._read(-1)
+
+    def set_weights(self, arrays):
+        self._write(-1, arrays)
+
+    def get_slots(self):
+        """Copies of the optimizer's state: a list like get_weights() for each slot."""
+        return [self._read(slot) for slot in range(fr_network_slots(self.network))]
+
+    def set_slots(self, slots):
+        _check(fr_network_set_slots(self.network, len(slots)))
+        for slot, arrays in enumerate(slots):
+            self._write(slot, arrays)
+
+    cdef fr_training _call(self, cnp.ndarray x, cnp.ndarray y, sample_weight, ptrdiff_t start,
+                           ptrdiff_t stop, ptrdiff_t batch_size, loss, accuracy, int n_threads
+                           ) except *:
+        cdef fr_training call
+        call.data.n_rows = x.shape[0]
+        call.data.x = _data(x)
+        call.data.y = _data(y)
+        call.data.weight = _data_or_null(sample_weight)
+        call.data.index = NULL
+        call.start, call.stop, call.batch_size = start, stop, batch_size
+        call.loss = _id(_LOSSES, "loss", loss)
+        call.accuracy = _id(_ACCURACIES, "accuracy", "none" if accuracy is None else accuracy)
+        call.n_threads = n_threads
+        return call
+
+    def train(self, cnp.ndarray x, cnp.ndarray y, sample_weight, index, ptrdiff_t start,
+              ptrdiff_t stop, ptrdiff_t batch_size, loss, dict optimizer, int64_t iteration,
+              uint64_t seed, accuracy, cnp.ndarray ledger, int n_threads):
+        """Steps on rows index[start:stop]; returns how many were done (see `reference.Network`)."""
+        cdef fr_training call = self._call(
+            x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads)
+        call.data.index = <const int64_t *>_data_or_null(index)
+        call.optimizer = _optimizer(optimizer)
+        call.iteration, call.seed = iteration, seed
+        cdef double *sums = <double *>_data(ledger)
+        cdef ptrdiff_t steps_done = 0
+        cdef fr_status status
+        with _blas_limit:
+            with nogil:
+                status = fr_network_train(self.network, &call, sums, &steps_done)
+        if status != FR_NOT_FINITE:
+            _check(status)
+        return steps_done
+
+    def evaluate(self, cnp.ndarray x, cnp.ndarray y, sample_weight, ptrdiff_t start,
+                 ptrdiff_t stop, ptrdiff_t batch_size, loss, accuracy, cnp.ndarray ledger,
+                 int n_threads):
+        """Adds losses, penalties and accuracy of rows start..stop to the ledger."""
+        cdef fr_training call = self._call(
+            x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads)
+        cdef double *sums = <double *>_data(ledger)
+        cdef fr_status status
+        with _blas_limit:
+            with nogil:
+                status = fr_network_evaluate(self.network, &call, sums)
+        _check(status)
+
+    def forward(self, cnp.ndarray x, ptrdiff_t batch_size, cnp.ndarray out, int n_threads):
+        """out = the network's output for x. The engine cuts panels of its own: batch_size is the twin's."""
+        cdef ptrdiff_t n_rows = x.shape[0]
+        cdef void *x_data = _data(x)
+        cdef void *out_data = _data(out)
+        cdef fr_status status
+        with _blas_limit:
+            with nogil:
+                status = fr_network_forward(self.network, n_rows, x_data, out_data, n_threads)
+        _check(status)
+
+
+# ---- the kernels as functions; docstrings stand in functional.py ----
+
+def dense_forward(cnp.ndarray x, cnp.ndarray kernel, bias, activation, cnp.ndarray out,
+                  int n_threads):
+    cdef int number = _id(_ACTIVATIONS, "activation", activation)
+    cdef ptrdiff_t n_batch = x.shape[0], n_in = x.shape[1], n_out = kernel.shape[1]
+    cdef fr_dtype dtype = _dtype(x)
+    cdef void *bias_data = _data_or_null(bias)
+    cdef void *x_data = _data(x)
+    cdef void *kernel_data = _data(kernel)
+    cdef void *out_data = _data(out)
+    cdef fr_status status
+    with _blas_limit:
+        with nogil:
+            status = fr_dense_forward(dtype, n_batch, n_in, n_out, x_data, kernel_data, bias_data,
+                                      number, out_data, n_threads)
+    _check(status)
+
+
+def dense_backward(cnp.ndarray x, cnp.ndarray kernel, cnp.ndarray y, cnp.ndarray dy, activation,
+                   dx, cnp.ndarray dkernel, cnp.ndarray dbias, int n_threads):
+    cdef int number = _id(_ACTIVATIONS, "activation", activation)
+    cdef ptrdiff_t n_batch = x.shape[0], n_in = x.shape[1], n_out = kernel.shape[1]
+    cdef fr_dtype dtype = _dtype(x)
+    cdef void *dx_data = _data_or_null(dx)
+    cdef void *x_data = _data(x)
+    cdef void *kernel_data = _data(kernel)
+    cdef void *y_data = _data(y)
+    cdef void *dy_data = _data(dy)
+    cdef void *dkernel_data = _data(dkernel)
+    cdef void *dbias_data = _data(dbias)
+    cdef fr_status status
+    with _blas_limit:
+        with nogil:
+            status = fr_dense_backward(dtype, n_batch, n_in, n_out, x_data, kernel_data, y_data,
+                                       dy_data, number, dx_data, dkernel_data, dbias_data,
+                                       n_threads)
+    _check(status)
+
+
+cdef inline ptrdiff_t _rows(cnp.ndarray array):
+    """Rows of an array whose last axis is a row."""
+    return array.size // array.shape[array.ndim - 1] if array.size else 0
+
+
+def activation_forward(cnp.ndarray z, activation, cnp.ndarray out):
+    _check(fr_activation_forward(_dtype(z), _rows(z), z.shape[z.ndim - 1], _data(z),
+                                 _id(_ACTIVATIONS, "activation", activation), _data(out)))
+
+
+def activation_backward(cnp.ndarray y, cnp.ndarray dy, activation, cnp.ndarray out):
+    _check(fr_activation_backward(_dtype(y), _rows(y), y.shape[y.ndim - 1], _data(y), _data(dy),
+                                  _id(_ACTIVATIONS, "activation", activation), _data(out)))
+
+
+def penalty(cnp.ndarray w, double l1, double l2):
+    cdef double value = 0
+    _check(fr_penalty(_dtype(w), w.size, _data(w), fr_regularizer(l1, l2), &value))
+    return value
+
+
+def penalty_gradient(cnp.ndarray w, double l1, double l2, cnp.ndarray out):
+    _check(fr_penalty_gradient(_dtype(w), w.size, _data(w), fr_regularizer(l1, l2), _data(out)))
+
+
+def loss(name, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight):
+    cdef double value = 0
+    _check(fr_loss(_dtype(y_pred), _id(_LOSSES, "name", name), y_pred.shape[0], y_pred.shape[1],
+                   _data(y_true), _data(y_pred), _data_or_null(sample_weight), &value, NULL))
+    return value
+
+
+def loss_gradient(name, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight, cnp.ndarray out):
+    _check(fr_loss(_dtype(y_pred), _id(_LOSSES, "name", name), y_pred.shape[0], y_pred.shape[1],
+                   _data(y_true), _data(y_pred), _data_or_null(sample_weight), NULL, _data(out)))
+
+
+def dropout(cnp.ndarray x, double rate, uint64_t seed, int64_t iteration, ptrdiff_t layer,
+            cnp.ndarray out):
+    _check(fr_dropout(_dtype(x), _rows(x), x.shape[x.ndim - 1], _data(x), rate, seed, iteration,
+                      layer, _data(out)))
+
+
+cdef int _update(dict optimizer, int64_t iteration, cnp.ndarray w, cnp.ndarray dw, slot_0, slot_1,
+                 double l1, double l2) except -1:
+    cdef fr_optimizer described = _optimizer(optimizer)
+    cdef void *slots[2]
+    slots[0], slots[1] = _data_or_null(slot_0), _data_or_null(slot_1)
+    return _check(fr_update(_dtype(w), &described, iteration, w.size, _data(w), _data(dw), slots,
+                            fr_regularizer(l1, l2)))
+
+
+def sgd_update(w, dw, velocity, learning_rate, momentum, nesterov, weight_decay, l1, l2):
+    _update({"kind": "sgd", "learning_rate": learning_rate, "momentum": momentum,
+             "nesterov": nesterov, "weight_decay": weight_decay}, 0, w, dw, velocity, None, l1, l2)
+
+
+def adam_update(w, dw, m, v, iteration, learning_rate, beta_1, beta_2, epsilon, weight_decay, l1,
+                l2):
+    _update({"kind": "adam", "learning_rate": learning_rate, "beta_1": beta_1, "beta_2": beta_2,
+             "epsilon": epsilon, "weight_decay": weight_decay}, iteration, w, dw, m, v, l1, l2)

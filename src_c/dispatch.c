@@ -1,0 +1,43 @@
+/* Picks the kernels' tables, once. The only file that knows all targets. */
+#include "base/cpu.h"
+#include "base/platform.h"
+#include "kernels.h"
+
+#include <string.h>
+
+/* weakest first */
+static const struct {
+    const char *name;
+    fr_isa_level level;
+    const fr_kernels *tables[2]; /* by fr_dtype */
+} isas[] = {
+    {"baseline", FR_ISA_BASELINE, {&fr_table_baseline_float32, &fr_table_baseline_float64}},
+#if FR_X86_64
+    {"avx2", FR_ISA_AVX2, {&fr_table_avx2_float32, &fr_table_avx2_float64}},
+    {"avx512", FR_ISA_AVX512, {&fr_table_avx512_float32, &fr_table_avx512_float64}},
+#endif
+};
+enum { N_ISAS = sizeof isas / sizeof isas[0] };
+
+static int chosen;
+
+fr_status fr_isa_choose(const char *at_most)
+{
+    int limit = N_ISAS - 1;
+    if (at_most && *at_most) {
+        while (limit >= 0 && strcmp(isas[limit].name, at_most) != 0) limit--;
+        if (limit < 0) return FR_BAD_ARGUMENT;
+    }
+    while (!fr_cpu_runs(isas[limit].level)) limit--;
+    chosen = limit;
+    return FR_OK;
+}
+
+const char *fr_isa(void) { return isas[chosen].name; }
+
+const char *fr_isa_built(int number)
+{
+    return number >= 0 && number < N_ISAS ? isas[number].name : NULL;
+}
+
+const fr_kernels *fr_kernels_for(fr_dtype dtype) { return isas[chosen].tables[dtype]; }

@@ -1,0 +1,176 @@
+/* fastreg: the contract of the C engine.
+ *
+ * Everything that a caller may use stands here; nothing here knows Python. Matrices are row-major; a
+ * kernel is (n_in, n_out). All sizes are ptrdiff_t, in elements. `real` below means float or double as
+ * the dtype says. Every call that can fail returns an fr_status and has then written nothing.
+ */
+#ifndef FASTREG_H
+#define FASTREG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum {
+    FR_OK = 0,
+    FR_BAD_ARGUMENT, /* a size, id or pointer that the contract rules out */
+    FR_NO_MEMORY,
+    FR_TOO_LARGE, /* a size that overflows ptrdiff_t, or the int of BLAS */
+    FR_NO_BLAS,   /* fr_blas_set was not called */
+    FR_NOT_FINITE /* the loss of a step was NaN or infinite; that step changed nothing */
+} fr_status;
+
+typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
+
+/* The tables. An entry is its name here, its body in kernels/, and nothing else in C. */
+#define FR_ACTIVATIONS(ENTRY) ENTRY(linear) ENTRY(relu) ENTRY(tanh) ENTRY(sigmoid) ENTRY(softmax)
+#define FR_LOSSES(ENTRY)                                                                           \
+    ENTRY(mean_squared_error)                                                                      \
+    ENTRY(binary_crossentropy)                                                                     \
+    ENTRY(categorical_crossentropy)                                                                \
+    ENTRY(sparse_categorical_crossentropy)
+#define FR_OPTIMIZERS(ENTRY) ENTRY(sgd) ENTRY(adam)
+#define FR_ACCURACIES(ENTRY) ENTRY(none) ENTRY(binary) ENTRY(categorical) ENTRY(sparse_categorical)
+#define FR_LAYER_KINDS(ENTRY) ENTRY(dense) ENTRY(dropout)
+
+#define FR_ACTIVATION_ID(name) FR_ACTIVATION_##name,
+#define FR_LOSS_ID(name) FR_LOSS_##name,
+#define FR_OPTIMIZER_ID(name) FR_OPTIMIZER_##name,
+#define FR_ACCURACY_ID(name) FR_ACCURACY_##name,
+#define FR_LAYER_KIND_ID(name) FR_LAYER_##name,
+enum { FR_ACTIVATIONS(FR_ACTIVATION_ID) FR_N_ACTIVATIONS };
+enum { FR_LOSSES(FR_LOSS_ID) FR_N_LOSSES };
+enum { FR_OPTIMIZERS(FR_OPTIMIZER_ID) FR_N_OPTIMIZERS };
+enum { FR_ACCURACIES(FR_ACCURACY_ID) FR_N_ACCURACIES };
+enum { FR_LAYER_KINDS(FR_LAYER_KIND_ID) FR_N_LAYER_KINDS };
+
+/* The name of entry `id` of a table, NULL past its end: how callers map names to ids. */
+const char *fr_activation_name(int id);
+const char *fr_loss_name(int id);
+const char *fr_optimizer_name(int id);
+const char *fr_accuracy_name(int id);
+const char *fr_layer_kind_name(int id);
+const char *fr_status_text(fr_status status);
+
+/* penalty(x) = l1 sum|x| + l2 sum x^2, gradient l1 sign(x) + 2 l2 x with sign(0) = 0. */
+typedef struct {
+    double l1, l2;
+} fr_regularizer;
+
+typedef struct {
+    int kind; /* FR_LAYER_... */
+    ptrdiff_t n_in, n_out;
+    /* dense */
+    int activation, use_bias, trainable;
+    fr_regularizer kernel, bias, activity;
+    /* dropout: `seed` replaces the call's seed when has_seed */
+    double rate;
+    uint64_t seed;
+    int has_seed;
+} fr_layer;
+
+/* Keras' forms; a field that an optimizer does not have is not read.
+ * weight_decay is decoupled: w -= learning_rate * weight_decay * w, before the update. */
+typedef struct {
+    int kind; /* FR_OPTIMIZER_... */
+    double learning_rate, weight_decay;
+    double momentum;
+    int nesterov;
+    double beta_1, beta_2, epsilon;
+} fr_optimizer;
+
+/* The rows a network trains on or is evaluated on. */
+typedef struct {
+    ptrdiff_t n_rows;
+    const void *x;        /* real (n_rows, n_in) */
+    const void *y;        /* real (n_rows, n_out), or int32 (n_rows) where the loss takes labels */
+    const void *weight;   /* real (n_rows), or NULL for all 1 */
+    const int64_t *index; /* (n_rows) order in which rows are visited, or NULL for 0, 1, 2, ... */
+} fr_data;
+
+/* Sums over rows (n of them) or over batches weighted by their rows; calls add to them. */
+enum {
+    FR_LEDGER_DATA_LOSS,
+    FR_LEDGER_KERNEL_PENALTY,
+    FR_LEDGER_BIAS_PENALTY,
+    FR_LEDGER_ACTIVITY_PENALTY,
+    FR_LEDGER_CORRECT,
+    FR_LEDGER_ROWS,
+    FR_LEDGER_SIZE
+};
+
+/* ---- the BLAS the engine was handed: Fortran gemm, as in scipy.linalg.cython_blas ---- */
+typedef void fr_sgemm(char *ta, char *tb, int *m, int *n, int *k, float *alpha, float *a, int *lda,
+                      float *b, int *ldb, float *beta, float *c, int *ldc);
+typedef void fr_dgemm(char *ta, char *tb, int *m, int *n, int *k, double *alpha, double *a, int *lda,
+                      double *b, int *ldb, double *beta, double *c, int *ldc);
+void fr_blas_set(fr_sgemm *sgemm, fr_dgemm *dgemm);
+
+/* ---- ISA: chosen once by fr_isa_choose (NULL or "" = the best this CPU runs) ---- */
+fr_status fr_isa_choose(const char *at_most);
+const char *fr_isa(void);             /* the one in use */
+const char *fr_isa_built(int number); /* weakest first, NULL past the end */
+
+/* ---- network ---- */
+typedef struct fr_network fr_network;
+
+fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer *layers,
+                            ptrdiff_t n_layers);
+void fr_network_destroy(fr_network *network);
+
+/* New hyper-parameters for the same kinds, sizes and activations. */
+fr_status fr_network_update_layers(fr_network *network, const fr_layer *layers);
+
+/* Copies one parameter array in or out. part: 0 kernel, 1 bias. slot: -1 the weights, else that slot of
+ * the optimizer's state. */
+fr_status fr_network_get(const fr_network *network, int slot, ptrdiff_t layer, int part, void *out);
+fr_status fr_network_set(fr_network *network, int slot, ptrdiff_t layer, int part, const void *in);
+
+/* The optimizer's state: how many slots there are now, and set their number (all zero). */
+int fr_network_slots(const fr_network *network);
+fr_status fr_network_set_slots(fr_network *network, int n_slots);
+
+typedef struct {
+    fr_data data;
+    ptrdiff_t start, stop; /* rows index[start:stop], cut into batches; the last may be short */
+    ptrdiff_t batch_size;
+    int loss, accuracy;
+    fr_optimizer optimizer;
+    int64_t iteration; /* optimizer steps done before this call */
+    uint64_t seed;     /* of dropout */
+    int n_threads;
+} fr_training;
+
+/* Trains; steps_done < the batches asked for goes with FR_NOT_FINITE. */
+fr_status fr_network_train(fr_network *network, const fr_training *training, double *ledger,
+                           ptrdiff_t *steps_done);
+/* Adds to the ledger for rows start..stop; index, optimizer, iteration and seed are not read. */
+fr_status fr_network_evaluate(fr_network *network, const fr_training *evaluation, double *ledger);
+/* out (n_rows, n_out) = the network's output for x (n_rows, n_in). */
+fr_status fr_network_forward(fr_network *network, ptrdiff_t n_rows, const void *x, void *out,
+                             int n_threads);
+
+/* ---- the kernels as functions; all arrays contiguous ---- */
+fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
+                           const void *x, const void *kernel, const void *bias, int activation,
+                           void *y, int n_threads);
+/* dx may be NULL. */
+fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
+                            const void *x, const void *kernel, const void *y, const void *dy,
+                            int activation, void *dx, void *dkernel, void *dbias, int n_threads);
+fr_status fr_activation_forward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *z,
+                                int activation, void *y);
+fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *y,
+                                 const void *dy, int activation, void *dz);
+fr_status fr_penalty(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r, double *value);
+fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
+                              void *dw);
+/* dy NULL: the value alone; value NULL: the gradient alone. The value is sum(weight * loss) / rows. */
+fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
+                  const void *y_pred, const void *weight, double *value, void *dy);
+fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, double rate,
+                     uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y);
+/* slots[0], slots[1]: the optimizer's state for w; slots[0] NULL for sgd without momentum. */
+fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t iteration, ptrdiff_t n,
+                    void *w, const void *dw, void *const *slots, fr_regularizer r);
+
+#endif

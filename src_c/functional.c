@@ -1,0 +1,257 @@
+/* The kernels as functions on the caller's arrays. */
+#include "fastreg.h"
+
+#include "base/arena.h"
+#include "base/threads.h"
+#include "blas.h"
+#include "network.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+static bool activation_valid(int activation)
+{
+    return activation >= 0 && activation < FR_N_ACTIVATIONS;
+}
+
+/* ---- one dense layer ---- */
+
+typedef struct {
+    fr_dtype dtype;
+    ptrdiff_t n_batch, n_in, n_out, panel;
+    const void *x, *kernel, *bias, *y_in;
+    int activation;
+    void *y, *dz, *dx, *dkernel;
+    char *dbias; /* (panels, n_out) */
+    _Atomic ptrdiff_t next_panel;
+    _Atomic ptrdiff_t next_block;
+} dense_call;
+
+static fr_status dense_check(const dense_call *c)
+{
+    if (c->n_batch < 1 || c->n_in < 1 || c->n_out < 1 || !activation_valid(c->activation))
+        return FR_BAD_ARGUMENT;
+    if (c->n_batch > INT_MAX / 2 || c->n_in > INT_MAX / 2 || c->n_out > INT_MAX / 2)
+        return FR_TOO_LARGE;
+    return fr_blas_ready() ? FR_OK : FR_NO_BLAS;
+}
+
+static double dense_flops(const dense_call *c)
+{
+    return 2.0 * (double)c->n_batch * (double)c->n_in * (double)c->n_out;
+}
+
+/* The next panel's rows; false when all are taken. */
+static bool next_rows(dense_call *c, ptrdiff_t *first, ptrdiff_t *rows)
+{
+    *first = c->panel * atomic_fetch_add_explicit(&c->next_panel, 1, memory_order_relaxed);
+    *rows = c->n_batch - *first < c->panel ? c->n_batch - *first : c->panel;
+    return *rows > 0;
+}
+
+static void forward_as(void *context, fr_team *team, int thread)
+{
+    (void)team, (void)thread;
+    dense_call *c = context;
+    ptrdiff_t size = fr_sizeof(c->dtype), first, rows;
+    while (next_rows(c, &first, &rows)) {
+        void *y = fr_at(c->y, first * c->n_out, size);
+        fr_product_forward(c->dtype, rows, c->n_in, c->n_out,
+                           (fr_matrix){fr_at(c->x, first * c->n_in, size), c->n_in},
+                           (fr_matrix){c->kernel, c->n_out}, y, c->n_out);
+        fr_forward_tile tile = {
+            .rows = rows, .n = c->n_out, .y = y, .ld = c->n_out, .bias = c->bias};
+        fr_kernels_for(c->dtype)->forward[c->activation](&tile);
+    }
+}
+
+fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
+                           const void *x, const void *kernel, const void *bias, int activation,
+                           void *y, int n_threads)
+{
+    dense_call c = {.dtype = dtype,
+                    .n_batch = n_batch,
+                    .n_in = n_in,
+                    .n_out = n_out,
+                    .panel = fr_panel_rows(n_batch),
+                    .x = x,
+                    .kernel = kernel,
+                    .bias = bias,
+                    .activation = activation,
+                    .y = y};
+    fr_status status = dense_check(&c);
+    if (status == FR_OK) fr_parallel(fr_threads_for(dense_flops(&c), n_threads), forward_as, &c);
+    return status;
+}
+
+/* dkernel in blocks of rows of the kernel: it is contiguous, so a block is too. */
+enum { KERNEL_BLOCK = 256 };
+
+static void backward_as(void *context, fr_team *team, int thread)
+{
+    (void)thread;
+    dense_call *c = context;
+    ptrdiff_t size = fr_sizeof(c->dtype), first, rows;
+    while (next_rows(c, &first, &rows)) {
+        void *dz = fr_at(c->dz, first * c->n_out, size);
+        fr_backward_tile tile = {
+            .rows = rows,
+            .n = c->n_out,
+            .y = fr_at(c->y_in, first * c->n_out, size),
+            .ld = c->n_out,
+            .d = dz,
+            .ld_d = c->n_out,
+            .dbias = fr_at(c->dbias, first / c->panel * c->n_out, size),
+        };
+        fr_kernels_for(c->dtype)->backward[c->activation](&tile);
+        if (c->dx)
+            fr_product_backward(c->dtype, rows, c->n_in, c->n_out, (fr_matrix){dz, c->n_out},
+                                (fr_matrix){c->kernel, c->n_out},
+                                fr_at(c->dx, first * c->n_in, size), c->n_in);
+    }
+    fr_team_barrier(team, NULL, NULL);
+    ptrdiff_t i;
+    while ((i = KERNEL_BLOCK *
+                atomic_fetch_add_explicit(&c->next_block, 1, memory_order_relaxed)) < c->n_in) {
+        ptrdiff_t n_i = c->n_in - i < KERNEL_BLOCK ? c->n_in - i : KERNEL_BLOCK;
+        fr_product_kernel(c->dtype, c->n_batch, n_i, c->n_out,
+                          (fr_matrix){fr_at(c->x, i, size), c->n_in},
+                          (fr_matrix){c->dz, c->n_out}, fr_at(c->dkernel, i * c->n_out, size),
+                          c->n_out);
+    }
+}
+
+fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
+                            const void *x, const void *kernel, const void *y, const void *dy,
+                            int activation, void *dx, void *dkernel, void *dbias, int n_threads)
+{
+    dense_call c = {.dtype = dtype,
+                    .n_batch = n_batch,
+                    .n_in = n_in,
+                    .n_out = n_out,
+                    .panel = fr_panel_rows(n_batch),
+                    .x = x,
+                    .kernel = kernel,
+                    .y_in = y,
+                    .activation = activation,
+                    .dx = dx,
+                    .dkernel = dkernel};
+    fr_status status = dense_check(&c);
+    if (status != FR_OK) return status;
+    ptrdiff_t size = fr_sizeof(dtype), n_panels = (n_batch + c.panel - 1) / c.panel;
+    fr_arena arena = {0};
+    for (int pass = 0; pass < 2; pass++) {
+        c.dz = fr_arena_take(&arena, fr_size_product(n_batch, n_out), size);
+        c.dbias = fr_arena_take(&arena, fr_size_product(n_panels, n_out), size);
+        if (pass == 0 && !fr_arena_allocate(&arena))
+            return arena.overflow ? FR_TOO_LARGE : FR_NO_MEMORY;
+    }
+    memcpy(c.dz, dy, (size_t)(n_batch * n_out * size));
+    fr_parallel(fr_threads_for(2 * dense_flops(&c), n_threads), backward_as, &c);
+    memset(dbias, 0, (size_t)(n_out * size));
+    for (ptrdiff_t p = 0; p < n_panels; p++)
+        fr_kernels_for(dtype)->add(n_out, fr_at(c.dbias, p * n_out, size), dbias);
+    fr_arena_free(&arena);
+    return FR_OK;
+}
+
+/* ---- elementwise; y and z, dy and dz may be one array ---- */
+
+static void copy(void *to, const void *from, ptrdiff_t n, ptrdiff_t size)
+{
+    if (to != from) memcpy(to, from, (size_t)(n * size));
+}
+
+fr_status fr_activation_forward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *z,
+                                int activation, void *y)
+{
+    if (!activation_valid(activation)) return FR_BAD_ARGUMENT;
+    fr_forward_tile tile = {.rows = rows, .n = n, .y = y, .ld = n};
+    copy(y, z, rows * n, fr_sizeof(dtype));
+    fr_float_state before = fr_flush_to_zero();
+    fr_kernels_for(dtype)->forward[activation](&tile);
+    fr_float_restore(before);
+    return FR_OK;
+}
+
+fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *y,
+                                 const void *dy, int activation, void *dz)
+{
+    if (!activation_valid(activation)) return FR_BAD_ARGUMENT;
+    fr_backward_tile tile = {.rows = rows, .n = n, .y = y, .ld = n, .d = dz, .ld_d = n};
+    copy(dz, dy, rows * n, fr_sizeof(dtype));
+    fr_float_state before = fr_flush_to_zero();
+    fr_kernels_for(dtype)->backward[activation](&tile);
+    fr_float_restore(before);
+    return FR_OK;
+}
+
+fr_status fr_penalty(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r, double *value)
+{
+    fr_sums sums = fr_kernels_for(dtype)->sums(n, w);
+    *value = (r.l1 != 0 ? r.l1 * sums.abs : 0) + (r.l2 != 0 ? r.l2 * sums.square : 0);
+    return FR_OK;
+}
+
+fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
+                              void *dw)
+{
+    fr_kernels_for(dtype)->penalty_gradient(n, w, r, dw);
+    return FR_OK;
+}
+
+fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
+                  const void *y_pred, const void *weight, double *value, void *dy)
+{
+    if (loss < 0 || loss >= FR_N_LOSSES || rows < 1 || n < 1) return FR_BAD_ARGUMENT;
+    fr_loss_tile tile = {
+        .rows = rows,
+        .n = n,
+        .y = (void *)y_pred, /* the plain losses only read it */
+        .ld = n,
+        .target = y_true,
+        .weight = weight,
+        .d = dy,
+        .ld_d = n,
+        .scale = 1.0 / (double)rows,
+    };
+    fr_kernels_for(dtype)->loss[loss](&tile);
+    if (value) *value = tile.loss / (double)rows;
+    return FR_OK;
+}
+
+fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, double rate,
+                     uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y)
+{
+    if (!(rate >= 0 && rate < 1)) return FR_BAD_ARGUMENT;
+    fr_dropout_tile tile = {
+        .rows = rows,
+        .n = n,
+        .x = x,
+        .ld_x = n,
+        .y = y,
+        .ld_y = n,
+        .rate = rate,
+        .seed = seed,
+        .layer = (uint32_t)layer,
+        .iteration = (uint32_t)iteration,
+    };
+    fr_kernels_for(dtype)->dropout(&tile);
+    return FR_OK;
+}
+
+fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t iteration, ptrdiff_t n,
+                    void *w, const void *dw, void *const *slots, fr_regularizer r)
+{
+    if (optimizer->kind < 0 || optimizer->kind >= FR_N_OPTIMIZERS || iteration < 0)
+        return FR_BAD_ARGUMENT;
+    fr_update_step step = fr_update_step_of(optimizer, iteration);
+    step.regularizer = r;
+    fr_sums old = {0, 0};
+    fr_float_state before = fr_flush_to_zero();
+    fr_kernels_for(dtype)->update[optimizer->kind](&step, n, w, dw, slots, &old);
+    fr_float_restore(before);
+    return FR_OK;
+}

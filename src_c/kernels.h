@@ -1,0 +1,102 @@
+/* The table of compiled kernels: one for each ISA and dtype, all from the bodies in kernels/.
+ *
+ * Matrices are rows x n with `ld` elements from row to row; pointers are to the table's dtype.
+ */
+#ifndef FR_KERNELS_H
+#define FR_KERNELS_H
+
+#include "fastreg.h"
+
+/* Sums of |y| and y^2: what every L1/L2 penalty is made of. */
+typedef struct {
+    double abs, square;
+} fr_sums;
+
+typedef struct {
+    ptrdiff_t rows, n;
+    void *y;
+    ptrdiff_t ld;
+    const void *bias;   /* (n) or NULL */
+    fr_sums *sums;      /* += of f(y + bias), or NULL */
+} fr_forward_tile;
+
+typedef struct {
+    ptrdiff_t rows, n;
+    const void *y; /* f(z) */
+    ptrdiff_t ld;
+    void *d; /* dy, replaced by dz = f'(z) (dy + activity gradient at y) */
+    ptrdiff_t ld_d;
+    fr_regularizer activity; /* already divided by the batch */
+    void *dbias;             /* (n): column sums of dz, or NULL */
+} fr_backward_tile;
+
+typedef struct {
+    ptrdiff_t rows, n;
+    void *y; /* output f(z); the fused losses read z and leave f(z) */
+    ptrdiff_t ld;
+    const void *target; /* real (rows, n) or int32 (rows), contiguous */
+    const void *weight; /* real (rows) or NULL */
+    void *d;            /* gradient of the sum of losses times `scale`, or NULL */
+    ptrdiff_t ld_d;
+    double scale; /* 1 / n_batch */
+    int accuracy;
+    double loss, correct; /* out: sum of weight * loss, rows predicted right */
+} fr_loss_tile;
+
+typedef struct {
+    ptrdiff_t rows, n;
+    const void *x;
+    ptrdiff_t ld_x;
+    void *y;
+    ptrdiff_t ld_y;
+    void *factor; /* 0 or 1 / (1 - rate), for the backward pass; ld_y apart, or NULL */
+    double rate;
+    uint64_t seed;
+    ptrdiff_t first_row; /* in the batch */
+    uint32_t layer, iteration;
+} fr_dropout_tile;
+
+/* What one step's update needs beside the arrays; `rate` is Adam's bias-corrected one. */
+typedef struct {
+    double rate, keep; /* w is first multiplied by keep = 1 - learning_rate * weight_decay */
+    double momentum, beta_1, beta_2, epsilon;
+    int nesterov;
+    fr_regularizer regularizer;
+} fr_update_step;
+
+typedef void fr_forward_kernel(const fr_forward_tile *tile);
+typedef void fr_backward_kernel(const fr_backward_tile *tile);
+typedef void fr_loss_kernel(fr_loss_tile *tile);
+/* sums: += of the old w, where the regularizer is not zero. */
+typedef void fr_update_kernel(const fr_update_step *step, ptrdiff_t n, void *w, const void *dw,
+                              void *const *slots, fr_sums *sums);
+
+typedef struct {
+    const char *isa;
+    fr_dtype dtype;
+    fr_forward_kernel *forward[FR_N_ACTIVATIONS];
+    fr_backward_kernel *backward[FR_N_ACTIVATIONS];
+    fr_loss_kernel *loss[FR_N_LOSSES];
+    /* the loss fused with the last activation, or NULL */
+    fr_loss_kernel *fused_loss[FR_N_LOSSES][FR_N_ACTIVATIONS];
+    fr_update_kernel *update[FR_N_OPTIMIZERS];
+    fr_sums (*sums)(ptrdiff_t n, const void *w);
+    void (*penalty_gradient)(ptrdiff_t n, const void *w, fr_regularizer r, void *dw);
+    void (*add)(ptrdiff_t n, const void *x, void *y); /* y += x */
+    void (*dropout)(const fr_dropout_tile *tile);
+    /* y = x * factor over rows x n, both factor and y with ld_y */
+    void (*multiply)(ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t ld_x, const void *factor,
+                     ptrdiff_t ld_factor, void *y, ptrdiff_t ld_y);
+} fr_kernels;
+
+/* The table in use. */
+const fr_kernels *fr_kernels_for(fr_dtype dtype);
+
+#define FR_TARGET_TABLES(ENTRY)                                                                    \
+    ENTRY(baseline_float32)                                                                        \
+    ENTRY(baseline_float64) ENTRY(avx2_float32) ENTRY(avx2_float64) ENTRY(avx512_float32)          \
+        ENTRY(avx512_float64)
+#define FR_TARGET_DECLARATION(name) extern const fr_kernels fr_table_##name;
+FR_TARGET_TABLES(FR_TARGET_DECLARATION)
+
+#endif

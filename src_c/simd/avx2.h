@@ -1,0 +1,134 @@
+/* scalar.h's words in 256-bit vectors, with FMA. */
+#include <math.h>
+#include <stdint.h>
+
+#if FR_REAL_BITS == 32
+typedef float real;
+typedef __m256 vreal;
+#define V_LANES 8
+#define V_(operation) _mm256_##operation##_ps
+#define V_AS_INTEGER _mm256_castps_si256
+#define V_AS_REAL _mm256_castsi256_ps
+#define V_BITS_SIGN _mm256_set1_ps(-0.0f)
+#else
+typedef double real;
+typedef __m256d vreal;
+#define V_LANES 4
+#define V_(operation) _mm256_##operation##_pd
+#define V_AS_INTEGER _mm256_castpd_si256
+#define V_AS_REAL _mm256_castsi256_pd
+#define V_BITS_SIGN _mm256_set1_pd(-0.0)
+#endif
+
+FR_INLINE __m256i v_live(ptrdiff_t k)
+{
+#if FR_REAL_BITS == 32
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)k), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+#else
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x((long long)k), _mm256_setr_epi64x(0, 1, 2, 3));
+#endif
+}
+FR_INLINE vreal v_load(const real *p, ptrdiff_t k)
+{
+    return k >= V_LANES ? V_(loadu)(p) : V_(maskload)(p, v_live(k));
+}
+FR_INLINE void v_store(real *p, vreal a, ptrdiff_t k)
+{
+    if (k >= V_LANES)
+        V_(storeu)(p, a);
+    else
+        V_(maskstore)(p, v_live(k), a);
+}
+FR_INLINE vreal v_set(real a) { return V_(set1)(a); }
+FR_INLINE vreal v_first(vreal a, ptrdiff_t k)
+{
+    return k >= V_LANES ? a : V_(and)(a, V_AS_REAL(v_live(k)));
+}
+FR_INLINE vreal v_add(vreal a, vreal b) { return V_(add)(a, b); }
+FR_INLINE vreal v_sub(vreal a, vreal b) { return V_(sub)(a, b); }
+FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(mul)(a, b); }
+FR_INLINE vreal v_div(vreal a, vreal b) { return V_(div)(a, b); }
+FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(fmadd)(a, b, c); }
+FR_INLINE vreal v_sqrt(vreal a) { return V_(sqrt)(a); }
+FR_INLINE vreal v_abs(vreal a) { return V_(andnot)(V_BITS_SIGN, a); }
+FR_INLINE vreal v_max(vreal a, vreal b) { return V_(max)(a, b); }
+FR_INLINE vreal v_min(vreal a, vreal b) { return V_(min)(a, b); }
+FR_INLINE vreal v_if_greater(vreal a, vreal b, vreal yes, vreal no)
+{
+    return V_(blendv)(no, yes, V_(cmp)(a, b, _CMP_GT_OQ));
+}
+FR_INLINE vreal v_signed(vreal magnitude, vreal a)
+{
+    vreal nonzero = V_(cmp)(a, V_(setzero)(), _CMP_NEQ_OQ);
+    return V_(and)(nonzero, V_(or)(magnitude, V_(and)(a, V_BITS_SIGN)));
+}
+FR_INLINE vreal v_round(vreal a)
+{
+    return V_(round)(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* The exponent field as an integer in the low bits of each lane, and back. */
+#if FR_REAL_BITS == 32
+#define V_MANTISSA 0x007FFFFF
+#define V_ONE 0x3F800000
+#define V_INTEGERS(a) _mm256_set1_epi32(a)
+FR_INLINE vreal v_power(__m256i n)
+{
+    return V_AS_REAL(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+FR_INLINE vreal v_scale(vreal a, vreal n)
+{
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+    return v_mul(v_mul(a, v_power(half)), v_power(_mm256_sub_epi32(whole, half)));
+}
+FR_INLINE vreal v_exponent(vreal a)
+{
+    __m256i biased = _mm256_srli_epi32(V_AS_INTEGER(a), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(biased, _mm256_set1_epi32(127)));
+}
+#else
+#define V_MANTISSA 0x000FFFFFFFFFFFFFll
+#define V_ONE 0x3FF0000000000000ll
+#define V_INTEGERS(a) _mm256_set1_epi64x(a)
+FR_INLINE vreal v_power(__m128i n)
+{
+    __m256i biased = _mm256_cvtepi32_epi64(_mm_add_epi32(n, _mm_set1_epi32(1023)));
+    return V_AS_REAL(_mm256_slli_epi64(biased, 52));
+}
+FR_INLINE vreal v_scale(vreal a, vreal n)
+{
+    __m128i whole = _mm256_cvtpd_epi32(n), half = _mm_srai_epi32(whole, 1);
+    return v_mul(v_mul(a, v_power(half)), v_power(_mm_sub_epi32(whole, half)));
+}
+FR_INLINE vreal v_exponent(vreal a)
+{
+    /* 2^52 + biased exponent, read as a double, minus 2^52 and the bias: AVX2 converts no int64. */
+    __m256i biased = _mm256_srli_epi64(V_AS_INTEGER(a), 52);
+    vreal shifted = V_AS_REAL(_mm256_or_si256(biased, V_AS_INTEGER(v_set(4503599627370496.0))));
+    return v_sub(shifted, v_set(4503599627370496.0 + 1023.0));
+}
+#endif
+FR_INLINE vreal v_mantissa(vreal a)
+{
+    __m256i fraction = _mm256_and_si256(V_AS_INTEGER(a), V_INTEGERS(V_MANTISSA));
+    return V_AS_REAL(_mm256_or_si256(fraction, V_INTEGERS(V_ONE)));
+}
+FR_INLINE double v_sum(vreal a)
+{
+#if FR_REAL_BITS == 32
+    __m256d four = _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(a)),
+                                 _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));
+#else
+    __m256d four = a;
+#endif
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+FR_INLINE real v_largest(vreal a)
+{
+    real lanes[V_LANES];
+    v_store(lanes, a, V_LANES);
+    real largest = lanes[0];
+    for (int i = 1; i < V_LANES; i++) largest = lanes[i] > largest ? lanes[i] : largest;
+    return largest;
+}

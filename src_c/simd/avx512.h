@@ -1,0 +1,79 @@
+/* scalar.h's words in 512-bit vectors. */
+#include <math.h>
+#include <stdint.h>
+
+#if FR_REAL_BITS == 32
+typedef float real;
+typedef __m512 vreal;
+typedef __mmask16 vmask;
+#define V_LANES 16
+#define V_(operation) _mm512_##operation##_ps
+#define V_COMPARE _mm512_cmp_ps_mask
+#define V_BITS_SIGN _mm512_set1_ps(-0.0f)
+#else
+typedef double real;
+typedef __m512d vreal;
+typedef __mmask8 vmask;
+#define V_LANES 8
+#define V_(operation) _mm512_##operation##_pd
+#define V_COMPARE _mm512_cmp_pd_mask
+#define V_BITS_SIGN _mm512_set1_pd(-0.0)
+#endif
+
+FR_INLINE vmask v_live(ptrdiff_t k) { return (vmask)((1u << k) - 1u); }
+
+FR_INLINE vreal v_load(const real *p, ptrdiff_t k)
+{
+    return k >= V_LANES ? V_(loadu)(p) : V_(maskz_loadu)(v_live(k), p);
+}
+FR_INLINE void v_store(real *p, vreal a, ptrdiff_t k)
+{
+    if (k >= V_LANES)
+        V_(storeu)(p, a);
+    else
+        V_(mask_storeu)(p, v_live(k), a);
+}
+FR_INLINE vreal v_set(real a) { return V_(set1)(a); }
+FR_INLINE vreal v_first(vreal a, ptrdiff_t k)
+{
+    return k >= V_LANES ? a : V_(maskz_mov)(v_live(k), a);
+}
+FR_INLINE vreal v_add(vreal a, vreal b) { return V_(add)(a, b); }
+FR_INLINE vreal v_sub(vreal a, vreal b) { return V_(sub)(a, b); }
+FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(mul)(a, b); }
+FR_INLINE vreal v_div(vreal a, vreal b) { return V_(div)(a, b); }
+FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(fmadd)(a, b, c); }
+FR_INLINE vreal v_sqrt(vreal a) { return V_(sqrt)(a); }
+FR_INLINE vreal v_abs(vreal a) { return V_(abs)(a); }
+FR_INLINE vreal v_max(vreal a, vreal b) { return V_(max)(a, b); }
+FR_INLINE vreal v_min(vreal a, vreal b) { return V_(min)(a, b); }
+FR_INLINE vreal v_if_greater(vreal a, vreal b, vreal yes, vreal no)
+{
+    return V_(mask_blend)(V_COMPARE(a, b, _CMP_GT_OQ), no, yes);
+}
+FR_INLINE vreal v_signed(vreal magnitude, vreal a)
+{
+    vmask nonzero = V_COMPARE(a, V_(setzero)(), _CMP_NEQ_OQ);
+    return V_(maskz_or)(nonzero, magnitude, V_(and)(a, V_BITS_SIGN));
+}
+FR_INLINE vreal v_round(vreal a)
+{
+    return V_(roundscale)(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+FR_INLINE vreal v_scale(vreal a, vreal n) { return V_(scalef)(a, n); }
+FR_INLINE vreal v_exponent(vreal a) { return V_(getexp)(a); }
+FR_INLINE vreal v_mantissa(vreal a)
+{
+    return V_(getmant)(a, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);
+}
+FR_INLINE double v_sum(vreal a)
+{
+#if FR_REAL_BITS == 32
+    __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a));
+    __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+    return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+#else
+    return _mm512_reduce_add_pd(a);
+#endif
+}
+FR_INLINE real v_largest(vreal a) { return V_(reduce_max)(a); }

@@ -1,0 +1,72 @@
+/* The vocabulary of the kernels, one element at a time: the baseline, and the words' definition.
+ *
+ * The headers beside this one say the same words in vectors; FR_REAL_BITS (32 or 64) says of what.
+ * `k` is the number of live lanes, 1..V_LANES: loads put 0 into the rest, stores leave memory there
+ * alone. A literal V_LANES folds to the plain instruction.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if FR_REAL_BITS == 32
+typedef float real;
+typedef uint32_t real_bits;
+#define SCALAR(function) function##f
+#define MANTISSA_BITS 23
+#else
+typedef double real;
+typedef uint64_t real_bits;
+#define SCALAR(function) function
+#define MANTISSA_BITS 52
+#endif
+#define EXPONENT_BIAS ((1 << (FR_REAL_BITS - MANTISSA_BITS - 2)) - 1)
+
+typedef real vreal;
+#define V_LANES 1
+
+FR_INLINE vreal v_load(const real *p, ptrdiff_t k) { (void)k; return *p; }
+FR_INLINE void v_store(real *p, vreal a, ptrdiff_t k) { (void)k; *p = a; }
+FR_INLINE vreal v_set(real a) { return a; }
+FR_INLINE vreal v_first(vreal a, ptrdiff_t k) { (void)k; return a; } /* 0 past lane k */
+FR_INLINE vreal v_add(vreal a, vreal b) { return a + b; }
+FR_INLINE vreal v_sub(vreal a, vreal b) { return a - b; }
+FR_INLINE vreal v_mul(vreal a, vreal b) { return a * b; }
+FR_INLINE vreal v_div(vreal a, vreal b) { return a / b; }
+FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; } /* may round twice */
+FR_INLINE vreal v_sqrt(vreal a) { return SCALAR(sqrt)(a); }
+FR_INLINE vreal v_abs(vreal a) { return SCALAR(fabs)(a); }
+FR_INLINE vreal v_max(vreal a, vreal b) { return a > b ? a : b; } /* b where either is NaN */
+FR_INLINE vreal v_min(vreal a, vreal b) { return a < b ? a : b; } /* b where either is NaN */
+FR_INLINE vreal v_if_greater(vreal a, vreal b, vreal yes, vreal no) { return a > b ? yes : no; }
+/* magnitude >= 0 with the sign of a, and 0 where a is 0 */
+FR_INLINE vreal v_signed(vreal magnitude, vreal a)
+{
+    return a > 0 ? magnitude : a < 0 ? -magnitude : 0;
+}
+FR_INLINE vreal v_round(vreal a) { return SCALAR(rint)(a); }
+/* a * 2^n for an integer n within +-2 exponent ranges: in two steps, each a normal power */
+FR_INLINE real scalar_power(int n)
+{
+    real_bits bits = (real_bits)(n + EXPONENT_BIAS) << MANTISSA_BITS;
+    real power;
+    memcpy(&power, &bits, sizeof power);
+    return power;
+}
+FR_INLINE vreal v_scale(vreal a, vreal n)
+{
+    int whole = (int)n, half = whole / 2;
+    return a * scalar_power(half) * scalar_power(whole - half);
+}
+/* a > 0 as m * 2^e with m in [1, 2) */
+FR_INLINE vreal v_exponent(vreal a) { return (real)SCALAR(ilogb)(a); }
+FR_INLINE vreal v_mantissa(vreal a)
+{
+    real_bits bits;
+    memcpy(&bits, &a, sizeof bits);
+    bits &= ((real_bits)1 << MANTISSA_BITS) - 1;
+    bits |= (real_bits)EXPONENT_BIAS << MANTISSA_BITS;
+    memcpy(&a, &bits, sizeof bits);
+    return a;
+}
+FR_INLINE double v_sum(vreal a) { return a; } /* over the lanes */
+FR_INLINE real v_largest(vreal a) { return a; }
