@@ -62,6 +62,9 @@ cdef extern from "fastreg.h" nogil:
 
     void fr_blas_set(void *sgemm, void *dgemm)
 
+    fr_status fr_gemm_choose(const char *name)
+    const char *fr_gemm()
+
     fr_status fr_isa_choose(const char *at_most)
     const char *fr_isa()
     const char *fr_isa_built(int number)

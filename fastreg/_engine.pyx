@@ -80,6 +80,16 @@ if fr_isa_choose(_wanted_isa.encode()) != FR_OK:
     raise unknown_name("FASTREG_ISA", _wanted_isa, isas_built())
 
 
+_wanted_gemm = os.environ.get("FASTREG_GEMM", "")
+if fr_gemm_choose(_wanted_gemm.encode()) != FR_OK:
+    raise unknown_name("FASTREG_GEMM", _wanted_gemm, ["native", "blas"])
+
+
+def gemm():
+    """Whose matrix products networks run: "native" or "blas"."""
+    return fr_gemm().decode()
+
+
 def isa():
     """The instruction set in use."""
     return fr_isa().decode()
@@ -378,6 +388,8 @@ def activation_forward(cnp.ndarray z, activation, cnp.ndarray out):
 
 
 def activation_backward(cnp.ndarray y, cnp.ndarray dy, activation, cnp.ndarray out):
+    if _data(y) == _data(out):  # dy goes there first
+        y = y.copy()
     _check(fr_activation_backward(_dtype(y), _rows(y), y.shape[y.ndim - 1], _data(y), _data(dy),
                                   _id(_ACTIVATIONS, "activation", activation), _data(out)))
 

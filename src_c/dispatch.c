@@ -20,6 +20,7 @@ static const struct {
 enum { N_ISAS = sizeof isas / sizeof isas[0] };
 
 static int chosen;
+static bool native;
 
 fr_status fr_isa_choose(const char *at_most)
 {
@@ -30,8 +31,22 @@ fr_status fr_isa_choose(const char *at_most)
     }
     while (!fr_cpu_runs(isas[limit].level)) limit--;
     chosen = limit;
+    return fr_gemm_choose(NULL);
+}
+
+fr_status fr_gemm_choose(const char *name)
+{
+    if (!name || !*name)
+        native = isas[chosen].level > FR_ISA_BASELINE;
+    else if (strcmp(name, "native") == 0 || strcmp(name, "blas") == 0)
+        native = strcmp(name, "native") == 0;
+    else
+        return FR_BAD_ARGUMENT;
     return FR_OK;
 }
+
+const char *fr_gemm(void) { return native ? "native" : "blas"; }
+bool fr_gemm_native(void) { return native; }
 
 const char *fr_isa(void) { return isas[chosen].name; }
 

@@ -105,6 +105,10 @@ typedef void fr_dgemm(char *ta, char *tb, int *m, int *n, int *k, double *alpha,
                       double *b, int *ldb, double *beta, double *c, int *ldc);
 void fr_blas_set(fr_sgemm *sgemm, fr_dgemm *dgemm);
 
+/* ---- products: "native" (the default where there are vectors) or "blas"; for networks made later ---- */
+fr_status fr_gemm_choose(const char *name); /* NULL or "": the default of the ISA in use */
+const char *fr_gemm(void);
+
 /* ---- ISA: chosen once by fr_isa_choose (NULL or "" = the best this CPU runs) ---- */
 fr_status fr_isa_choose(const char *at_most);
 const char *fr_isa(void);             /* the one in use */

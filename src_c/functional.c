@@ -157,7 +157,7 @@ fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, p
     return FR_OK;
 }
 
-/* ---- elementwise; y and z, dy and dz may be one array ---- */
+/* ---- elementwise; y may be z, dz may be dy (not y) ---- */
 
 static void copy(void *to, const void *from, ptrdiff_t n, ptrdiff_t size)
 {

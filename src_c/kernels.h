@@ -1,11 +1,14 @@
 /* The table of compiled kernels: one for each ISA and dtype, all from the bodies in kernels/.
  *
- * Matrices are rows x n with `ld` elements from row to row; pointers are to the table's dtype.
+ * Matrices are rows x n, cut into column panels of the table's `panel` width: element (r, j) stands at
+ * r * ld + j + (j / panel) * gap. Row-major is gap = 0; where every panel is contiguous, ld = panel and
+ * gap = (rows - 1) * panel. Pointers are to the table's dtype.
  */
 #ifndef FR_KERNELS_H
 #define FR_KERNELS_H
 
 #include "fastreg.h"
+#include <stdbool.h>
 
 /* Sums of |y| and y^2: what every L1/L2 penalty is made of. */
 typedef struct {
@@ -15,9 +18,9 @@ typedef struct {
 typedef struct {
     ptrdiff_t rows, n;
     void *y;
-    ptrdiff_t ld;
-    const void *bias;   /* (n) or NULL */
-    fr_sums *sums;      /* += of f(y + bias), or NULL */
+    ptrdiff_t ld, gap;
+    const void *bias; /* (n) or NULL */
+    fr_sums *sums;    /* += of f(y + bias), or NULL */
 } fr_forward_tile;
 
 typedef struct {
@@ -25,7 +28,7 @@ typedef struct {
     const void *y; /* f(z) */
     ptrdiff_t ld;
     void *d; /* dy, replaced by dz = f'(z) (dy + activity gradient at y) */
-    ptrdiff_t ld_d;
+    ptrdiff_t ld_d, gap;
     fr_regularizer activity; /* already divided by the batch */
     void *dbias;             /* (n): column sums of dz, or NULL */
 } fr_backward_tile;
@@ -33,7 +36,7 @@ typedef struct {
 typedef struct {
     ptrdiff_t rows, n;
     void *y; /* output f(z); the fused losses read z and leave f(z) */
-    ptrdiff_t ld;
+    ptrdiff_t ld, gap;
     const void *target; /* real (rows, n) or int32 (rows), contiguous */
     const void *weight; /* real (rows) or NULL */
     void *d;            /* gradient of the sum of losses times `scale`, or NULL */
@@ -48,8 +51,8 @@ typedef struct {
     const void *x;
     ptrdiff_t ld_x;
     void *y;
-    ptrdiff_t ld_y;
-    void *factor; /* 0 or 1 / (1 - rate), for the backward pass; ld_y apart, or NULL */
+    ptrdiff_t ld_y, gap;
+    void *factor; /* 0 or 1 / (1 - rate), for the backward pass; laid out as y, or NULL */
     double rate;
     uint64_t seed;
     ptrdiff_t first_row; /* in the batch */
@@ -74,6 +77,9 @@ typedef void fr_update_kernel(const fr_update_step *step, ptrdiff_t n, void *w, 
 typedef struct {
     const char *isa;
     fr_dtype dtype;
+    ptrdiff_t panel;
+    /* Where whole_rows, the tile must hold all columns; elsewhere one panel, or row-major columns. */
+    bool whole_rows[FR_N_ACTIVATIONS];
     fr_forward_kernel *forward[FR_N_ACTIVATIONS];
     fr_backward_kernel *backward[FR_N_ACTIVATIONS];
     fr_loss_kernel *loss[FR_N_LOSSES];
@@ -84,13 +90,21 @@ typedef struct {
     void (*penalty_gradient)(ptrdiff_t n, const void *w, fr_regularizer r, void *dw);
     void (*add)(ptrdiff_t n, const void *x, void *y); /* y += x */
     void (*dropout)(const fr_dropout_tile *tile);
+    /* The products on contiguous panels: c = a b and dw = x'dz for one panel of columns, n of them live.
+     * a_next: elements from a panel of a to the next. */
+    void (*product)(ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t n, const void *a, ptrdiff_t a_next,
+                    const void *b, void *c);
+    void (*kernel_product)(ptrdiff_t n_batch, ptrdiff_t n_i, ptrdiff_t n, const void *x,
+                           const void *dz, void *dw);
+    void (*transpose)(ptrdiff_t n_i, ptrdiff_t n_o, const void *w, void *wt);
     /* y = x * factor over rows x n, both factor and y with ld_y */
     void (*multiply)(ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t ld_x, const void *factor,
                      ptrdiff_t ld_factor, void *y, ptrdiff_t ld_y);
 } fr_kernels;
 
-/* The table in use. */
+/* The table in use, and whether networks multiply by its products or by BLAS. */
 const fr_kernels *fr_kernels_for(fr_dtype dtype);
+bool fr_gemm_native(void);
 
 #define FR_TARGET_TABLES(ENTRY)                                                                    \
     ENTRY(baseline_float32)                                                                        \

@@ -11,11 +11,15 @@
  * other does, and partial sums are added in the order of panels and blocks. So the weights do not depend
  * on the number of threads. There are no element loops here: those are the kernels'.
  *
+ * Every matrix stands in column panels, `width` columns wide and contiguous: [n / width][rows][width].
+ * The native products take panels of two SIMD vectors; BLAS takes one panel as wide as the matrix, which
+ * is plain row-major. Columns that pad the last panel hold zeros.
+ *
  * The arenas:
  *   weights, slots   [kernel 0 | bias 0 | kernel 1 | ...] each at 64 bytes, zeros between
- *   training         per layer y, d (batch, ld) and dbias (panels, ld); x, targets, weights of a batch;
- *                    tasks; one scratch a thread
- *   inference        two panels of activations a thread
+ *   training         per layer y, d, dbias and the transposed kernel; x, targets and weights of a
+ *                    batch; tasks; one scratch a thread
+ *   inference        two matrices of activations a thread
  */
 #include "network.h"
 
@@ -32,12 +36,20 @@
 typedef struct {
     fr_layer spec;
     ptrdiff_t kernel, bias; /* offsets in the weights, -1 where there is none */
-    ptrdiff_t ld;           /* of y and d */
+    ptrdiff_t width;        /* of the panels of y, d and the kernel */
+    ptrdiff_t n_padded;     /* n_out in whole panels */
     /* training */
     void *y, *d;
-    void *dbias;  /* (panels, ld): column sums of each panel's dz */
-    void *factor; /* dropout: (batch, ld) */
+    void *dbias;      /* (row panels, n_padded): column sums of each row panel's dz */
+    void *transposed; /* native: the kernel's transpose, for dx; kept up by the update */
+    void *factor;     /* dropout: as y */
 } layer;
+
+/* A view of rows of a matrix in column panels; `next` elements lie between panels. */
+typedef struct {
+    void *at;
+    ptrdiff_t width, next;
+} matrix;
 
 /* A block of a kernel: rows i..i+n_i, columns o..o+n_o. The blocks with i = 0 update the bias too. */
 typedef struct {
@@ -54,8 +66,8 @@ typedef struct {
     ptrdiff_t n_batch; /* rows that the buffers hold; a call may use fewer */
     ptrdiff_t n_rows;  /* of a panel */
     int loss, n_threads;
-    ptrdiff_t ld_x;
     void *x, *target, *weight;
+    void *own_d; /* as the last layer's d: its activity penalty's, when the loss is fused */
     panel_sums *panels;
     task *tasks;
     ptrdiff_t n_tasks;
@@ -66,8 +78,8 @@ typedef struct {
 typedef struct {
     fr_arena arena;
     int n_threads;
-    ptrdiff_t n_rows, ld;
-    char *activations; /* (n_threads, 2, n_rows, ld); a call may use fewer rows */
+    ptrdiff_t n_rows, n_padded;
+    char *activations; /* (n_threads, 2, n_rows, n_padded); a call may use fewer rows */
 } inference_plan;
 
 struct fr_network {
@@ -76,6 +88,9 @@ struct fr_network {
     ptrdiff_t n_layers, n_in, n_out, n_weights;
     ptrdiff_t first_trainable; /* n_layers when there is none */
     double flops;              /* of one row's forward pass */
+    bool native;               /* our products on panels, else BLAS */
+    bool transposed_stale;     /* weights were set since the transposes were made */
+    ptrdiff_t width_x;         /* of the panels of x */
     layer *layers;
     fr_arena weights, slots;
     int n_slots;
@@ -99,21 +114,35 @@ ptrdiff_t fr_panel_rows(ptrdiff_t n_batch)
 
 int fr_threads_for(double flops, int n_threads) { return flops < 2e5 ? 1 : n_threads; }
 
-/* Rows and columns of a kernel's blocks: near to square where the kernel is wide (BLAS packs the dz of
- * all columns for each block of rows), of a size that keeps the scratch in L2 and leaves enough blocks to
- * share out. */
-static void block_shape(ptrdiff_t n_in, ptrdiff_t n_out, ptrdiff_t elements, ptrdiff_t *n_i,
-                        ptrdiff_t *n_o)
+static ptrdiff_t native_panel_rows(ptrdiff_t n_batch)
 {
-    ptrdiff_t columns = pieces(n_out, 512);
-    *n_o = smaller(n_out, round_up(pieces(n_out, columns), 16));
-    ptrdiff_t rows = pieces(n_in, larger(16, elements / *n_o));
-    *n_i = smaller(n_in, round_up(pieces(n_in, rows), 16));
+    /* Nothing is packed: small panels cost little, and share out better. */
+    return smaller(96, larger(16, round_up(pieces(n_batch, 4), 4)));
 }
 
-static ptrdiff_t block_elements(ptrdiff_t n_weights, ptrdiff_t size)
+static ptrdiff_t panel_rows(const fr_network *net, ptrdiff_t n_batch)
 {
-    return smaller(1024 * 1024 / size, larger(4096, n_weights / 8));
+    return net->native ? native_panel_rows(n_batch) : fr_panel_rows(n_batch);
+}
+
+/* Panels of columns: as wide as the table's products take, or the whole matrix for BLAS. */
+static ptrdiff_t width_of(const fr_network *net, ptrdiff_t n)
+{
+    return net->native ? fr_kernels_for(net->dtype)->panel
+                       : round_up(n, FR_ALIGNMENT / net->size);
+}
+
+static ptrdiff_t padded(ptrdiff_t n, ptrdiff_t width) { return round_up(n, width); }
+
+/* Rows and columns of a kernel's blocks, in whole panels: of a size that leaves enough blocks to share
+ * out, near to square for the native products (x and dz are read once a block), all columns for BLAS. */
+static void block_shape(const fr_network *net, const layer *a, ptrdiff_t *n_i, ptrdiff_t *n_o)
+{
+    ptrdiff_t most = 1024 * 1024 / net->size, share = larger(4096, net->n_weights / 8);
+    ptrdiff_t elements = smaller(share, most), width = a->width;
+    *n_o = net->native ? smaller(a->n_padded, larger(width, 512 / width * width)) : a->n_padded;
+    ptrdiff_t rows = net->native ? width : 16;
+    *n_i = padded(smaller(a->spec.n_in, larger(rows, elements / *n_o)), rows);
 }
 
 int fr_slots_of(const fr_optimizer *optimizer)
@@ -199,18 +228,18 @@ fr_status fr_network_update_layers(fr_network *net, const fr_layer *layers)
 /* Gives every array of the weights its offset; returns how many elements they take, or -1. */
 static ptrdiff_t place_weights(fr_network *net)
 {
-    ptrdiff_t line = FR_ALIGNMENT / net->size, used = 0;
+    ptrdiff_t line = FR_ALIGNMENT / net->size, used = 0; /* elements */
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         layer *a = &net->layers[l];
         a->kernel = a->bias = -1;
         if (a->spec.kind != FR_LAYER_dense) continue;
-        ptrdiff_t kernel = fr_size_product(a->spec.n_in, a->spec.n_out);
+        ptrdiff_t kernel = fr_size_product(a->spec.n_in, a->n_padded);
         if (kernel < 0 || kernel > PTRDIFF_MAX / 64 - used) return -1;
         a->kernel = used;
         used += round_up(kernel, line);
         if (!a->spec.use_bias) continue;
         a->bias = used;
-        used += round_up(a->spec.n_out, line);
+        used += a->n_padded;
     }
     return used;
 }
@@ -234,10 +263,12 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
     net->n_layers = n_layers;
     net->n_in = layers[0].n_in;
     net->n_out = layers[n_layers - 1].n_out;
-    ptrdiff_t line = FR_ALIGNMENT / net->size;
+    net->native = fr_gemm_native();
+    net->width_x = width_of(net, net->n_in);
     for (ptrdiff_t l = 0; l < n_layers; l++) {
         net->layers[l].spec = layers[l];
-        net->layers[l].ld = round_up(layers[l].n_out, line);
+        net->layers[l].width = width_of(net, layers[l].n_out);
+        net->layers[l].n_padded = padded(layers[l].n_out, net->layers[l].width);
         if (layers[l].kind == FR_LAYER_dense)
             net->flops += 2.0 * (double)layers[l].n_in * (double)layers[l].n_out;
     }
@@ -301,74 +332,187 @@ static void *weight_at(const fr_network *net, ptrdiff_t element)
     return fr_at(net->weights.base, element, net->size);
 }
 
-/* The array that get and set name, and its bytes; NULL where there is none. */
-static void *array_at(const fr_network *net, int slot, ptrdiff_t l, int part, size_t *bytes)
+/* Copies one array between its panels and a plain (rows, n_out) one; `get` says which way. */
+static fr_status copy_array(const fr_network *net, int slot, ptrdiff_t l, int part, void *plain,
+                            bool get)
 {
-    if (l < 0 || l >= net->n_layers || slot < -1 || slot >= net->n_slots) return NULL;
+    if (l < 0 || l >= net->n_layers || slot < -1 || slot >= net->n_slots) return FR_BAD_ARGUMENT;
     const layer *a = &net->layers[l];
-    ptrdiff_t offset = part == 0 ? a->kernel : a->bias;
-    if (offset < 0) return NULL;
-    *bytes = (size_t)((part == 0 ? a->spec.n_in : 1) * a->spec.n_out * net->size);
-    return slot < 0 ? weight_at(net, offset) : slot_at(net, slot, offset);
+    ptrdiff_t offset = part == 0 ? a->kernel : a->bias, rows = part == 0 ? a->spec.n_in : 1;
+    if (offset < 0) return FR_BAD_ARGUMENT;
+    char *panels = slot < 0 ? weight_at(net, offset) : slot_at(net, slot, offset);
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            void *inside = fr_at(panels, o * rows + i * a->width, net->size);
+            void *outside = fr_at(plain, i * a->spec.n_out + o, net->size);
+            size_t bytes = (size_t)(smaller(a->width, a->spec.n_out - o) * net->size);
+            memcpy(get ? outside : inside, get ? inside : outside, bytes);
+        }
+    return FR_OK;
 }
 
 fr_status fr_network_get(const fr_network *net, int slot, ptrdiff_t l, int part, void *out)
 {
-    size_t bytes;
-    const void *array = array_at(net, slot, l, part, &bytes);
-    if (!array) return FR_BAD_ARGUMENT;
-    memcpy(out, array, bytes);
-    return FR_OK;
+    return copy_array(net, slot, l, part, out, true);
 }
 
 fr_status fr_network_set(fr_network *net, int slot, ptrdiff_t l, int part, const void *in)
 {
-    size_t bytes;
-    void *array = array_at(net, slot, l, part, &bytes);
-    if (!array) return FR_BAD_ARGUMENT;
-    memcpy(array, in, bytes);
-    return FR_OK;
+    net->transposed_stale = true;
+    return copy_array(net, slot, l, part, (void *)in, false); /* only read */
+}
+
+/* ---- products and views ---- */
+
+/* Rows `first`.. of a matrix of `rows` rows. */
+static matrix view(const fr_network *net, void *at, ptrdiff_t width, ptrdiff_t rows, ptrdiff_t first)
+{
+    return (matrix){fr_at(at, first * width, net->size), width, rows * width};
+}
+
+/* Element (0, column) of a view, for a column where a panel begins (BLAS: anywhere). */
+static void *column(const fr_network *net, matrix m, ptrdiff_t j)
+{
+    return fr_at(m.at, j / m.width * m.next + j % m.width, net->size);
+}
+
+/* What the kernels on whole rows call the gap between panels. */
+static ptrdiff_t gap(const fr_network *net, matrix m)
+{
+    return net->native ? m.next - m.width : 0;
+}
+
+static void *kernel_panel(const fr_network *net, const layer *a, ptrdiff_t o)
+{
+    return weight_at(net, a->kernel + o * a->spec.n_in);
+}
+
+/* Columns o.. of y = x W, one panel. */
+static void product_forward(const fr_network *net, const layer *a, ptrdiff_t rows, matrix x,
+                            ptrdiff_t o, matrix y)
+{
+    if (net->native)
+        fr_kernels_for(net->dtype)->product(rows, a->spec.n_in, a->spec.n_out - o, x.at, x.next,
+                                            kernel_panel(net, a, o), column(net, y, o));
+    else
+        fr_product_forward(net->dtype, rows, a->spec.n_in, a->n_padded, (fr_matrix){x.at, x.width},
+                           (fr_matrix){kernel_panel(net, a, 0), a->width}, y.at, y.width);
+}
+
+/* dx = dz W' */
+static void product_backward(const fr_network *net, const layer *a, ptrdiff_t rows, matrix dz,
+                             matrix dx)
+{
+    if (!net->native) {
+        fr_product_backward(net->dtype, rows, a->spec.n_in, a->spec.n_out,
+                            (fr_matrix){dz.at, dz.width},
+                            (fr_matrix){kernel_panel(net, a, 0), a->width}, dx.at, dx.width);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < a->spec.n_in; i += dx.width)
+        fr_kernels_for(net->dtype)
+            ->product(rows, a->spec.n_out, a->spec.n_in - i, dz.at, dz.next,
+                      fr_at(a->transposed, i * a->spec.n_out, net->size), column(net, dx, i));
+}
+
+/* dw (n_i, width) = x'dz for rows i.. and the panel of columns at o of a kernel. */
+static void product_kernel(const fr_network *net, const layer *a, ptrdiff_t n_batch, matrix x,
+                           ptrdiff_t i, ptrdiff_t n_i, matrix dz, ptrdiff_t o, void *dw)
+{
+    if (net->native)
+        fr_kernels_for(net->dtype)->kernel_product(n_batch, n_i, a->spec.n_out - o,
+                                                   column(net, x, i), column(net, dz, o), dw);
+    else
+        fr_product_kernel(net->dtype, n_batch, n_i, a->width, (fr_matrix){column(net, x, i), x.width},
+                          (fr_matrix){dz.at, dz.width}, dw, a->width);
+}
+
+/* Brings the transpose up to date for rows i.. (at most a panel of them) and the panel at o. */
+static void transpose_block(const fr_network *net, const layer *a, ptrdiff_t i, ptrdiff_t n_i,
+                            ptrdiff_t o)
+{
+    ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
+    fr_kernels_for(net->dtype)
+        ->transpose(n_i, n_o, fr_at(kernel_panel(net, a, o), i * a->width, net->size),
+                    fr_at(a->transposed, i * a->spec.n_out + o * a->width, net->size));
+}
+
+static void transpose_all(fr_network *net)
+{
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        const layer *a = &net->layers[l];
+        if (!a->transposed) continue;
+        for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
+            for (ptrdiff_t i = 0; i < a->spec.n_in; i += a->width)
+                transpose_block(net, a, i, smaller(a->width, a->spec.n_in - i), o);
+    }
+    net->transposed_stale = false;
+}
+
+/* Copies a plain row of n elements into row r of a view, or back. */
+static void pack_row(const fr_network *net, matrix m, ptrdiff_t r, const void *row, ptrdiff_t n)
+{
+    for (ptrdiff_t j = 0; j < n; j += m.width)
+        memcpy(fr_at(column(net, m, j), r * m.width, net->size), fr_at(row, j, net->size),
+               (size_t)(smaller(m.width, n - j) * net->size));
+}
+
+static void unpack_row(const fr_network *net, matrix m, ptrdiff_t r, void *row, ptrdiff_t n)
+{
+    for (ptrdiff_t j = 0; j < n; j += m.width)
+        memcpy(fr_at(row, j, net->size), fr_at(column(net, m, j), r * m.width, net->size),
+               (size_t)(smaller(m.width, n - j) * net->size));
 }
 
 /* ---- forward ---- */
 
-static fr_matrix kernel_of(const fr_network *net, const layer *a)
-{
-    return (fr_matrix){weight_at(net, a->kernel), a->spec.n_out};
-}
-
-/* y = f(x W + b) on a panel; returns the activity penalty where f is the layer's own. */
+/* y = f(x W + b) on a panel of rows, each panel of columns finished while it is hot; returns the
+ * activity penalty where f is the layer's own. */
 static double dense_forward(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
-                            fr_matrix x, void *y, ptrdiff_t ld_y)
+                            matrix x, matrix y)
 {
-    fr_sums sums = {0, 0};
-    fr_product_forward(net->dtype, rows, a->spec.n_in, a->spec.n_out, x, kernel_of(net, a), y, ld_y);
+    const fr_kernels *kernels = fr_kernels_for(net->dtype);
+    bool whole = kernels->whole_rows[activation];
     bool counted = penalizes(a->spec.activity) && activation == a->spec.activation;
+    fr_sums sums = {0, 0};
     fr_forward_tile tile = {
-        .rows = rows,
-        .n = a->spec.n_out,
-        .y = y,
-        .ld = ld_y,
-        .bias = a->bias < 0 ? NULL : weight_at(net, a->bias),
-        .sums = counted ? &sums : NULL,
-    };
-    fr_kernels_for(net->dtype)->forward[activation](&tile);
+        .rows = rows, .ld = y.width, .gap = gap(net, y), .sums = counted ? &sums : NULL};
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) {
+        product_forward(net, a, rows, x, o, y);
+        if (whole) continue;
+        tile.n = smaller(a->width, a->spec.n_out - o);
+        tile.y = column(net, y, o);
+        tile.bias = a->bias < 0 ? NULL : weight_at(net, a->bias + o);
+        kernels->forward[activation](&tile);
+    }
+    if (whole) {
+        tile.n = a->spec.n_out;
+        tile.y = y.at;
+        tile.bias = a->bias < 0 ? NULL : weight_at(net, a->bias);
+        kernels->forward[activation](&tile);
+    }
     return penalty(a->spec.activity, sums);
 }
 
-/* The loss of a panel. When fused, y holds z of the last layer and becomes f(z); the activity penalty
- * that dense_forward could not see yet is then added here. */
-static panel_sums panel_loss(const fr_network *net, int loss, fr_loss_tile *tile)
+/* The loss of a panel of rows. When fused, y holds z of the last layer and becomes f(z); the activity
+ * penalty that dense_forward could not see yet is then added here. */
+static panel_sums panel_loss(const fr_network *net, int loss, matrix y, fr_loss_tile *tile)
 {
     const fr_kernels *kernels = fr_kernels_for(net->dtype);
     fr_loss_kernel *fused = fused_loss(net, loss);
     fr_regularizer activity = net->layers[net->n_layers - 1].spec.activity;
+    tile->n = net->n_out;
+    tile->y = y.at;
+    tile->ld = y.width;
+    tile->gap = gap(net, y);
     (fused ? fused : kernels->loss[loss])(tile);
     panel_sums sums = {tile->loss, tile->correct, 0};
     if (!fused || !penalizes(activity)) return sums;
-    for (ptrdiff_t r = 0; r < tile->rows; r++)
-        sums.activity +=
-            penalty(activity, kernels->sums(tile->n, fr_at(tile->y, r * tile->ld, net->size)));
+    for (ptrdiff_t o = 0; o < net->n_out; o += y.width)
+        for (ptrdiff_t r = 0; r < tile->rows; r++)
+            sums.activity += penalty(
+                activity, kernels->sums(smaller(y.width, net->n_out - o),
+                                        fr_at(column(net, y, o), r * y.width, net->size)));
     return sums;
 }
 
@@ -395,18 +539,30 @@ typedef struct {
     _Atomic ptrdiff_t next_task;
 } training_run;
 
+/* Rows `first`.. of the batch: of layer l's output, of one of its companions, and of its input. */
+static matrix rows_of(const training_run *run, ptrdiff_t l, void *array, ptrdiff_t first)
+{
+    return view(run->net, array, run->net->layers[l].width, run->plan->n_batch, first);
+}
+
+static matrix input_of(const training_run *run, ptrdiff_t l, ptrdiff_t first)
+{
+    if (l == 0)
+        return view(run->net, run->plan->x, run->net->width_x, run->plan->n_batch, first);
+    return rows_of(run, l - 1, run->net->layers[l - 1].y, first);
+}
+
 static void gather(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
 {
     const fr_network *net = run->net;
     const training_plan *plan = run->plan;
     const fr_data *data = &run->call->data;
-    bool labels = takes_labels(plan->loss);
-    size_t x_bytes = (size_t)(net->n_in * net->size);
-    size_t target_bytes = labels ? sizeof(int32_t) : (size_t)(net->n_out * net->size);
+    size_t target_bytes =
+        takes_labels(plan->loss) ? sizeof(int32_t) : (size_t)(net->n_out * net->size);
+    matrix x = input_of(run, 0, 0);
     for (ptrdiff_t r = first; r < first + rows; r++) {
         ptrdiff_t from = data->index ? (ptrdiff_t)data->index[run->row + r] : run->row + r;
-        memcpy(fr_at(plan->x, r * plan->ld_x, net->size), fr_at(data->x, from * net->n_in, net->size),
-               x_bytes);
+        pack_row(net, x, r, fr_at(data->x, from * net->n_in, net->size), net->n_in);
         memcpy((char *)plan->target + (size_t)r * target_bytes,
                (const char *)data->y + (size_t)from * target_bytes, target_bytes);
         if (data->weight)
@@ -415,14 +571,38 @@ static void gather(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
     }
 }
 
-/* What layer l reads, from row `first` of the batch. */
-static fr_matrix input_of(const training_run *run, ptrdiff_t l, ptrdiff_t first)
+static void dropout_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
 {
-    const training_plan *plan = run->plan;
-    if (l == 0)
-        return (fr_matrix){fr_at(plan->x, first * plan->ld_x, run->net->size), plan->ld_x};
-    const layer *below = &run->net->layers[l - 1];
-    return (fr_matrix){fr_at(below->y, first * below->ld, run->net->size), below->ld};
+    const layer *a = &run->net->layers[l];
+    matrix x = input_of(run, l, first), y = rows_of(run, l, a->y, first);
+    fr_dropout_tile tile = {
+        .rows = rows,
+        .n = a->spec.n_out,
+        .x = x.at,
+        .ld_x = x.width,
+        .y = y.at,
+        .ld_y = y.width,
+        .gap = gap(run->net, y),
+        .factor = rows_of(run, l, a->factor, first).at,
+        .rate = a->spec.rate,
+        .seed = a->spec.has_seed ? a->spec.seed : run->call->seed,
+        .first_row = first,
+        .layer = (uint32_t)l,
+        .iteration = (uint32_t)(run->call->iteration + run->steps_done),
+    };
+    run->kernels->dropout(&tile);
+}
+
+static void dropout_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[l];
+    matrix dy = rows_of(run, l, a->d, first), factor = rows_of(run, l, a->factor, first);
+    matrix dx = rows_of(run, l - 1, net->layers[l - 1].d, first);
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
+        run->kernels->multiply(rows, smaller(a->width, a->spec.n_out - o), column(net, dy, o),
+                               dy.width, column(net, factor, o), factor.width, column(net, dx, o),
+                               dx.width);
 }
 
 static double forward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
@@ -431,27 +611,11 @@ static double forward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t 
     double activity = 0;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
-        fr_matrix x = input_of(run, l, first);
-        void *y = fr_at(a->y, first * a->ld, net->size);
-        if (a->spec.kind == FR_LAYER_dense) {
-            activity += dense_forward(net, a, activation_at(net, l, run->fused), rows, x, y, a->ld);
-            continue;
-        }
-        fr_dropout_tile tile = {
-            .rows = rows,
-            .n = a->spec.n_out,
-            .x = x.at,
-            .ld_x = x.ld,
-            .y = y,
-            .ld_y = a->ld,
-            .factor = fr_at(a->factor, first * a->ld, net->size),
-            .rate = a->spec.rate,
-            .seed = a->spec.has_seed ? a->spec.seed : run->call->seed,
-            .first_row = first,
-            .layer = (uint32_t)l,
-            .iteration = (uint32_t)(run->call->iteration + run->steps_done),
-        };
-        run->kernels->dropout(&tile);
+        if (a->spec.kind == FR_LAYER_dropout)
+            dropout_forward(run, l, first, rows);
+        else
+            activity += dense_forward(net, a, activation_at(net, l, run->fused), rows,
+                                      input_of(run, l, first), rows_of(run, l, a->y, first));
     }
     return activity;
 }
@@ -460,80 +624,87 @@ static panel_sums loss_panel(const training_run *run, ptrdiff_t first, ptrdiff_t
 {
     const fr_network *net = run->net;
     const training_plan *plan = run->plan;
-    const layer *last = &net->layers[net->n_layers - 1];
-    bool labels = takes_labels(plan->loss);
+    ptrdiff_t last = net->n_layers - 1;
+    matrix d = rows_of(run, last, net->layers[last].d, first);
     fr_loss_tile tile = {
         .rows = rows,
-        .n = net->n_out,
-        .y = fr_at(last->y, first * last->ld, net->size),
-        .ld = last->ld,
-        .target = labels ? (void *)((int32_t *)plan->target + first)
-                         : fr_at(plan->target, first * net->n_out, net->size),
+        .target = takes_labels(plan->loss) ? (void *)((int32_t *)plan->target + first)
+                                           : fr_at(plan->target, first * net->n_out, net->size),
         .weight = run->call->data.weight ? fr_at(plan->weight, first, net->size) : NULL,
-        .d = fr_at(last->d, first * last->ld, net->size),
-        .ld_d = last->ld,
+        .d = d.at,
+        .ld_d = d.width,
         .scale = 1.0 / (double)run->n_batch,
         .accuracy = run->call->accuracy,
     };
-    return panel_loss(net, plan->loss, &tile);
+    return panel_loss(net, plan->loss, rows_of(run, last, net->layers[last].y, first), &tile);
 }
 
-/* d of the fused last layer already is dz of the loss; an activity penalty adds its own dz. */
-static void add_activity_of_fused(const training_run *run, const fr_backward_tile *whole,
-                                  int activation, void *scratch)
-{
-    ptrdiff_t size = run->net->size;
-    fr_backward_tile own = *whole;
-    own.d = scratch;
-    own.dbias = NULL;
-    memset(scratch, 0, (size_t)(own.rows * own.ld_d * size));
-    run->kernels->backward[activation](&own);
-    for (ptrdiff_t r = 0; r < own.rows; r++)
-        run->kernels->add(own.n, fr_at(scratch, r * own.ld_d, size),
-                          fr_at(whole->d, r * own.ld_d, size));
-}
-
-static void backward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t rows, void *scratch)
+/* Runs a backward kernel over all columns; one call where it wants whole rows. */
+static void backward_columns(const training_run *run, int activation, ptrdiff_t width,
+                             const fr_backward_tile *whole, matrix y, matrix d)
 {
     const fr_network *net = run->net;
-    ptrdiff_t panel = first / run->plan->n_rows;
-    for (ptrdiff_t l = net->n_layers - 1; l >= net->first_trainable; l--) {
-        const layer *a = &net->layers[l], *below = l > 0 ? &net->layers[l - 1] : NULL;
-        void *d = fr_at(a->d, first * a->ld, net->size);
-        bool goes_on = l > net->first_trainable;
-        void *d_below = goes_on ? fr_at(below->d, first * below->ld, net->size) : NULL;
-        if (a->spec.kind == FR_LAYER_dropout) {
-            run->kernels->multiply(rows, a->spec.n_out, d, a->ld,
-                                   fr_at(a->factor, first * a->ld, net->size), a->ld, d_below,
-                                   below->ld);
-            continue;
-        }
-        double each = 1.0 / (double)run->n_batch;
-        bool is_fused = run->fused && l == net->n_layers - 1;
-        fr_backward_tile tile = {
-            .rows = rows,
-            .n = a->spec.n_out,
-            .y = fr_at(a->y, first * a->ld, net->size),
-            .ld = a->ld,
-            .d = d,
-            .ld_d = a->ld,
-            .activity = {a->spec.activity.l1 * each, a->spec.activity.l2 * each},
-            .dbias = a->bias < 0 ? NULL : fr_at(a->dbias, panel * a->ld, net->size),
-        };
-        if (is_fused) {
-            if (penalizes(tile.activity))
-                add_activity_of_fused(run, &tile, a->spec.activation, scratch);
-            tile.activity = (fr_regularizer){0, 0};
-        }
-        run->kernels->backward[activation_at(net, l, run->fused)](&tile);
-        if (goes_on)
-            fr_product_backward(net->dtype, rows, a->spec.n_in, a->spec.n_out, (fr_matrix){d, a->ld},
-                                kernel_of(net, a), d_below, below->ld);
+    if (run->kernels->whole_rows[activation]) {
+        run->kernels->backward[activation](whole);
+        return;
+    }
+    for (ptrdiff_t o = 0; o < whole->n; o += width) {
+        fr_backward_tile tile = *whole;
+        tile.n = smaller(width, whole->n - o);
+        tile.y = column(net, y, o);
+        tile.d = column(net, d, o);
+        tile.dbias = whole->dbias ? fr_at(whole->dbias, o, net->size) : NULL;
+        run->kernels->backward[activation](&tile);
     }
 }
 
-static void row_panel(training_run *run, ptrdiff_t panel, void *scratch)
+/* d of the fused last layer already is dz of the loss; an activity penalty adds its own dz. */
+static void add_activity_of_fused(const training_run *run, ptrdiff_t first, fr_backward_tile tile)
 {
+    const fr_network *net = run->net;
+    ptrdiff_t last = net->n_layers - 1;
+    const layer *a = &net->layers[last];
+    matrix y = rows_of(run, last, a->y, first), d = rows_of(run, last, a->d, first);
+    matrix own = rows_of(run, last, run->plan->own_d, first);
+    size_t bytes = (size_t)(tile.rows * a->width * net->size);
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) memset(column(net, own, o), 0, bytes);
+    tile.d = own.at;
+    tile.dbias = NULL;
+    backward_columns(run, a->spec.activation, a->width, &tile, y, own);
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
+        run->kernels->add(tile.rows * a->width, column(net, own, o), column(net, d, o));
+}
+
+static void dense_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[l];
+    ptrdiff_t row_panel = first / run->plan->n_rows;
+    double each = 1.0 / (double)run->n_batch;
+    matrix y = rows_of(run, l, a->y, first), d = rows_of(run, l, a->d, first);
+    fr_backward_tile tile = {
+        .rows = rows,
+        .n = a->spec.n_out,
+        .y = y.at,
+        .ld = y.width,
+        .d = d.at,
+        .ld_d = d.width,
+        .gap = gap(net, y),
+        .activity = {a->spec.activity.l1 * each, a->spec.activity.l2 * each},
+        .dbias = a->bias < 0 ? NULL : fr_at(a->dbias, row_panel * a->n_padded, net->size),
+    };
+    if (run->fused && l == net->n_layers - 1) {
+        if (penalizes(tile.activity)) add_activity_of_fused(run, first, tile);
+        tile.activity = (fr_regularizer){0, 0};
+    }
+    backward_columns(run, activation_at(net, l, run->fused), a->width, &tile, y, d);
+    if (l > net->first_trainable)
+        product_backward(net, a, rows, d, rows_of(run, l - 1, net->layers[l - 1].d, first));
+}
+
+static void row_panel(training_run *run, ptrdiff_t panel)
+{
+    const fr_network *net = run->net;
     ptrdiff_t first = panel * run->plan->n_rows;
     ptrdiff_t rows = smaller(run->plan->n_rows, run->n_batch - first);
     gather(run, first, rows);
@@ -541,11 +712,17 @@ static void row_panel(training_run *run, ptrdiff_t panel, void *scratch)
     panel_sums sums = loss_panel(run, first, rows);
     sums.activity += activity;
     run->plan->panels[panel] = sums;
-    backward_panel(run, first, rows, scratch);
+    for (ptrdiff_t l = net->n_layers - 1; l >= net->first_trainable; l--) {
+        if (net->layers[l].spec.kind == FR_LAYER_dropout)
+            dropout_backward(run, l, first, rows);
+        else
+            dense_backward(run, l, first, rows);
+    }
 }
 
-static void update_row(const training_run *run, fr_regularizer regularizer, ptrdiff_t element,
-                       ptrdiff_t n, const void *dw, fr_sums *sums)
+/* The regularized update of n weights that stand together. */
+static void update(const training_run *run, fr_regularizer regularizer, ptrdiff_t element,
+                   ptrdiff_t n, const void *dw, fr_sums *sums)
 {
     const fr_network *net = run->net;
     fr_update_step step = run->update;
@@ -555,27 +732,39 @@ static void update_row(const training_run *run, fr_regularizer regularizer, ptrd
                                                     sums);
 }
 
-static void column_block(training_run *run, task *t, void *scratch)
+static void update_kernel_block(const training_run *run, task *t, void *scratch)
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[t->layer];
-    t->kernel = t->bias = (fr_sums){0, 0};
+    matrix x = input_of(run, t->layer, 0), dz = rows_of(run, t->layer, a->d, 0);
+    /* The native products take one panel of x at a time. */
+    ptrdiff_t strip = net->native ? a->width : t->n_i;
+    for (ptrdiff_t i = t->i; i < t->i + t->n_i; i += strip) {
+        ptrdiff_t n_i = smaller(strip, t->i + t->n_i - i);
+        for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
+            product_kernel(net, a, run->n_batch, x, i, n_i, dz, o, scratch);
+            update(run, a->spec.kernel, a->kernel + o * a->spec.n_in + i * a->width, n_i * a->width,
+                   scratch, &t->kernel);
+            if (a->transposed) transpose_block(net, a, i, n_i, o);
+        }
+    }
+}
 
-    fr_matrix x = input_of(run, t->layer, 0), dz = {fr_at(a->d, t->o, net->size), a->ld};
-    x.at = fr_at(x.at, t->i, net->size);
-    fr_product_kernel(net->dtype, run->n_batch, t->n_i, t->n_o, x, dz, scratch, t->n_o);
-    /* Whole rows of the kernel are one contiguous array. */
-    bool whole = t->n_o == a->spec.n_out;
-    ptrdiff_t n = whole ? t->n_i * t->n_o : t->n_o;
-    for (ptrdiff_t r = 0; r < (whole ? 1 : t->n_i); r++)
-        update_row(run, a->spec.kernel, a->kernel + (t->i + r) * a->spec.n_out + t->o, n,
-                   fr_at(scratch, r * t->n_o, net->size), &t->kernel);
-
-    if (t->i > 0 || a->bias < 0) return;
+static void update_bias(const training_run *run, task *t, void *scratch)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[t->layer];
     memset(scratch, 0, (size_t)(t->n_o * net->size));
     for (ptrdiff_t p = 0; p < run->n_panels; p++)
-        run->kernels->add(t->n_o, fr_at(a->dbias, p * a->ld + t->o, net->size), scratch);
-    update_row(run, a->spec.bias, a->bias + t->o, t->n_o, scratch, &t->bias);
+        run->kernels->add(t->n_o, fr_at(a->dbias, p * a->n_padded + t->o, net->size), scratch);
+    update(run, a->spec.bias, a->bias + t->o, t->n_o, scratch, &t->bias);
+}
+
+static void column_block(training_run *run, task *t, void *scratch)
+{
+    t->kernel = t->bias = (fr_sums){0, 0};
+    update_kernel_block(run, t, scratch);
+    if (t->i == 0 && run->net->layers[t->layer].bias >= 0) update_bias(run, t, scratch);
 }
 
 static void begin_step(training_run *run)
@@ -636,7 +825,7 @@ static void train_as(void *context, fr_team *team, int thread)
     while (run->row < run->call->stop) {
         while ((i = atomic_fetch_add_explicit(&run->next_panel, 1, memory_order_relaxed)) <
                run->n_panels)
-            row_panel(run, i, scratch);
+            row_panel(run, i);
         fr_team_barrier(team, after_rows, run);
         if (run->stop) return;
         while ((i = atomic_fetch_add_explicit(&run->next_task, 1, memory_order_relaxed)) <
@@ -649,24 +838,22 @@ static void train_as(void *context, fr_team *team, int thread)
 /* ---- the training plan ---- */
 
 /* The blocks of all trainable kernels, last layer first; counts alone where tasks is NULL. */
-static ptrdiff_t plan_tasks(const fr_network *net, task *tasks, ptrdiff_t *block)
+static ptrdiff_t plan_tasks(const fr_network *net, task *tasks)
 {
-    ptrdiff_t elements = block_elements(net->n_weights, net->size), n = 0;
-    *block = 0;
+    ptrdiff_t n = 0;
     for (ptrdiff_t l = net->n_layers - 1; l >= 0; l--) {
-        const fr_layer *s = &net->layers[l].spec;
-        if (s->kind != FR_LAYER_dense || !s->trainable) continue;
+        const layer *a = &net->layers[l];
+        if (a->spec.kind != FR_LAYER_dense || !a->spec.trainable) continue;
         ptrdiff_t n_i, n_o;
-        block_shape(s->n_in, s->n_out, elements, &n_i, &n_o);
-        *block = larger(*block, n_i * n_o);
-        for (ptrdiff_t i = 0; i < s->n_in; i += n_i)
-            for (ptrdiff_t o = 0; o < s->n_out; o += n_o, n++)
+        block_shape(net, a, &n_i, &n_o);
+        for (ptrdiff_t o = 0; o < a->spec.n_out; o += n_o)
+            for (ptrdiff_t i = 0; i < a->spec.n_in; i += n_i, n++)
                 if (tasks)
                     tasks[n] = (task){.layer = l,
                                       .i = i,
-                                      .n_i = smaller(n_i, s->n_in - i),
+                                      .n_i = smaller(n_i, a->spec.n_in - i),
                                       .o = o,
-                                      .n_o = smaller(n_o, s->n_out - o)};
+                                      .n_o = smaller(n_o, a->n_padded - o)};
     }
     return n;
 }
@@ -674,30 +861,35 @@ static ptrdiff_t plan_tasks(const fr_network *net, task *tasks, ptrdiff_t *block
 static void take_training(fr_network *net, training_plan *plan)
 {
     fr_arena *arena = &plan->arena;
-    ptrdiff_t n_panels = pieces(plan->n_batch, plan->n_rows);
-    ptrdiff_t line = FR_ALIGNMENT / net->size, block, most = 0;
-    plan->ld_x = round_up(net->n_in, line);
-    plan->n_tasks = plan_tasks(net, NULL, &block);
-    plan->x = fr_arena_take(arena, fr_size_product(plan->n_batch, plan->ld_x), net->size);
+    const layer *last = &net->layers[net->n_layers - 1];
+    /* The most row panels that a batch of at most n_batch rows is cut into. */
+    ptrdiff_t n_panels = pieces(plan->n_batch, 16) + 1, scratch = 0;
+    plan->n_tasks = plan_tasks(net, NULL);
+    plan->x = fr_arena_take(
+        arena, fr_size_product(plan->n_batch, padded(net->n_in, net->width_x)), net->size);
     plan->target = fr_arena_take(arena, fr_size_product(plan->n_batch, net->n_out),
                                  larger(net->size, (ptrdiff_t)sizeof(int32_t)));
     plan->weight = fr_arena_take(arena, plan->n_batch, net->size);
+    plan->own_d = fr_arena_take(arena, fr_size_product(plan->n_batch, last->n_padded), net->size);
     plan->panels = fr_arena_take(arena, n_panels, sizeof *plan->panels);
     plan->tasks = fr_arena_take(arena, plan->n_tasks, sizeof *plan->tasks);
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         layer *a = &net->layers[l];
-        ptrdiff_t batch = fr_size_product(plan->n_batch, a->ld);
+        ptrdiff_t batch = fr_size_product(plan->n_batch, a->n_padded), n_i, n_o;
         a->y = fr_arena_take(arena, batch, net->size);
         a->d = fr_arena_take(arena, batch, net->size);
-        if (a->spec.kind == FR_LAYER_dropout) a->factor = fr_arena_take(arena, batch, net->size);
-        if (a->bias >= 0)
-            a->dbias = fr_arena_take(arena, fr_size_product(n_panels, a->ld), net->size);
-        most = larger(most, a->ld);
+        if (a->spec.kind == FR_LAYER_dropout) {
+            a->factor = fr_arena_take(arena, batch, net->size);
+            continue;
+        }
+        a->dbias = fr_arena_take(arena, fr_size_product(n_panels, a->n_padded), net->size);
+        if (net->native && l > 0)
+            a->transposed = fr_arena_take(
+                arena, fr_size_product(padded(a->spec.n_in, a->width), a->spec.n_out), net->size);
+        block_shape(net, a, &n_i, &n_o);
+        scratch = larger(scratch, larger(n_o, (net->native ? a->width : n_i) * a->width));
     }
-    /* A thread's scratch holds a block's dw, its dbias, or the last layer's panel. */
-    ptrdiff_t last = fr_size_product(plan->n_rows, net->layers[net->n_layers - 1].ld);
-    plan->scratch_size =
-        round_up(larger(larger(block, most), last) * net->size + 1, FR_ALIGNMENT);
+    plan->scratch_size = round_up(scratch * net->size + 1, FR_ALIGNMENT);
     plan->scratch = fr_arena_take(arena, plan->n_threads, plan->scratch_size);
 }
 
@@ -705,22 +897,23 @@ static void take_training(fr_network *net, training_plan *plan)
 static fr_status plan_training(fr_network *net, const fr_training *call, int n_threads)
 {
     training_plan *plan = &net->training;
-    ptrdiff_t n_batch = smaller(call->batch_size, call->data.n_rows), block;
+    ptrdiff_t n_batch = smaller(call->batch_size, call->data.n_rows);
     if (n_batch > INT_MAX / 2) return FR_TOO_LARGE;
     /* The tasks tell which layers are frozen, which may change between calls. */
     if (!plan->arena.base || plan->n_batch < n_batch || plan->n_threads < n_threads ||
-        plan->n_tasks != plan_tasks(net, NULL, &block)) {
+        plan->n_tasks != plan_tasks(net, NULL)) {
         fr_arena_free(&plan->arena);
-        *plan = (training_plan){
-            .n_batch = n_batch, .n_rows = fr_panel_rows(n_batch), .n_threads = n_threads};
+        *plan = (training_plan){.n_batch = n_batch, .n_threads = n_threads};
         take_training(net, plan);
         if (plan->arena.overflow) return FR_TOO_LARGE;
         if (!fr_arena_allocate(&plan->arena)) return FR_NO_MEMORY;
         take_training(net, plan);
+        net->transposed_stale = true;
     }
-    plan->n_rows = fr_panel_rows(n_batch);
+    plan->n_rows = panel_rows(net, n_batch);
     plan->loss = call->loss;
-    plan_tasks(net, plan->tasks, &block);
+    plan_tasks(net, plan->tasks);
+    if (net->transposed_stale) transpose_all(net);
     return FR_OK;
 }
 
@@ -745,8 +938,8 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     int n_threads = call->n_threads < 1 ? 1 : (int)smaller(call->n_threads, FR_MAX_THREADS);
     n_threads = fr_threads_for(3 * net->flops * (double)call->batch_size, n_threads);
     fr_status status = plan_training(net, call, n_threads);
-    if (status == FR_OK && net->n_slots != fr_slots_of(optimizer))
-        status = fr_network_set_slots(net, fr_slots_of(optimizer));
+    bool new_slots = net->n_slots != fr_slots_of(optimizer);
+    if (status == FR_OK && new_slots) status = fr_network_set_slots(net, fr_slots_of(optimizer));
     if (status != FR_OK) return status;
 
     training_run run = {
@@ -761,6 +954,7 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     begin_step(&run);
     fr_parallel(n_threads, train_as, &run);
     *steps_done = run.steps_done;
+    if (run.stop && new_slots && run.steps_done == 0) fr_network_set_slots(net, 0);
     return run.stop ? FR_NOT_FINITE : FR_OK;
 }
 
@@ -779,29 +973,28 @@ typedef struct {
     _Atomic ptrdiff_t next_panel;
 } inference_run;
 
-/* Forward for rows `first`.. of the call; returns the output (in out, in the thread's activations, or x
- * itself where no layer computes). */
-static fr_matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t rows, int thread,
-                             double *activity)
+/* Forward for rows `first`.. of the call, between the thread's two matrices; returns the output. */
+static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t rows, int thread,
+                          double *activity)
 {
     const fr_network *net = run->net;
     const inference_plan *plan = run->plan;
-    ptrdiff_t half = plan->n_rows * plan->ld;
-    char *mine = plan->activations + 2 * (ptrdiff_t)thread * half * net->size;
-    fr_matrix at = {fr_at(run->x, (run->start + first) * net->n_in, net->size), net->n_in};
-    bool second = false;
+    ptrdiff_t one = plan->n_rows * plan->n_padded * net->size;
+    char *here = plan->activations + 2 * (ptrdiff_t)thread * one, *other = here + one;
+    matrix x = view(net, here, net->width_x, plan->n_rows, 0);
+    for (ptrdiff_t r = 0; r < rows; r++)
+        pack_row(net, x, r, fr_at(run->x, (run->start + first + r) * net->n_in, net->size),
+                 net->n_in);
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
         if (a->spec.kind != FR_LAYER_dense) continue;
-        bool last = l == net->n_layers - 1;
-        ptrdiff_t ld = last && run->out ? net->n_out : a->ld;
-        void *y = last && run->out ? fr_at(run->out, first * net->n_out, net->size)
-                                   : fr_at(mine, second ? half : 0, net->size);
-        *activity += dense_forward(net, a, activation_at(net, l, run->fused), rows, at, y, ld);
-        at = (fr_matrix){y, ld};
-        second = !second;
+        matrix y = view(net, other, a->width, plan->n_rows, 0);
+        *activity += dense_forward(net, a, activation_at(net, l, run->fused), rows, x, y);
+        other = here;
+        here = y.at;
+        x = y;
     }
-    return at;
+    return x;
 }
 
 static void infer_as(void *context, fr_team *team, int thread)
@@ -815,36 +1008,33 @@ static void infer_as(void *context, fr_team *team, int thread)
         ptrdiff_t first = panel * run->panel_rows;
         ptrdiff_t rows = smaller(run->panel_rows, run->n_rows - first);
         double activity = 0;
-        fr_matrix y = infer_panel(run, first, rows, thread, &activity);
+        matrix y = infer_panel(run, first, rows, thread, &activity);
         if (run->out) {
-            void *out = fr_at(run->out, first * net->n_out, net->size);
-            for (ptrdiff_t r = 0; r < rows && y.at != out; r++)
-                memcpy(fr_at(out, r * net->n_out, net->size), fr_at(y.at, r * y.ld, net->size),
-                       (size_t)(net->n_out * net->size));
+            for (ptrdiff_t r = 0; r < rows; r++)
+                unpack_row(net, y, r, fr_at(run->out, (first + r) * net->n_out, net->size),
+                           net->n_out);
             continue;
         }
         const fr_data *data = &run->call->data;
         ptrdiff_t row = run->start + first;
         fr_loss_tile tile = {
             .rows = rows,
-            .n = net->n_out,
-            .y = (void *)y.at, /* written by fused losses alone, whose last layer is dense */
-            .ld = y.ld,
             .target = takes_labels(run->call->loss) ? (const void *)((const int32_t *)data->y + row)
                                                     : fr_at(data->y, row * net->n_out, net->size),
             .weight = data->weight ? fr_at(data->weight, row, net->size) : NULL,
             .accuracy = run->call->accuracy,
         };
-        run->panels[panel] = panel_loss(net, run->call->loss, &tile);
+        run->panels[panel] = panel_loss(net, run->call->loss, y, &tile);
         run->panels[panel].activity += activity;
     }
 }
 
 static void take_inference(const fr_network *net, inference_plan *plan)
 {
-    plan->ld = 0;
-    for (ptrdiff_t l = 0; l < net->n_layers; l++) plan->ld = larger(plan->ld, net->layers[l].ld);
-    ptrdiff_t one = fr_size_product(plan->n_rows, plan->ld);
+    plan->n_padded = padded(net->n_in, net->width_x);
+    for (ptrdiff_t l = 0; l < net->n_layers; l++)
+        plan->n_padded = larger(plan->n_padded, net->layers[l].n_padded);
+    ptrdiff_t one = fr_size_product(plan->n_rows, plan->n_padded);
     plan->activations =
         fr_arena_take(&plan->arena, fr_size_product(2 * plan->n_threads, one), net->size);
 }
@@ -855,7 +1045,7 @@ static fr_status infer(fr_network *net, inference_run *run, int n_threads)
     n_threads = n_threads < 1 ? 1 : (int)smaller(n_threads, FR_MAX_THREADS);
     n_threads = fr_threads_for(net->flops * (double)run->n_rows, n_threads);
     inference_plan *plan = &net->inference;
-    ptrdiff_t n_rows = run->n_rows < 32 ? run->n_rows : fr_panel_rows(run->n_rows);
+    ptrdiff_t n_rows = smaller(run->n_rows, panel_rows(net, run->n_rows));
     if (!plan->arena.base || plan->n_rows < n_rows || plan->n_threads < n_threads) {
         fr_arena_free(&plan->arena);
         *plan = (inference_plan){.n_rows = n_rows, .n_threads = n_threads};
@@ -887,9 +1077,10 @@ static void add_weight_penalties(const fr_network *net, double rows, double *led
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
         if (a->spec.kind != FR_LAYER_dense || !a->spec.trainable) continue;
+        /* Padding is zeros: it adds nothing. */
         if (penalizes(a->spec.kernel))
             ledger[FR_LEDGER_KERNEL_PENALTY] +=
-                rows * penalty(a->spec.kernel, kernels->sums(a->spec.n_in * a->spec.n_out,
+                rows * penalty(a->spec.kernel, kernels->sums(a->spec.n_in * a->n_padded,
                                                              weight_at(net, a->kernel)));
         if (a->bias >= 0 && penalizes(a->spec.bias))
             ledger[FR_LEDGER_BIAS_PENALTY] +=

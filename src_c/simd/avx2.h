@@ -20,6 +20,10 @@ typedef __m256d vreal;
 #define V_BITS_SIGN _mm256_set1_pd(-0.0)
 #endif
 
+/* Rows of a register tile, two vectors wide: 12 of the 16 registers hold sums. */
+#define V_ROWS 6
+#define V_ROW_CASES(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+
 FR_INLINE __m256i v_live(ptrdiff_t k)
 {
 #if FR_REAL_BITS == 32

@@ -20,6 +20,11 @@ typedef __mmask8 vmask;
 #define V_BITS_SIGN _mm512_set1_pd(-0.0)
 #endif
 
+/* Rows of a register tile, two vectors wide: 24 of the 32 registers hold sums. */
+#define V_ROWS 12
+#define V_ROW_CASES(CASE)                                                                          \
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+
 FR_INLINE vmask v_live(ptrdiff_t k) { return (vmask)((1u << k) - 1u); }
 
 FR_INLINE vreal v_load(const real *p, ptrdiff_t k)

@@ -24,6 +24,10 @@ typedef uint64_t real_bits;
 typedef real vreal;
 #define V_LANES 1
 
+/* Rows of a register tile, two vectors wide. */
+#define V_ROWS 4
+#define V_ROW_CASES(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+
 FR_INLINE vreal v_load(const real *p, ptrdiff_t k) { (void)k; return *p; }
 FR_INLINE void v_store(real *p, vreal a, ptrdiff_t k) { (void)k; *p = a; }
 FR_INLINE vreal v_set(real a) { return a; }
