@@ -1,0 +1,353 @@
+"""The compiled kernels as functions of NumPy arrays, for people who hold their own.
+
+Each function checks its arguments (`fastreg.inputs`) and calls the kernel of its name. The twin in
+plain NumPy, with the same names, arguments, in-place behaviour and errors, is `fastreg.reference`.
+"""
+
+from __future__ import annotations
+
+from numpy.typing import ArrayLike
+
+from fastreg import _engine, inputs
+from fastreg.config import get_num_threads
+from fastreg.inputs import Array
+
+__all__ = [
+    "dense_forward",
+    "dense_backward",
+    "activation_forward",
+    "activation_backward",
+    "penalty",
+    "penalty_gradient",
+    "loss",
+    "loss_gradient",
+    "dropout",
+    "sgd_update",
+    "adam_update",
+]
+
+
+def _rows(array: Array) -> Array:
+    """A view (n, units) of an array of any rank."""
+    return array.reshape(-1, array.shape[-1])
+
+
+def dense_forward(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    activation: str = "linear",
+    *,
+    out: Array | None = None,
+) -> Array:
+    """y = f(x @ kernel + bias).
+
+    Parameters
+    ----------
+    x : (n, n_in), kernel : (n_in, n_out), bias : (n_out,) or None; all float32 or all float64.
+    activation : as in `activation_forward`.
+    out : (n, n_out), apart from the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> dense_forward([[1.0, 2.0]], [[1.0], [1.0]], [0.5])
+    array([[3.5]])
+    """
+    args = inputs.check_dense_forward(x, kernel, bias, activation, out)
+    _engine.dense_forward(*args, get_num_threads())
+    return args[-1]
+
+
+def dense_backward(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    y: ArrayLike,
+    dy: ArrayLike,
+    activation: str = "linear",
+    *,
+    need_dx: bool = True,
+    dx: Array | None = None,
+    dkernel: Array | None = None,
+    dbias: Array | None = None,
+) -> tuple[Array | None, Array, Array]:
+    """(dx, dkernel, dbias) of `dense_forward` from dy; dx is None unless `need_dx`.
+
+    dz = f'(z) dy, dx = dz @ kernel', dkernel = x' @ dz, dbias = the sum of the rows of dz.
+
+    Parameters
+    ----------
+    x : (n, n_in), kernel : (n_in, n_out), y, dy : (n, n_out); all float32 or all float64.
+    activation : as in `activation_forward`.
+    dx, dkernel, dbias : arrays to write to, apart from the inputs and each other.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> dense_backward([[1.0, 2.0]], [[1.0], [1.0]], [[3.0]], [[1.0]])
+    (array([[1., 1.]]), array([[1.],
+           [2.]]), array([1.]))
+    """
+    args = inputs.check_dense_backward(x, kernel, y, dy, activation, need_dx, dx, dkernel, dbias)
+    _engine.dense_backward(*args, get_num_threads())
+    return args[-3:]
+
+
+def activation_forward(z: ArrayLike, activation: str, *, out: Array | None = None) -> Array:
+    """y = f(z); softmax over the last axis.
+
+    Parameters
+    ----------
+    z : (..., units) float32 or float64.
+    activation : "linear", "relu", "tanh", "sigmoid" or "softmax".
+    out : like z, may be z.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> activation_forward([[-1.0, 2.0]], "relu")
+    array([[0., 2.]])
+    """
+    z, activation, out = inputs.check_activation_forward(z, activation, out)
+    _engine.activation_forward(_rows(z), activation, _rows(out))
+    return out
+
+
+def activation_backward(
+    y: ArrayLike, dy: ArrayLike, activation: str, *, out: Array | None = None
+) -> Array:
+    """dz = f'(z) dy, from y = f(z).
+
+    Parameters
+    ----------
+    y, dy : (..., units) float32 or float64.
+    activation : as in `activation_forward`.
+    out : like y, may be y or dy.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> activation_backward([[0.0, 2.0]], [[5.0, 5.0]], "relu")
+    array([[0., 5.]])
+    """
+    y, dy, activation, out = inputs.check_activation_backward(y, dy, activation, out)
+    _engine.activation_backward(_rows(y), _rows(dy), activation, _rows(out))
+    return out
+
+
+def penalty(w: ArrayLike, l1: float = 0.0, l2: float = 0.0) -> float:
+    """l1 * sum |w| + l2 * sum w^2, accumulated in float64 (Keras' L1L2).
+
+    Parameters
+    ----------
+    w : an array of any shape, float32 or float64.
+    l1, l2 : coefficients, finite and >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> penalty([1.0, -2.0], l1=0.5, l2=0.25)
+    2.75
+    """
+    w, l1, l2 = inputs.check_penalty(w, l1, l2)
+    return float(_engine.penalty(w.reshape(-1), l1, l2))
+
+
+def penalty_gradient(
+    w: ArrayLike, l1: float = 0.0, l2: float = 0.0, *, out: Array | None = None
+) -> Array:
+    """l1 * sign(w) + 2 * l2 * w, with sign(0) = 0 (Keras' L1L2).
+
+    Parameters
+    ----------
+    w : an array of any shape, float32 or float64.
+    l1, l2 : coefficients, finite and >= 0.
+    out : like w, may be w.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> penalty_gradient([1.0, -2.0, 0.0], l1=0.5, l2=0.25)
+    array([ 1. , -1.5,  0. ])
+    """
+    w, l1, l2, out = inputs.check_penalty_gradient(w, l1, l2, out)
+    _engine.penalty_gradient(w.reshape(-1), l1, l2, out.reshape(-1))
+    return out
+
+
+def loss(
+    name: str, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+) -> float:
+    """The value of a batch, sum(w_i l_i) / n with the row losses l_i of Keras.
+
+    Crossentropies clip probabilities to [1e-7, 1 - 1e-7], after division by the row's sum for the
+    categorical ones. mean_squared_error and binary_crossentropy are means over the columns.
+
+    Parameters
+    ----------
+    name : "mean_squared_error", "binary_crossentropy", "categorical_crossentropy" or
+        "sparse_categorical_crossentropy".
+    y_true : (n, n_out) like y_pred, or class numbers (n,) for the sparse one.
+    y_pred : (n, n_out) float32 or float64.
+    sample_weight : (n,) like y_pred; None is 1.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> loss("mean_squared_error", [[1.0], [2.0]], [[1.0], [4.0]])
+    2.0
+    """
+    return float(_engine.loss(*inputs.check_loss(name, y_true, y_pred, sample_weight)))
+
+
+def loss_gradient(
+    name: str,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `loss` by y_pred, (n, n_out); 0 where a probability was clipped.
+
+    Parameters
+    ----------
+    name, y_true, y_pred, sample_weight : as in `loss`.
+    out : like y_pred, apart from the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> loss_gradient("mean_squared_error", [[1.0], [2.0]], [[1.0], [4.0]])
+    array([[0.],
+           [2.]])
+    """
+    args = inputs.check_loss_gradient(name, y_true, y_pred, sample_weight, out)
+    _engine.loss_gradient(*args)
+    return args[-1]
+
+
+def dropout(
+    x: ArrayLike,
+    rate: float,
+    *,
+    seed: int,
+    iteration: int = 0,
+    layer: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """x with a share `rate` of its elements set to 0 and the others times 1 / (1 - rate).
+
+    Which ones depends on the arguments alone: `philox4x32` with key = seed (low, high 32 bits) and
+    counter = (column // 4, row, layer, iteration); an element is dropped when its word is below
+    floor(rate * 2^32).
+
+    Parameters
+    ----------
+    x : (n, units) float32 or float64.
+    rate : in [0, 1).
+    seed : 0 to 2^64 - 1. iteration, layer : integers >= 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> dropout([[1.0, 1.0, 1.0, 1.0]], 0.5, seed=7)
+    array([[2., 2., 0., 0.]])
+    """
+    args = inputs.check_dropout(x, rate, seed, iteration, layer, out)
+    _engine.dropout(*args)
+    return args[-1]
+
+
+def sgd_update(
+    w: Array,
+    dw: ArrayLike,
+    velocity: Array | None = None,
+    *,
+    learning_rate: float = 0.01,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+) -> None:
+    """One step of stochastic gradient descent, w and velocity in place.
+
+    g = dw + l1 sign(w) + 2 l2 w, then w -= lr wd w, then velocity = momentum velocity - lr g and
+    w += velocity, or with Nesterov w += momentum velocity - lr g (Keras' form). Without momentum
+    w -= lr g, and a velocity that was given is left alone.
+
+    Parameters
+    ----------
+    w, velocity : arrays of one shape, float32 or float64, C-contiguous. dw : like w.
+    learning_rate, weight_decay, l1, l2 : finite and >= 0. momentum : in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit; then nothing was written.
+
+    >>> import numpy as np
+    >>> w = np.array([1.0, -1.0])
+    >>> sgd_update(w, np.array([1.0, 1.0]), learning_rate=0.5, l1=0.5)
+    >>> w
+    array([ 0.25, -1.25])
+    """
+    _engine.sgd_update(
+        *inputs.check_sgd_update(
+            w, dw, velocity, learning_rate, momentum, nesterov, weight_decay, l1, l2
+        )
+    )
+
+
+def adam_update(
+    w: Array,
+    dw: ArrayLike,
+    m: Array,
+    v: Array,
+    *,
+    iteration: int,
+    learning_rate: float = 1e-3,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    weight_decay: float = 0.0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+) -> None:
+    """One step of Adam (AdamW with weight_decay), w, m and v in place.
+
+    g = dw + l1 sign(w) + 2 l2 w, then w -= lr wd w, then m += (g - m)(1 - beta_1),
+    v += (g^2 - v)(1 - beta_2) and w -= a m / (sqrt(v) + epsilon) with t = iteration + 1 and
+    a = lr sqrt(1 - beta_2^t) / (1 - beta_1^t) (Keras' form of Kingma and Ba 2015).
+
+    Parameters
+    ----------
+    w, m, v : arrays of one shape, float32 or float64, C-contiguous. dw : like w.
+    iteration : steps done before, >= 0. beta_1, beta_2 : in [0, 1).
+    learning_rate, epsilon, weight_decay, l1, l2 : finite and >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit; then nothing was written.
+
+    >>> import numpy as np
+    >>> w, m, v = np.ones(1), np.zeros(1), np.zeros(1)
+    >>> adam_update(w, np.array([4.0]), m, v, iteration=0, learning_rate=0.5, epsilon=0.0)
+    >>> print(w.round(6), m.round(6), v.round(6))
+    [0.5] [0.4] [0.016]
+    """
+    _engine.adam_update(
+        *inputs.check_adam_update(
+            w, dw, m, v, iteration, learning_rate, beta_1, beta_2, epsilon, weight_decay, l1, l2
+        )
+    )

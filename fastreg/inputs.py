@@ -1,0 +1,536 @@
+"""The one door for arrays: dtype, order, shape, finite; a copy is made only when it must be.
+
+Two doors, one set of words:
+
+- `check_features`, `check_targets`, `check_sample_weight`, `check_class_weight` take what a user
+  hands a model (lists, data frames, integers, any byte order or strides) and convert it.
+- `check_<function>` take what a user hands `fastreg.functional` or `fastreg.reference` and return
+  the arguments both compute with, in the order of the compiled kernels. Nothing is converted there
+  but the memory layout of read-only arrays: what is written to must be right as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastreg.errors import check_choice, check_int, check_real
+
+Array = NDArray[Any]
+
+ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "softmax")
+LOSSES = (
+    "mean_squared_error",
+    "binary_crossentropy",
+    "categorical_crossentropy",
+    "sparse_categorical_crossentropy",
+)
+SPARSE = "sparse_categorical_crossentropy"  # the loss whose targets are class numbers
+
+
+# ------------------------------------------------ what models take
+
+
+def check_features(
+    argument: str,
+    x: ArrayLike,
+    n_in: int | None,
+    dtype: DTypeLike,
+    *,
+    allow_nonfinite: bool = False,
+) -> Array:
+    """The rows a network reads, as a C-contiguous (n, n_in) array of `dtype`.
+
+    Parameters
+    ----------
+    argument : the name the errors use.
+    x : (n, n_in) real numbers or booleans, any dtype, byte order and strides; copied if needed.
+    n_in : the width needed; None takes any.
+    dtype : "float32" or "float64".
+    allow_nonfinite : let NaN and infinity through. A value too large for `dtype` is infinite.
+
+    Raises
+    ------
+    TypeError : not real numbers.
+    ValueError : wrong shape, empty, or not finite.
+
+    >>> check_features("x", [[1, 2], [3, 4]], 2, "float32")
+    array([[1., 2.],
+           [3., 4.]], dtype=float32)
+    >>> check_features("x", [[1, 2, 3]], 2, "float32")
+    Traceback (most recent call last):
+    ValueError: x: got shape (1, 3); (n, 2) is needed
+    """
+    array = _real(argument, x)
+    _check_shape(argument, array, ("n", "n_in" if n_in is None else n_in))
+    array = _converted(array, np.dtype(dtype))
+    if not allow_nonfinite:
+        _check_finite(argument, array)
+    return array
+
+
+def check_targets(
+    argument: str, y: ArrayLike, n_rows: int, n_out: int, loss: str, dtype: DTypeLike
+) -> Array:
+    """The targets of `loss`: (n_rows, n_out) of `dtype`, or int32 (n_rows,) class numbers.
+
+    Class numbers (sparse_categorical_crossentropy) may come as (n_rows,) or (n_rows, 1), integers
+    or integral floats, in [0, n_out). Other targets may come as (n_rows,) when n_out is 1; those
+    of binary_crossentropy lie in [0, 1].
+
+    Raises
+    ------
+    TypeError : not real numbers.
+    ValueError : wrong shape, not finite, or out of range.
+
+    >>> check_targets("y", [[0.0], [2.0]], 2, 3, "sparse_categorical_crossentropy", "float32")
+    array([0, 2], dtype=int32)
+    >>> check_targets("y", [0, 1], 2, 1, "binary_crossentropy", "float64")
+    array([[0.],
+           [1.]])
+    """
+    array = _real(argument, y)
+    if loss == SPARSE:
+        return _labels(argument, array, n_rows, n_out)
+    if array.ndim == 1 and n_out == 1:
+        array = array[:, np.newaxis]
+    hint = ""
+    if loss == "categorical_crossentropy" and (array.ndim == 1 or array.shape[1:] == (1,)):
+        hint = f"; class numbers go with the loss {SPARSE!r}"
+    _check_shape(argument, array, (n_rows, n_out), hint)
+    array = _converted(array, np.dtype(dtype))
+    _check_finite(argument, array)
+    if loss == "binary_crossentropy" and not (array.min() >= 0 and array.max() <= 1):
+        worst = array.min() if array.min() < 0 else array.max()
+        raise ValueError(f"{argument}: got {worst:g}; targets in [0, 1] are needed for {loss}")
+    return array
+
+
+def check_sample_weight(argument: str, w: ArrayLike, n_rows: int, dtype: DTypeLike) -> Array:
+    """One finite weight >= 0 a row, as a contiguous (n_rows,) array of `dtype`.
+
+    >>> check_sample_weight("sample_weight", [1, 2], 2, "float32")
+    array([1., 2.], dtype=float32)
+    """
+    array = _real(argument, w)
+    _check_shape(argument, array, (n_rows,))
+    array = _converted(array, np.dtype(dtype))
+    _check_finite(argument, array)
+    if array.min() < 0:
+        row = int(array.argmin())
+        raise ValueError(f"{argument}: got {array[row]:g} at row {row}; weights >= 0 are needed")
+    return array
+
+
+def check_class_weight(
+    class_weight: Mapping[int, float], y: Array, loss: str, n_out: int, dtype: DTypeLike
+) -> Array:
+    """The sample weights (n_rows,) that `class_weight` means for the targets `y`.
+
+    `y` comes from `check_targets`. A class that is not named weighs 1, as in Keras; the class of a
+    row of several columns is its largest, of a single column the nearest of 0 and 1.
+
+    Raises
+    ------
+    TypeError : not a mapping of class numbers to numbers.
+    ValueError : an unknown class, a weight negative or not finite, targets that name no class.
+
+    >>> y = np.array([0, 1, 2])
+    >>> check_class_weight({1: 3.0}, y, "sparse_categorical_crossentropy", 3, "float32")
+    array([1., 3., 1.], dtype=float32)
+    """
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(
+            f"class_weight: got {type(class_weight).__name__}; a dict {{class: weight}} is needed"
+        )
+    if loss == ("mean_squared_error" if n_out == 1 else "binary_crossentropy"):
+        raise ValueError(
+            f"class_weight: got {loss} with {n_out} column(s), whose rows name no class; "
+            "sample_weight is needed"
+        )
+    weights = np.ones(max(n_out, 2), dtype)
+    for label, weight in class_weight.items():
+        number = check_int("class_weight: class", label, low=0, high=len(weights) - 1)
+        weights[number] = check_real(f"class_weight: weight of class {number}", weight, low=0)
+    if loss == SPARSE:
+        labels = y
+    else:
+        labels = y.argmax(axis=1) if n_out > 1 else (y[:, 0] > 0.5).astype(np.intp)
+    sample_weight: Array = weights[labels]
+    return sample_weight
+
+
+def check_out(
+    out: Array | None,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    inputs: Mapping[str, Any],
+    *,
+    same: bool = False,
+) -> Array:
+    """`out` as it stands, or a new array where it is None.
+
+    Parameters
+    ----------
+    out : C-contiguous, aligned, writable, of `shape` and `dtype`; or None.
+    inputs : what must not overlap `out`, by argument; `same` lets `out` be the very array.
+
+    Raises
+    ------
+    TypeError : not an array of `dtype`.
+    ValueError : wrong shape or layout, read-only, or overlapping an input.
+
+    >>> check_out(np.empty(3), (2,), "float64", {})
+    Traceback (most recent call last):
+    ValueError: out: got shape (3,); (2,) is needed
+    """
+    if out is None:
+        return np.empty(shape, dtype)
+    out = _target("out", out, shape, np.dtype(dtype))
+    _check_apart({"out": out}, inputs, same)
+    return out
+
+
+# ------------------------------------------------ what functional and reference take
+
+
+def check_dense_forward(
+    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, activation: str, out: Array | None
+) -> tuple[Array, Array, Array | None, str, Array]:
+    """Checked (x, kernel, bias, activation, out)."""
+    x_, kernel_ = _dense(x, kernel)
+    bias_ = None if bias is None else _array("bias", bias, kernel_.shape[1:], like=x_)
+    check_choice("activation", activation, ACTIVATIONS)
+    shape = (x_.shape[0], kernel_.shape[1])
+    out = check_out(out, shape, x_.dtype, {"x": x, "kernel": kernel, "bias": bias})
+    return x_, kernel_, bias_, activation, out
+
+
+def check_dense_backward(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    y: ArrayLike,
+    dy: ArrayLike,
+    activation: str,
+    need_dx: bool,
+    dx: Array | None,
+    dkernel: Array | None,
+    dbias: Array | None,
+) -> tuple[Array, Array, Array, Array, str, Array | None, Array, Array]:
+    """Checked (x, kernel, y, dy, activation, dx, dkernel, dbias)."""
+    x_, kernel_ = _dense(x, kernel)
+    shape = (x_.shape[0], kernel_.shape[1])
+    y_ = _array("y", y, shape, like=x_)
+    dy_ = _array("dy", dy, shape, like=x_)
+    check_choice("activation", activation, ACTIVATIONS)
+    if dx is not None and not need_dx:
+        raise ValueError("dx: got an array with need_dx=False; None is needed")
+
+    def target(argument: str, out: Array | None, shape: tuple[int, ...]) -> Array:
+        if out is None:
+            return np.empty(shape, x_.dtype)
+        return _target(argument, out, shape, x_.dtype)
+
+    dx = target("dx", dx, x_.shape) if need_dx else None
+    dkernel = target("dkernel", dkernel, kernel_.shape)
+    dbias = target("dbias", dbias, kernel_.shape[1:])
+    _check_apart(
+        {"dx": dx, "dkernel": dkernel, "dbias": dbias}, {"x": x, "kernel": kernel, "y": y, "dy": dy}
+    )
+    return x_, kernel_, y_, dy_, activation, dx, dkernel, dbias
+
+
+def check_activation_forward(
+    z: ArrayLike, activation: str, out: Array | None
+) -> tuple[Array, str, Array]:
+    """Checked (z, activation, out); `out` may be `z`."""
+    z_ = _array("z", z, (..., "units"))
+    check_choice("activation", activation, ACTIVATIONS)
+    return z_, activation, check_out(out, z_.shape, z_.dtype, {"z": z}, same=True)
+
+
+def check_activation_backward(
+    y: ArrayLike, dy: ArrayLike, activation: str, out: Array | None
+) -> tuple[Array, Array, str, Array]:
+    """Checked (y, dy, activation, out); `out` may be `y` or `dy`."""
+    y_ = _array("y", y, (..., "units"))
+    dy_ = _array("dy", dy, y_.shape, like=y_)
+    check_choice("activation", activation, ACTIVATIONS)
+    out = check_out(out, y_.shape, y_.dtype, {"y": y, "dy": dy}, same=True)
+    return y_, dy_, activation, out
+
+
+def check_penalty(w: ArrayLike, l1: float, l2: float) -> tuple[Array, float, float]:
+    """Checked (w, l1, l2)."""
+    return _array("w", w, (...,)), check_real("l1", l1, low=0), check_real("l2", l2, low=0)
+
+
+def check_penalty_gradient(
+    w: ArrayLike, l1: float, l2: float, out: Array | None
+) -> tuple[Array, float, float, Array]:
+    """Checked (w, l1, l2, out); `out` may be `w`."""
+    w_, l1, l2 = check_penalty(w, l1, l2)
+    return w_, l1, l2, check_out(out, w_.shape, w_.dtype, {"w": w}, same=True)
+
+
+def check_loss(
+    name: str, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None
+) -> tuple[str, Array, Array, Array | None]:
+    """Checked (name, y_true, y_pred, sample_weight); y_true is int32 (n,) for class numbers."""
+    check_choice("name", name, LOSSES)
+    y_pred_ = _array("y_pred", y_pred, ("n", "n_out"))
+    if name == SPARSE:
+        y_true_ = _labels("y_true", _real("y_true", y_true), *y_pred_.shape)
+    else:
+        y_true_ = _array("y_true", y_true, y_pred_.shape, like=y_pred_)
+    weight_ = None
+    if sample_weight is not None:
+        weight_ = _array("sample_weight", sample_weight, y_pred_.shape[:1], like=y_pred_)
+    return name, y_true_, y_pred_, weight_
+
+
+def check_loss_gradient(
+    name: str,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    sample_weight: ArrayLike | None,
+    out: Array | None,
+) -> tuple[str, Array, Array, Array | None, Array]:
+    """Checked (name, y_true, y_pred, sample_weight, out)."""
+    name, y_true_, y_pred_, weight_ = check_loss(name, y_true, y_pred, sample_weight)
+    read = {"y_true": y_true, "y_pred": y_pred, "sample_weight": sample_weight}
+    return name, y_true_, y_pred_, weight_, check_out(out, y_pred_.shape, y_pred_.dtype, read)
+
+
+def check_dropout(
+    x: ArrayLike, rate: float, seed: int, iteration: int, layer: int, out: Array | None
+) -> tuple[Array, float, int, int, int, Array]:
+    """Checked (x, rate, seed, iteration, layer, out); `out` may be `x`."""
+    x_ = _array("x", x, ("n", "units"))
+    return (
+        x_,
+        check_real("rate", rate, low=0, high=1, high_open=True),
+        check_int("seed", seed, low=0, high=2**64 - 1),
+        check_int("iteration", iteration, low=0, high=2**63 - 1),
+        check_int("layer", layer, low=0, high=2**32 - 1),
+        check_out(out, x_.shape, x_.dtype, {"x": x}, same=True),
+    )
+
+
+def check_sgd_update(
+    w: Array,
+    dw: ArrayLike,
+    velocity: Array | None,
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    l1: float,
+    l2: float,
+) -> tuple[Array, Array, Array | None, float, float, bool, float, float, float]:
+    """Checked arguments in the same order, arrays flat; velocity is None when momentum is 0."""
+    w_, dw_, slots = _update(w, dw, {} if velocity is None else {"velocity": velocity})
+    momentum = check_real("momentum", momentum, low=0, high=1)
+    if momentum and not slots:
+        raise ValueError(f"velocity: got None, momentum {momentum:g}; an array like w is needed")
+    if not isinstance(nesterov, (bool, np.bool_)):
+        raise TypeError(f"nesterov: got {nesterov!r}; True or False is needed")
+    return (
+        w_,
+        dw_,
+        slots[0] if momentum else None,
+        check_real("learning_rate", learning_rate, low=0),
+        momentum,
+        bool(nesterov),
+        check_real("weight_decay", weight_decay, low=0),
+        check_real("l1", l1, low=0),
+        check_real("l2", l2, low=0),
+    )
+
+
+def check_adam_update(
+    w: Array,
+    dw: ArrayLike,
+    m: Array,
+    v: Array,
+    iteration: int,
+    learning_rate: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    weight_decay: float,
+    l1: float,
+    l2: float,
+) -> tuple[Array, Array, Array, Array, int, float, float, float, float, float, float, float]:
+    """Checked arguments in the same order, arrays flat."""
+    w_, dw_, slots = _update(w, dw, {"m": m, "v": v})
+    return (
+        w_,
+        dw_,
+        slots[0],
+        slots[1],
+        check_int("iteration", iteration, low=0, high=2**63 - 1),
+        check_real("learning_rate", learning_rate, low=0),
+        check_real("beta_1", beta_1, low=0, high=1, high_open=True),
+        check_real("beta_2", beta_2, low=0, high=1, high_open=True),
+        check_real("epsilon", epsilon, low=0),
+        check_real("weight_decay", weight_decay, low=0),
+        check_real("l1", l1, low=0),
+        check_real("l2", l2, low=0),
+    )
+
+
+# ------------------------------------------------ the checks they share
+
+
+def _as_array(argument: str, value: Any) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{argument}: got a masked array, whose mask would be lost; fill it first")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{argument}: got no array, but rows of unequal length: {error}") from None
+
+
+def _real(argument: str, value: Any) -> Array:
+    array = _as_array(argument, value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{argument}: got dtype {array.dtype}; real numbers are needed")
+    return array
+
+
+def _check_shape(argument: str, array: Array, allowed: Sequence[Any], hint: str = "") -> None:
+    """Refuse a shape not `allowed`: sizes, names for any size, a leading ... for any axes."""
+    fixed = [size for size in allowed if size is not ...]
+    shape = array.shape[array.ndim - len(fixed) :] if len(fixed) < len(allowed) else array.shape
+    if len(shape) != len(fixed) or any(
+        size != need for size, need in zip(shape, fixed, strict=True) if not isinstance(need, str)
+    ):
+        words = ", ".join("..." if size is ... else str(size) for size in allowed)
+        words = f"({words},)" if len(allowed) == 1 else f"({words})"
+        raise ValueError(f"{argument}: got shape {array.shape}; {words} is needed{hint}")
+    if array.size == 0:
+        raise ValueError(f"{argument}: got shape {array.shape}, which is empty; values are needed")
+
+
+def _converted(array: Array, dtype: np.dtype[Any]) -> Array:
+    """`array` itself when it is C-contiguous, aligned and of `dtype`; else a copy that is."""
+    if array.dtype != dtype:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(array, dtype=dtype, order="C")
+    array = np.asarray(array, order="C")
+    return array if array.flags.aligned else array.copy()
+
+
+def is_finite(array: Array) -> bool:
+    """Whether no element is NaN or infinite.
+
+    >>> is_finite(np.array([1e308, 1e308])), is_finite(np.array([np.inf, -np.inf]))
+    (True, False)
+    """
+    flat, chunk = array.reshape(-1), 1 << 16
+    # The sum of squares keeps every NaN and infinity, and BLAS has it 1.5 to 4 times sooner than
+    # isfinite().all(). When it is not finite, it may still be an overflow of finite values.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(np.dot(flat, flat)):
+            return True
+    return all(bool(np.isfinite(flat[i : i + chunk]).all()) for i in range(0, flat.size, chunk))
+
+
+def _check_finite(argument: str, array: Array) -> None:
+    if is_finite(array):
+        return
+    where = np.unravel_index(int(np.isfinite(array).argmin()), array.shape)
+    place = f"row {where[0]}" + (f", column {where[1]}" if array.ndim > 1 else "")
+    raise ValueError(
+        f"{argument}: got {array[where]} at {place}; finite {array.dtype} values are needed"
+    )
+
+
+def _labels(argument: str, array: Array, n_rows: int, n_out: int) -> Array:
+    """Class numbers (n_rows,) or (n_rows, 1) in [0, n_out), as int32 (n_rows,)."""
+    hint = ""
+    if array.ndim == 2 and array.shape[1] == n_out > 1:
+        hint = "; one column a class goes with the loss 'categorical_crossentropy'"
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    _check_shape(argument, array, (n_rows,), hint)
+    integral = array.dtype.kind != "f" or bool((array == np.floor(array)).all())  # NaN: False
+    if not integral or array.min() < 0 or array.max() >= n_out:
+        good = (array >= 0) & (array < n_out)
+        if array.dtype.kind == "f":
+            good &= array == np.floor(array)
+        row = int(good.argmin())
+        raise ValueError(
+            f"{argument}: got {array[row]} at row {row}; class numbers 0 to {n_out - 1} are needed"
+        )
+    return _converted(array, np.dtype(np.int32))
+
+
+def _array(argument: str, value: Any, shape: Sequence[Any], like: Array | None = None) -> Array:
+    """A read-only float array of `shape`, C-contiguous; of the dtype of `like` if given."""
+    array = _as_array(argument, value)
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.char not in "fd":
+        raise TypeError(f"{argument}: got dtype {array.dtype}; float32 or float64 is needed")
+    if like is not None and dtype != like.dtype:
+        raise TypeError(f"{argument}: got dtype {dtype}; {like.dtype} is needed, one for all")
+    _check_shape(argument, array, shape)
+    return _converted(array, dtype)
+
+
+def _target(argument: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array to write to, as it stands."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{argument}: got {type(out).__name__}; a NumPy array is needed")
+    if out.dtype != dtype:
+        raise TypeError(f"{argument}: got dtype {out.dtype}; {dtype} is needed")
+    _check_shape(argument, out, shape)
+    if not (out.flags.c_contiguous and out.flags.aligned):
+        raise ValueError(
+            f"{argument}: got strides {out.strides}; a C-contiguous, aligned array is needed"
+        )
+    if not out.flags.writeable:
+        raise ValueError(f"{argument}: got a read-only array; a writable one is needed")
+    return out
+
+
+def _check_apart(
+    targets: Mapping[str, Array | None], inputs: Mapping[str, Any], same: bool = False
+) -> None:
+    """Refuse targets that overlap each other or an input; `same` lets one be the very input."""
+    seen = [(name, np.asarray(value)) for name, value in inputs.items() if value is not None]
+    for name, target in targets.items():
+        if target is None:
+            continue
+        for other, array in seen:
+            if np.may_share_memory(target, array) and np.shares_memory(target, array):
+                if same and other in inputs and _is_same(target, array):
+                    continue
+                raise ValueError(f"{name}: got memory that overlaps {other}; its own is needed")
+        seen.append((name, target))
+
+
+def _is_same(a: Array, b: Array) -> bool:
+    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
+
+
+def _dense(x: ArrayLike, kernel: ArrayLike) -> tuple[Array, Array]:
+    x_ = _array("x", x, ("n", "n_in"))
+    return x_, _array("kernel", kernel, (x_.shape[1], "n_out"), like=x_)
+
+
+def _update(
+    w: Array, dw: ArrayLike, slots: Mapping[str, Array]
+) -> tuple[Array, Array, list[Array]]:
+    """Flat views of the weights, their gradient and the optimizer's state."""
+    like = _array("w", w, (...,))
+    w_ = _target("w", w, like.shape, like.dtype)
+    dw_ = _array("dw", dw, like.shape, like=like)
+    slots_ = {name: _target(name, slot, like.shape, like.dtype) for name, slot in slots.items()}
+    _check_apart({"w": w_, **slots_}, {"dw": dw})
+    return w_.reshape(-1), dw_.reshape(-1), [slot.reshape(-1) for slot in slots_.values()]

@@ -1,0 +1,1082 @@
+"""fastreg in plain NumPy: the readable specification, and the twin of the compiled engine.
+
+The functions are those of `fastreg.functional`: same names, arguments, in-place behaviour, errors.
+`Network` does what the engine does in one call: batches through forward, loss, backward and update.
+Forward and backward of one thing stand together; the tables ACTIVATIONS, LOSSES, FUSED, ACCURACIES
+and OPTIMIZERS hold one entry a thing. Sums (losses, penalties) are accumulated in float64.
+
+Shapes: x (n, n_in), kernel (n_in, n_out), bias (n_out,), z = x @ kernel + bias and y = f(z) both
+(n, n_out).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastreg import inputs
+from fastreg.inputs import Array
+
+CLIP = 1e-7  # Keras' epsilon(): crossentropies of probabilities clip them to [CLIP, 1 - CLIP]
+
+# Overflow and NaN are values here, as in the engine: they end in the loss, which is looked at.
+_quiet = np.errstate(all="ignore")
+
+
+# ------------------------------------------------ activations
+
+
+class Activation(NamedTuple):
+    """y = f(z), and dz from y and dy. `out` may be an input."""
+
+    forward: Callable[[Array, Array], object]  # z, out
+    backward: Callable[[Array, Array, Array], object]  # y, dy, out
+
+
+def _linear(z: Array, out: Array) -> None:
+    if out is not z:
+        np.copyto(out, z)
+
+
+def _linear_backward(y: Array, dy: Array, out: Array) -> None:
+    _linear(dy, out)
+
+
+def _relu(z: Array, out: Array) -> None:
+    np.maximum(z, 0, out=out)  # NaN stays NaN
+
+
+def _relu_backward(y: Array, dy: Array, out: Array) -> None:
+    np.multiply(dy, y > 0, out=out)
+
+
+def _tanh_backward(y: Array, dy: Array, out: Array) -> None:
+    slope = y * y
+    np.subtract(1, slope, out=slope)
+    np.multiply(dy, slope, out=out)
+
+
+def _sigmoid(z: Array, out: Array) -> None:
+    np.negative(z, out=out)
+    np.exp(out, out=out)
+    out += 1
+    np.reciprocal(out, out=out)
+
+
+def _sigmoid_backward(y: Array, dy: Array, out: Array) -> None:
+    slope = 1 - y
+    slope *= y
+    np.multiply(dy, slope, out=out)
+
+
+def _softmax(z: Array, out: Array) -> None:
+    np.subtract(z, z.max(axis=-1, keepdims=True), out=out)
+    np.exp(out, out=out)
+    out /= out.sum(axis=-1, keepdims=True)
+
+
+def _softmax_backward(y: Array, dy: Array, out: Array) -> None:
+    """dz = y * (dy - <dy, y>), the Jacobian diag(y) - y y' times dy."""
+    mean = np.einsum("...k,...k->...", dy, y)[..., np.newaxis]
+    np.multiply(dy - mean, y, out=out)
+
+
+ACTIVATIONS = {
+    "linear": Activation(_linear, _linear_backward),
+    "relu": Activation(_relu, _relu_backward),
+    "tanh": Activation(np.tanh, _tanh_backward),
+    "sigmoid": Activation(_sigmoid, _sigmoid_backward),
+    "softmax": Activation(_softmax, _softmax_backward),
+}
+
+
+@_quiet
+def activation_forward(z: ArrayLike, activation: str, *, out: Array | None = None) -> Array:
+    """y = f(z); softmax over the last axis.
+
+    Parameters
+    ----------
+    z : (..., units) float32 or float64.
+    activation : "linear", "relu", "tanh", "sigmoid" or "softmax".
+    out : like z, may be z.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> activation_forward([[-1.0, 2.0]], "relu")
+    array([[0., 2.]])
+    """
+    z, activation, out = inputs.check_activation_forward(z, activation, out)
+    ACTIVATIONS[activation].forward(z, out)
+    return out
+
+
+@_quiet
+def activation_backward(
+    y: ArrayLike, dy: ArrayLike, activation: str, *, out: Array | None = None
+) -> Array:
+    """dz = f'(z) dy, from y = f(z).
+
+    Parameters
+    ----------
+    y, dy : (..., units) float32 or float64.
+    activation : as in `activation_forward`.
+    out : like y, may be y or dy.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> activation_backward([[0.0, 2.0]], [[5.0, 5.0]], "relu")
+    array([[0., 5.]])
+    """
+    y, dy, activation, out = inputs.check_activation_backward(y, dy, activation, out)
+    ACTIVATIONS[activation].backward(y, dy, out)
+    return out
+
+
+# ------------------------------------------------ dense
+
+
+@_quiet
+def dense_forward(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    activation: str = "linear",
+    *,
+    out: Array | None = None,
+) -> Array:
+    """y = f(x @ kernel + bias).
+
+    Parameters
+    ----------
+    x : (n, n_in), kernel : (n_in, n_out), bias : (n_out,) or None; all float32 or all float64.
+    activation : as in `activation_forward`.
+    out : (n, n_out), apart from the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> dense_forward([[1.0, 2.0]], [[1.0], [1.0]], [0.5])
+    array([[3.5]])
+    """
+    x, kernel, bias, activation, out = inputs.check_dense_forward(x, kernel, bias, activation, out)
+    np.matmul(x, kernel, out=out)
+    if bias is not None:
+        out += bias
+    ACTIVATIONS[activation].forward(out, out)
+    return out
+
+
+@_quiet
+def dense_backward(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    y: ArrayLike,
+    dy: ArrayLike,
+    activation: str = "linear",
+    *,
+    need_dx: bool = True,
+    dx: Array | None = None,
+    dkernel: Array | None = None,
+    dbias: Array | None = None,
+) -> tuple[Array | None, Array, Array]:
+    """(dx, dkernel, dbias) of `dense_forward` from dy; dx is None unless `need_dx`.
+
+    dz = f'(z) dy, dx = dz @ kernel', dkernel = x' @ dz, dbias = the sum of the rows of dz.
+
+    Parameters
+    ----------
+    x : (n, n_in), kernel : (n_in, n_out), y, dy : (n, n_out); all float32 or all float64.
+    activation : as in `activation_forward`.
+    dx, dkernel, dbias : arrays to write to, apart from the inputs and each other.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> dense_backward([[1.0, 2.0]], [[1.0], [1.0]], [[3.0]], [[1.0]])
+    (array([[1., 1.]]), array([[1.],
+           [2.]]), array([1.]))
+    """
+    x, kernel, y, dy, activation, dx, dkernel, dbias = inputs.check_dense_backward(
+        x, kernel, y, dy, activation, need_dx, dx, dkernel, dbias
+    )
+    dz = np.empty_like(dy)
+    ACTIVATIONS[activation].backward(y, dy, dz)
+    if dx is not None:
+        np.matmul(dz, kernel.T, out=dx)
+    np.matmul(x.T, dz, out=dkernel)
+    np.sum(dz, axis=0, out=dbias)
+    return dx, dkernel, dbias
+
+
+# ------------------------------------------------ penalties
+
+
+def _penalty(w: Array, l1: float, l2: float) -> float:
+    value = 0.0
+    if l1:
+        value += l1 * float(np.abs(w).sum(dtype=np.float64))
+    if l2:
+        flat = w.reshape(-1).astype(np.float64, copy=False)
+        value += l2 * float(np.dot(flat, flat))
+    return value
+
+
+def _add_penalty_gradient(w: Array, l1: float, l2: float, dw: Array, scratch: Array) -> None:
+    """dw += l1 sign(w) + 2 l2 w, with sign(0) = 0."""
+    if l1:
+        np.sign(w, out=scratch)
+        scratch *= l1
+        dw += scratch
+    if l2:
+        np.multiply(w, 2 * l2, out=scratch)
+        dw += scratch
+
+
+@_quiet
+def penalty(w: ArrayLike, l1: float = 0.0, l2: float = 0.0) -> float:
+    """l1 * sum |w| + l2 * sum w^2, accumulated in float64 (Keras' L1L2).
+
+    Parameters
+    ----------
+    w : an array of any shape, float32 or float64.
+    l1, l2 : coefficients, finite and >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> penalty([1.0, -2.0], l1=0.5, l2=0.25)
+    2.75
+    """
+    return _penalty(*inputs.check_penalty(w, l1, l2))
+
+
+@_quiet
+def penalty_gradient(
+    w: ArrayLike, l1: float = 0.0, l2: float = 0.0, *, out: Array | None = None
+) -> Array:
+    """l1 * sign(w) + 2 * l2 * w, with sign(0) = 0 (Keras' L1L2).
+
+    Parameters
+    ----------
+    w : an array of any shape, float32 or float64.
+    l1, l2 : coefficients, finite and >= 0.
+    out : like w, may be w.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> penalty_gradient([1.0, -2.0, 0.0], l1=0.5, l2=0.25)
+    array([ 1. , -1.5,  0. ])
+    """
+    w, l1, l2, out = inputs.check_penalty_gradient(w, l1, l2, out)
+    dw = np.zeros_like(w)
+    _add_penalty_gradient(w, l1, l2, dw, np.empty_like(w))
+    np.copyto(out, dw)
+    return out
+
+
+# ------------------------------------------------ losses
+
+
+class Loss(NamedTuple):
+    """The losses of the rows (n,) in float64, and their gradient by what they are a function of."""
+
+    rows: Callable[[Array, Array], Array]  # y_true, y_pred (or the logits z, in FUSED)
+    gradient: Callable[[Array, Array, Array], object]  # y_true, y_pred, out
+
+
+def _squared(y: Array, p: Array) -> Array:
+    error = p - y
+    rows: Array = np.einsum("ij,ij->i", error, error, dtype=np.float64) / p.shape[1]
+    return rows
+
+
+def _squared_gradient(y: Array, p: Array, out: Array) -> None:
+    np.subtract(p, y, out=out)
+    out *= 2 / p.shape[1]
+
+
+def _binary(y: Array, p: Array) -> Array:
+    q = np.clip(p, CLIP, 1 - CLIP)
+    terms = y * np.log(q) + (1 - y) * np.log1p(-q)
+    terms += p - p  # NaN for an infinite p, which the clip would hide
+    rows: Array = -terms.mean(axis=1, dtype=np.float64)
+    return rows
+
+
+def _binary_gradient(y: Array, p: Array, out: Array) -> None:
+    q = np.clip(p, CLIP, 1 - CLIP)
+    np.subtract(q, y, out=out)
+    out /= q * (1 - q) * p.shape[1]
+    out *= q == p
+
+
+def _categorical(y: Array, p: Array) -> Array:
+    q = p / p.sum(axis=1, keepdims=True)
+    rows: Array = -(y * np.log(np.clip(q, CLIP, 1 - CLIP))).sum(axis=1, dtype=np.float64)
+    return rows
+
+
+def _categorical_gradient(y: Array, p: Array, out: Array) -> None:
+    total = p.sum(axis=1, keepdims=True)
+    q = p / total
+    clipped = np.clip(q, CLIP, 1 - CLIP)  # never 0, which would make 0 / 0 of an absent class
+    dq = -y / clipped
+    dq *= clipped == q
+    np.subtract(dq, np.einsum("ij,ij->i", dq, q)[:, np.newaxis], out=out)
+    out /= total
+
+
+def _sparse(y: Array, p: Array) -> Array:
+    total = p.sum(axis=1)
+    q = p[np.arange(len(y)), y] / total
+    q = np.clip(q, CLIP, 1 - CLIP) + (total - total)  # NaN for an infinite p in any class
+    losses: Array = -np.log(q).astype(np.float64)
+    return losses
+
+
+def _sparse_gradient(y: Array, p: Array, out: Array) -> None:
+    total = p.sum(axis=1)
+    rows = np.arange(len(y))
+    q = p[rows, y] / total
+    clipped = np.clip(q, CLIP, 1 - CLIP)
+    slope = (clipped == q) / total
+    out[...] = slope[:, np.newaxis]
+    out[rows, y] -= slope / clipped
+
+
+LOSSES = {
+    "mean_squared_error": Loss(_squared, _squared_gradient),
+    "binary_crossentropy": Loss(_binary, _binary_gradient),
+    "categorical_crossentropy": Loss(_categorical, _categorical_gradient),
+    "sparse_categorical_crossentropy": Loss(_sparse, _sparse_gradient),
+}
+
+
+def _binary_logits(y: Array, z: Array) -> Array:
+    """-y log s(z) - (1-y) log(1 - s(z)) without overflow or cancellation, s the sigmoid."""
+    terms = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
+    rows: Array = terms.mean(axis=1, dtype=np.float64)
+    return rows
+
+
+def _binary_logits_gradient(y: Array, p: Array, out: Array) -> None:
+    np.subtract(p, y, out=out)
+    out *= 1 / p.shape[1]
+
+
+def _shifted_logsumexp(z: Array) -> tuple[Array, Array]:
+    """z less its row maxima (n, n_out), and log sum exp of that (n, 1)."""
+    shifted = z - z.max(axis=1, keepdims=True)
+    return shifted, np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _categorical_logits(y: Array, z: Array) -> Array:
+    shifted, logsum = _shifted_logsumexp(z)
+    rows: Array = (y * (logsum - shifted)).sum(axis=1, dtype=np.float64)
+    return rows
+
+
+def _categorical_logits_gradient(y: Array, p: Array, out: Array) -> None:
+    np.multiply(p, y.sum(axis=1, keepdims=True), out=out)
+    out -= y
+
+
+def _sparse_logits(y: Array, z: Array) -> Array:
+    shifted, logsum = _shifted_logsumexp(z)
+    return (logsum[:, 0] - shifted[np.arange(len(y)), y]).astype(np.float64)
+
+
+def _sparse_logits_gradient(y: Array, p: Array, out: Array) -> None:
+    np.copyto(out, p)
+    out[np.arange(len(y)), y] -= 1
+
+
+# The last layer's activation and the loss as one function of the logits z; the gradient is dz, from
+# p = f(z). Keras finds the same pairs and goes back to the logits.
+FUSED = {
+    ("sigmoid", "binary_crossentropy"): Loss(_binary_logits, _binary_logits_gradient),
+    ("softmax", "categorical_crossentropy"): Loss(
+        _categorical_logits, _categorical_logits_gradient
+    ),
+    ("softmax", "sparse_categorical_crossentropy"): Loss(_sparse_logits, _sparse_logits_gradient),
+}
+
+
+def _weighted_sum(rows: Array, sample_weight: Array | None) -> float:
+    return float(rows.sum() if sample_weight is None else np.dot(rows, sample_weight))
+
+
+def _weigh(drows: Array, sample_weight: Array | None) -> None:
+    """The gradient of the batch value sum(w_i l_i) / n from those of the rows, in place."""
+    if sample_weight is None:
+        drows *= 1 / len(drows)
+    else:
+        drows *= (sample_weight / len(drows))[:, np.newaxis]
+
+
+@_quiet
+def loss(
+    name: str, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+) -> float:
+    """The value of a batch, sum(w_i l_i) / n with the row losses l_i of Keras.
+
+    Crossentropies clip probabilities to [1e-7, 1 - 1e-7], after division by the row's sum for the
+    categorical ones. mean_squared_error and binary_crossentropy are means over the columns.
+
+    Parameters
+    ----------
+    name : "mean_squared_error", "binary_crossentropy", "categorical_crossentropy" or
+        "sparse_categorical_crossentropy".
+    y_true : (n, n_out) like y_pred, or class numbers (n,) for the sparse one.
+    y_pred : (n, n_out) float32 or float64.
+    sample_weight : (n,) like y_pred; None is 1.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> loss("mean_squared_error", [[1.0], [2.0]], [[1.0], [4.0]])
+    2.0
+    """
+    name, y_true, y_pred, sample_weight = inputs.check_loss(name, y_true, y_pred, sample_weight)
+    return _weighted_sum(LOSSES[name].rows(y_true, y_pred), sample_weight) / len(y_pred)
+
+
+@_quiet
+def loss_gradient(
+    name: str,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `loss` by y_pred, (n, n_out); 0 where a probability was clipped.
+
+    Parameters
+    ----------
+    name, y_true, y_pred, sample_weight : as in `loss`.
+    out : like y_pred, apart from the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> loss_gradient("mean_squared_error", [[1.0], [2.0]], [[1.0], [4.0]])
+    array([[0.],
+           [2.]])
+    """
+    name, y_true, y_pred, sample_weight, out = inputs.check_loss_gradient(
+        name, y_true, y_pred, sample_weight, out
+    )
+    LOSSES[name].gradient(y_true, y_pred, out)
+    _weigh(out, sample_weight)
+    return out
+
+
+def _binary_hits(y: Array, p: Array) -> float:
+    return float(((p > 0.5) == y).mean(axis=1).sum())
+
+
+def _categorical_hits(y: Array, p: Array) -> float:
+    return float(np.count_nonzero(p.argmax(axis=1) == y.argmax(axis=1)))
+
+
+def _sparse_hits(y: Array, p: Array) -> float:
+    return float(np.count_nonzero(p.argmax(axis=1) == y))
+
+
+ACCURACIES = {  # rows that are right; a row of binary targets counts by the share of its columns
+    "binary": _binary_hits,
+    "categorical": _categorical_hits,
+    "sparse_categorical": _sparse_hits,
+}
+
+
+# ------------------------------------------------ dropout
+
+
+def philox4x32(counter: Sequence[Any], key: Sequence[int]) -> tuple[Any, Any, Any, Any]:
+    """Four random 32-bit words from a counter of four and a key of two, by Philox4x32-10.
+
+    Words are Python ints or uint64 arrays that broadcast. Source: Salmon, Moraes, Dror, Shaw,
+    "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+
+    >>> [f"{int(word):08x}" for word in philox4x32((0, 0, 0, 0), (0, 0))]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    low = 0xFFFFFFFF
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & low, (p0 >> 32) ^ c3 ^ k1, p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return c0, c1, c2, c3
+
+
+def _dropout_mask(
+    shape: tuple[int, ...], rate: float, seed: int, iteration: int, layer: int, dtype: DTypeLike
+) -> Array:
+    """(n, units): 0 where dropped, else 1 / (1 - rate). The four words of a block are 4 columns."""
+    n, units = shape
+    block = np.arange((units + 3) // 4, dtype=np.uint64)
+    row = np.arange(n, dtype=np.uint64)[:, np.newaxis]
+    words = philox4x32(
+        (block, row, layer, iteration & 0xFFFFFFFF), (seed & 0xFFFFFFFF, seed >> 32)
+    )
+    word = np.stack(words, axis=-1).reshape(n, -1)[:, :units]
+    return np.multiply(word >= math.floor(rate * 2**32), 1 / (1 - rate), dtype=dtype)
+
+
+@_quiet
+def dropout(
+    x: ArrayLike,
+    rate: float,
+    *,
+    seed: int,
+    iteration: int = 0,
+    layer: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """x with a share `rate` of its elements set to 0 and the others times 1 / (1 - rate).
+
+    Which ones depends on the arguments alone: `philox4x32` with key = seed (low, high 32 bits) and
+    counter = (column // 4, row, layer, iteration); an element is dropped when its word is below
+    floor(rate * 2^32).
+
+    Parameters
+    ----------
+    x : (n, units) float32 or float64.
+    rate : in [0, 1).
+    seed : 0 to 2^64 - 1. iteration, layer : integers >= 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> dropout([[1.0, 1.0, 1.0, 1.0]], 0.5, seed=7)
+    array([[2., 2., 0., 0.]])
+    """
+    x, rate, seed, iteration, layer, out = inputs.check_dropout(
+        x, rate, seed, iteration, layer, out
+    )
+    return np.multiply(x, _dropout_mask(x.shape, rate, seed, iteration, layer, x.dtype), out=out)
+
+
+# ------------------------------------------------ optimizers
+
+
+class Optimizer(NamedTuple):
+    """An update in place; the gradient and the scratch array are overwritten."""
+
+    n_slots: Callable[[dict[str, Any]], int]  # arrays of state a parameter, from the options
+    # w, dw, slots, options, iteration, scratch
+    update: Callable[[Array, Array, Sequence[Array], dict[str, Any], int, Array], None]
+
+
+def _decay(w: Array, options: dict[str, Any], scratch: Array) -> None:
+    """Decoupled weight decay, before the step: w -= lr wd w."""
+    if options["weight_decay"]:
+        np.multiply(w, options["learning_rate"] * options["weight_decay"], out=scratch)
+        w -= scratch
+
+
+def _sgd(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    _decay(w, options, scratch)
+    dw *= options["learning_rate"]
+    momentum = options["momentum"]
+    if not momentum:
+        w -= dw
+        return
+    velocity = slots[0]
+    velocity *= momentum
+    velocity -= dw
+    if options["nesterov"]:
+        np.multiply(velocity, momentum, out=scratch)
+        w += scratch
+        w -= dw
+    else:
+        w += velocity
+
+
+def _adam(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    _decay(w, options, scratch)
+    m, v = slots
+    beta_1, beta_2 = options["beta_1"], options["beta_2"]
+    np.subtract(dw, m, out=scratch)
+    scratch *= 1 - beta_1
+    m += scratch
+    np.multiply(dw, dw, out=dw)
+    dw -= v
+    dw *= 1 - beta_2
+    v += dw
+    t = iteration + 1
+    np.sqrt(v, out=scratch)
+    scratch += options["epsilon"]
+    np.divide(m, scratch, out=scratch)
+    scratch *= options["learning_rate"] * math.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    w -= scratch
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer(lambda options: 1 if options["momentum"] else 0, _sgd),
+    "adam": Optimizer(lambda options: 2, _adam),
+}
+
+
+@_quiet
+def sgd_update(
+    w: Array,
+    dw: ArrayLike,
+    velocity: Array | None = None,
+    *,
+    learning_rate: float = 0.01,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+) -> None:
+    """One step of stochastic gradient descent, w and velocity in place.
+
+    g = dw + l1 sign(w) + 2 l2 w, then w -= lr wd w, then velocity = momentum velocity - lr g and
+    w += velocity, or with Nesterov w += momentum velocity - lr g (Keras' form). Without momentum
+    w -= lr g, and a velocity that was given is left alone.
+
+    Parameters
+    ----------
+    w, velocity : arrays of one shape, float32 or float64, C-contiguous. dw : like w.
+    learning_rate, weight_decay, l1, l2 : finite and >= 0. momentum : in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit; then nothing was written.
+
+    >>> import numpy as np
+    >>> w = np.array([1.0, -1.0])
+    >>> sgd_update(w, np.array([1.0, 1.0]), learning_rate=0.5, l1=0.5)
+    >>> w
+    array([ 0.25, -1.25])
+    """
+    w, dw, velocity, learning_rate, momentum, nesterov, weight_decay, l1, l2 = (
+        inputs.check_sgd_update(
+            w, dw, velocity, learning_rate, momentum, nesterov, weight_decay, l1, l2
+        )
+    )
+    g, scratch = dw.copy(), np.empty_like(w)
+    _add_penalty_gradient(w, l1, l2, g, scratch)
+    options = {
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "weight_decay": weight_decay,
+    }
+    _sgd(w, g, [] if velocity is None else [velocity], options, 0, scratch)
+
+
+@_quiet
+def adam_update(
+    w: Array,
+    dw: ArrayLike,
+    m: Array,
+    v: Array,
+    *,
+    iteration: int,
+    learning_rate: float = 1e-3,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    weight_decay: float = 0.0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+) -> None:
+    """One step of Adam (AdamW with weight_decay), w, m and v in place.
+
+    g = dw + l1 sign(w) + 2 l2 w, then w -= lr wd w, then m += (g - m)(1 - beta_1),
+    v += (g^2 - v)(1 - beta_2) and w -= a m / (sqrt(v) + epsilon) with t = iteration + 1 and
+    a = lr sqrt(1 - beta_2^t) / (1 - beta_1^t) (Keras' form of Kingma and Ba 2015).
+
+    Parameters
+    ----------
+    w, m, v : arrays of one shape, float32 or float64, C-contiguous. dw : like w.
+    iteration : steps done before, >= 0. beta_1, beta_2 : in [0, 1).
+    learning_rate, epsilon, weight_decay, l1, l2 : finite and >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit; then nothing was written.
+
+    >>> import numpy as np
+    >>> w, m, v = np.ones(1), np.zeros(1), np.zeros(1)
+    >>> adam_update(w, np.array([4.0]), m, v, iteration=0, learning_rate=0.5, epsilon=0.0)
+    >>> print(w.round(6), m.round(6), v.round(6))
+    [0.5] [0.4] [0.016]
+    """
+    w, dw, m, v, iteration, learning_rate, beta_1, beta_2, epsilon, weight_decay, l1, l2 = (
+        inputs.check_adam_update(
+            w, dw, m, v, iteration, learning_rate, beta_1, beta_2, epsilon, weight_decay, l1, l2
+        )
+    )
+    g, scratch = dw.copy(), np.empty_like(w)
+    _add_penalty_gradient(w, l1, l2, g, scratch)
+    options = {
+        "learning_rate": learning_rate,
+        "beta_1": beta_1,
+        "beta_2": beta_2,
+        "epsilon": epsilon,
+        "weight_decay": weight_decay,
+    }
+    _adam(w, g, [m, v], options, iteration, scratch)
+
+
+# ------------------------------------------------ the network
+
+
+class _Parameter:
+    """A kernel or a bias, with room for its gradient and for a temporary of its update."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self.value = np.zeros(shape, dtype)
+        self.gradient = np.empty(shape, dtype)
+        self.scratch = np.empty(shape, dtype)
+        self.l1 = self.l2 = 0.0
+
+    def penalty(self) -> float:
+        return _penalty(self.value, self.l1, self.l2)
+
+    def add_penalty_gradient(self) -> None:
+        _add_penalty_gradient(self.value, self.l1, self.l2, self.gradient, self.scratch)
+
+
+class _Dense:
+    """y = f(x @ kernel + bias), with the buffers of a batch."""
+
+    def __init__(self, settings: dict[str, Any], dtype: DTypeLike) -> None:
+        self.n_in, self.n_out, self.dtype = settings["n_in"], settings["n_out"], dtype
+        self.activation = ACTIVATIONS[settings["activation"]]
+        self.kernel = _Parameter((self.n_in, self.n_out), dtype)
+        self.bias = _Parameter((self.n_out,), dtype) if settings["use_bias"] else None
+        self.parameters = [self.kernel] if self.bias is None else [self.kernel, self.bias]
+        self.configure(settings)
+        self.reserve(0)
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        self.trainable = settings["trainable"]
+        self.kernel.l1, self.kernel.l2 = settings["kernel_l1"], settings["kernel_l2"]
+        if self.bias is not None:
+            self.bias.l1, self.bias.l2 = settings["bias_l1"], settings["bias_l2"]
+        self.activity_l1, self.activity_l2 = settings["activity_l1"], settings["activity_l2"]
+
+    def reserve(self, n: int) -> None:
+        """Buffers for batches of n rows; pages that no step writes to cost nothing."""
+        self.y_buffer = np.empty((n, self.n_out), self.dtype)
+        self.z_buffer = np.empty((n, self.n_out), self.dtype)
+        self.dx_buffer = np.empty((n, self.n_in), self.dtype)
+
+    def forward(self, x: Array, keep_z: bool) -> Array:
+        self.x, self.y = x, self.y_buffer[: len(x)]
+        self.z = self.z_buffer[: len(x)] if keep_z else self.y
+        np.matmul(x, self.kernel.value, out=self.z)
+        if self.bias is not None:
+            self.z += self.bias.value
+        self.activation.forward(self.z, self.y)
+        return self.y
+
+    def activity_penalty(self) -> float:
+        """Times n: the penalty itself is divided by the rows of the batch."""
+        return _penalty(self.y, self.activity_l1, self.activity_l2)
+
+    def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array | None:
+        """Gradients of the parameters, and dx, from dy (dz if `is_dz`), which is overwritten."""
+        n = len(dy)
+        l1, l2 = self.activity_l1 / n, self.activity_l2 / n
+        if is_dz:
+            dz = dy
+            if l1 or l2:
+                dy = np.zeros_like(dz)
+                _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
+                self.activation.backward(self.y, dy, dy)
+                dz += dy
+        else:
+            if l1 or l2:
+                _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
+            self.activation.backward(self.y, dy, dy)
+            dz = dy
+        if self.trainable:
+            np.matmul(self.x.T, dz, out=self.kernel.gradient)
+            if self.bias is not None:
+                np.sum(dz, axis=0, out=self.bias.gradient)
+        if not need_dx:
+            return None
+        return np.matmul(dz, self.kernel.value.T, out=self.dx_buffer[:n])
+
+
+class _Dropout:
+    """Dropout of its inputs, while training."""
+
+    def __init__(self, settings: dict[str, Any], dtype: DTypeLike) -> None:
+        self.n_out, self.dtype = settings["n_out"], dtype
+        self.configure(settings)
+        self.reserve(0)
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        self.rate, self.seed = settings["rate"], settings["seed"]
+
+    def reserve(self, n: int) -> None:
+        self.y_buffer = np.empty((n, self.n_out), self.dtype)
+
+    def forward(self, x: Array, seed: int, iteration: int, layer: int) -> Array:
+        seed = seed if self.seed is None else self.seed
+        self.mask = _dropout_mask(x.shape, self.rate, seed, iteration, layer, self.dtype)
+        return np.multiply(x, self.mask, out=self.y_buffer[: len(x)])
+
+    def backward(self, dy: Array) -> Array:
+        dy *= self.mask
+        return dy
+
+
+def _take(rows: Array | None, index: Array | None, first: int, last: int) -> Any:
+    """rows[index[first:last]], or rows[first:last] without an index."""
+    if rows is None or index is None:
+        return None if rows is None else rows[first:last]
+    return rows.take(index[first:last], axis=0)
+
+
+class Network:
+    """A stack of dense and dropout layers that trains in place; the engine's class in NumPy.
+
+    The face is that of the compiled class. Arguments are taken as checked: `fastreg.Sequential`
+    is the door for users.
+
+    Parameters
+    ----------
+    layers : one dict a layer, n_in of one = n_out of the one before:
+        {"kind": "dense", "n_in", "n_out", "activation", "use_bias", "trainable", "kernel_l1",
+        "kernel_l2", "bias_l1", "bias_l2", "activity_l1", "activity_l2"} or
+        {"kind": "dropout", "n_in", "n_out", "rate", "seed"}, where seed None means the call's.
+    dtype : "float32" or "float64".
+
+    >>> no_penalties = dict.fromkeys(
+    ...     [f"{of}_{l}" for of in ("kernel", "bias", "activity") for l in ("l1", "l2")], 0.0)
+    >>> network = Network([{"kind": "dense", "n_in": 1, "n_out": 1, "activation": "linear",
+    ...     "use_bias": False, "trainable": True, **no_penalties}], "float64")
+    >>> network.set_weights([np.array([[3.0]])])
+    >>> out = np.empty((2, 1))
+    >>> network.forward(np.array([[1.0], [2.0]]), 32, out, 1)
+    >>> out
+    array([[3.],
+           [6.]])
+    """
+
+    def __init__(self, layers: list[dict[str, Any]], dtype: str) -> None:
+        self._layers: list[_Dense | _Dropout] = [
+            (_Dense if settings["kind"] == "dense" else _Dropout)(settings, dtype)
+            for settings in layers
+        ]
+        self._dense = [layer for layer in self._layers if isinstance(layer, _Dense)]
+        self._parameters = [parameter for layer in self._dense for parameter in layer.parameters]
+        self._last_activation: str = layers[-1].get("activation", "")
+        self._slots: list[list[Array]] = []
+        self._reserved = 0
+
+    def update_layers(self, layers: list[dict[str, Any]]) -> None:
+        """Take other coefficients, rates, seeds and trainable flags for the same layers."""
+        for layer, settings in zip(self._layers, layers, strict=True):
+            layer.configure(settings)
+
+    def get_weights(self) -> list[Array]:
+        """Copies of [kernel, bias, kernel, bias, ...]."""
+        return [parameter.value.copy() for parameter in self._parameters]
+
+    def set_weights(self, weights: list[Array]) -> None:
+        """Copy weights in, in the order of `get_weights`."""
+        for parameter, value in zip(self._parameters, weights, strict=True):
+            parameter.value[...] = value
+
+    def get_slots(self) -> list[list[Array]]:
+        """Copies of the optimizer's state, slots like `get_weights`; [] before the first step."""
+        return [[array.copy() for array in slot] for slot in self._slots]
+
+    def set_slots(self, slots: list[list[Array]]) -> None:
+        """Copy state in; [] starts it anew from zero."""
+        self._slots = [
+            [
+                np.array(array, dtype=parameter.value.dtype).reshape(parameter.value.shape)
+                for array, parameter in zip(slot, self._parameters, strict=True)
+            ]
+            for slot in slots
+        ]
+
+    @_quiet
+    def train(
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None,
+        index: Array | None,
+        start: int,
+        stop: int,
+        batch_size: int,
+        loss: str,
+        optimizer: dict[str, Any],
+        iteration: int,
+        seed: int,
+        accuracy: str | None,
+        ledger: Array,
+        n_threads: int,
+    ) -> int:
+        """Train on rows index[start:stop] in batches of `batch_size`; return the steps done.
+
+        `ledger` (6,) is added to, for each step of n rows, before its update:
+        [n * data loss, n * kernel penalty, n * bias penalty, n * activity penalty, hits, n].
+        The first step whose loss is not finite ends the call; it changes nothing.
+        """
+        self._reserve(min(batch_size, stop - start))
+        steps = 0
+        for first in range(start, stop, batch_size):
+            last = min(first + batch_size, stop)
+            x_b, y_b, w_b = (_take(rows, index, first, last) for rows in (x, y, sample_weight))
+            p = self._forward(x_b, loss, training=(seed, iteration))
+            entry = self._ledger_entry(p, y_b, w_b, loss, accuracy)
+            if not math.isfinite(entry[:4].sum()):
+                break
+            ledger += entry
+            self._backward(p, y_b, w_b, loss)
+            self._update(optimizer, iteration)
+            steps += 1
+            iteration += 1
+        return steps
+
+    @_quiet
+    def evaluate(
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None,
+        start: int,
+        stop: int,
+        batch_size: int,
+        loss: str,
+        accuracy: str | None,
+        ledger: Array,
+        n_threads: int,
+    ) -> None:
+        """Add rows start to stop to the `ledger` of `train`, without dropout or update."""
+        self._reserve(min(batch_size, stop - start))
+        for first in range(start, stop, batch_size):
+            last = min(first + batch_size, stop)
+            x_b, y_b, w_b = (_take(rows, None, first, last) for rows in (x, y, sample_weight))
+            p = self._forward(x_b, loss, training=None)
+            ledger += self._ledger_entry(p, y_b, w_b, loss, accuracy)
+
+    @_quiet
+    def forward(self, x: Array, batch_size: int, out: Array, n_threads: int) -> None:
+        """Write the network's output for x (n, n_in) to out (n, n_out)."""
+        self._reserve(min(batch_size, len(x)))
+        for first in range(0, len(x), batch_size):
+            rows = slice(first, first + batch_size)
+            out[rows] = self._forward(x[rows], "", training=None)
+
+    def _reserve(self, n: int) -> None:
+        if n > self._reserved:
+            for layer in self._layers:
+                layer.reserve(n)
+            self._reserved = n
+
+    def _fused(self, loss: str) -> Loss | None:
+        return FUSED.get((self._last_activation, loss))
+
+    def _forward(self, x: Array, loss: str, training: tuple[int, int] | None) -> Array:
+        """The output; `training` is (seed, iteration) for dropout, None for inference."""
+        y = x
+        fused = self._fused(loss) is not None
+        for position, layer in enumerate(self._layers):
+            if isinstance(layer, _Dense):
+                y = layer.forward(y, keep_z=fused and layer is self._layers[-1])
+            elif training is not None:
+                y = layer.forward(y, *training, position)
+        return y
+
+    def _ledger_entry(
+        self, p: Array, y: Array, sample_weight: Array | None, loss: str, accuracy: str | None
+    ) -> Array:
+        n = len(p)
+        fused = self._fused(loss)
+        rows = LOSSES[loss].rows(y, p) if fused is None else fused.rows(y, self._dense[-1].z)
+        trained = [layer for layer in self._dense if layer.trainable]
+        return np.array(
+            [
+                _weighted_sum(rows, sample_weight),
+                n * sum(layer.kernel.penalty() for layer in trained),
+                n * sum(layer.bias.penalty() for layer in trained if layer.bias is not None),
+                sum(layer.activity_penalty() for layer in self._dense),
+                ACCURACIES[accuracy](y, p) if accuracy is not None else 0,
+                n,
+            ]
+        )
+
+    def _backward(self, p: Array, y: Array, sample_weight: Array | None, loss: str) -> None:
+        """Gradients of the trainable layers: nothing below the first of them is needed."""
+        lowest = next((layer for layer in self._dense if layer.trainable), None)
+        if lowest is None:
+            return
+        fused = self._fused(loss)
+        dy: Array = np.empty_like(p)
+        (fused or LOSSES[loss]).gradient(y, p, dy)
+        _weigh(dy, sample_weight)
+        is_dz = fused is not None
+        for layer in reversed(self._layers):
+            if isinstance(layer, _Dropout):
+                dy = layer.backward(dy)
+                continue
+            dx = layer.backward(dy, is_dz, need_dx=layer is not lowest)
+            if dx is None:
+                return
+            dy, is_dz = dx, False
+
+    def _update(self, optimizer: dict[str, Any], iteration: int) -> None:
+        kind = OPTIMIZERS[optimizer["kind"]]
+        n_slots = kind.n_slots(optimizer)
+        if len(self._slots) != n_slots:
+            self._slots = [
+                [np.zeros_like(parameter.value) for parameter in self._parameters]
+                for _ in range(n_slots)
+            ]
+        position = 0
+        for layer in self._dense:
+            for parameter in layer.parameters:
+                if layer.trainable:
+                    parameter.add_penalty_gradient()
+                    w, dw, scratch = parameter.value, parameter.gradient, parameter.scratch
+                    slots = [slot[position] for slot in self._slots]
+                    kind.update(w, dw, slots, optimizer, iteration, scratch)
+                position += 1
