@@ -1,0 +1,117 @@
+# Every verb does its own set-up in .venv; stamps in .venv/stamps make the second run quick.
+
+PYTHON ?= python3
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP    := $(BIN)/pip --quiet --quiet --disable-pip-version-check
+
+C_SOURCES  := $(wildcard src_c/*.c src_c/*/*.c)
+C_TESTS    := $(wildcard tests/c/*.c)
+ENGINE     := setup.py pyproject.toml $(wildcard fastreg/*.pyx fastreg/*.pxd) $(C_SOURCES) \
+              $(wildcard src_c/*.h src_c/*/*.h src_c/*/*.inc)
+
+# The flags of setup.py; the C tests and the linters compile the same code without Python.
+C_FLAGS    := -std=c11 -O3 -fno-math-errno -fno-trapping-math -fopenmp-simd -ffp-contract=off \
+              -fvisibility=hidden -pthread -Isrc_c -Itests/c -Wall -Wextra -Werror
+SANITIZE   := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+
+.PHONY: help build demo test bench lint ctest asan parity clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo     what each regularizer does, on handwritten digits: a table and a picture"
+	@echo "make test     the tests, in Python and in C"
+	@echo "make bench    kernels against the NumPy reference, then training steps against the peers"
+	@echo "make lint     ruff, mypy, and the C sources under gcc and clang with -Werror"
+	@echo "make ctest    the C core alone, without Python"
+	@echo "make asan     the same under the address and undefined-behaviour sanitizers"
+	@echo "make parity   trained weights against the installed Keras, PyTorch and scikit-learn"
+	@echo "make build    compile the engine into .venv (the verbs above do it when it is needed)"
+	@echo "make clean    remove what was built (.venv stays: rm -rf it to start from nothing)"
+
+build: $(STAMPS)/engine
+
+demo: $(STAMPS)/engine $(STAMPS)/demo
+	$(BIN)/python -m fastreg demo
+
+test: $(STAMPS)/engine $(STAMPS)/test
+	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory ctest
+
+bench: $(STAMPS)/engine $(STAMPS)/test $(STAMPS)/peers
+	$(BIN)/python -m pytest bench --benchmark-columns=min,median,rounds
+	$(BIN)/python -m bench
+
+parity: $(STAMPS)/engine $(STAMPS)/test $(STAMPS)/peers
+	$(BIN)/python -m pytest tests/parity
+
+lint: $(STAMPS)/build $(STAMPS)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@for cc in gcc clang; do \
+	    if ! command -v $$cc >/dev/null; then echo "lint: $$cc is not installed, left out"; continue; fi; \
+	    echo "$$cc -Wall -Wextra -Werror src_c tests/c"; \
+	    $(MAKE) --no-print-directory -j$(JOBS) lint-$$cc || exit 1; \
+	done
+
+ctest:
+	@$(MAKE) --no-print-directory -j$(JOBS) build/ctest/run
+	build/ctest/run
+
+asan:
+	@$(MAKE) --no-print-directory -j$(JOBS) build/asan/run
+	build/asan/run
+
+clean:
+	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find fastreg tests bench -name __pycache__ -prune -exec rm -rf {} +
+	rm -f fastreg/*.so $(STAMPS)/engine
+
+# --- C without Python: build/<kind>/<source>.o, and one test binary per kind -------------------
+
+define c_kind # name, compiler, flags
+build/$(1)/%.o: %.c Makefile
+	@mkdir -p $$(@D)
+	@echo "$(1): $$<"
+	@$(2) $(3) -MMD -MP -c $$< -o $$@
+$(1)_OBJECTS := $$(patsubst %.c,build/$(1)/%.o,$$(C_SOURCES) $$(C_TESTS))
+-include $$($(1)_OBJECTS:.o=.d)
+build/$(1)/run: $$($(1)_OBJECTS)
+	@$(2) $(3) $$^ -lm -o $$@
+endef
+$(eval $(call c_kind,ctest,$(CC),$(C_FLAGS) -g))
+$(eval $(call c_kind,asan,$(CC),$(C_FLAGS) $(SANITIZE)))
+$(eval $(call c_kind,gcc,gcc,$(C_FLAGS)))
+$(eval $(call c_kind,clang,clang,$(C_FLAGS)))
+
+.PHONY: lint-gcc lint-clang
+lint-gcc: $(gcc_OBJECTS)
+lint-clang: $(clang_OBJECTS)
+
+# --- set-up ------------------------------------------------------------------------------------
+
+# The requirements that pyproject.toml lists for the build ("build"), or for an extra.
+requirements = $$($(BIN)/python -c 'import tomllib; \
+	t = tomllib.load(open("pyproject.toml", "rb")); p = t["project"]; \
+	x = t["build-system"]["requires"] + p["dependencies"] if "$(1)" == "build" \
+	else p["optional-dependencies"]["$(1)"]; \
+	print("\n".join(r.replace(" ", "") for r in x))')
+
+$(STAMPS)/venv:
+	@.ci/system "$(PYTHON)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/build $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/peers: $(STAMPS)/venv pyproject.toml
+	@echo "pip install what pyproject.toml lists for: $(@F)"
+	@$(PIP) install $(call requirements,$(@F))
+	@touch $@
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/peers: | $(STAMPS)/build
+
+$(STAMPS)/engine: $(STAMPS)/build $(ENGINE)
+	@echo "pip install --editable . (compiles the engine)"
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
