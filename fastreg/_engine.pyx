@@ -4,6 +4,7 @@ The only module that calls src_c/. Its callers (`functional`, `models`) have che
 array: here they are C-contiguous and of one dtype. Status codes become exceptions in `_check`.
 """
 
+import contextlib
 import os
 import threading
 
@@ -141,10 +142,18 @@ class _BlasLimit:
             if self._users == 0:
                 for library, count in self._before:
                     if count != 1:
-                        library.set_num_threads(count)
+                        self._put_back(library, count)
+
+    def _put_back(self, library, count):
+        try:
+            library.set_num_threads(count)
+        except BaseException:  # Ctrl-C may arrive before the library was reached
+            library.set_num_threads(count)
+            raise
 
 
 _blas_limit = _BlasLimit()
+_no_limit = contextlib.nullcontext()
 
 
 def blas_info():
@@ -205,10 +214,12 @@ cdef class Network:
     cdef readonly str dtype
     cdef list shapes  # of the weights: (layer, part, shape)
     cdef ptrdiff_t n_layers
+    cdef object limit  # what BLAS needs around a call
 
     def __cinit__(self, list layers, str dtype):
         self.dtype = dtype
         self.n_layers = len(layers)
+        self.limit = _no_limit if gemm() == "native" else _blas_limit
         self.shapes = []
         for number, layer in enumerate(layers):
             if layer["kind"] == "dense":
@@ -305,7 +316,7 @@ cdef class Network:
         cdef double *sums = <double *>_data(ledger)
         cdef ptrdiff_t steps_done = 0
         cdef fr_status status
-        with _blas_limit:
+        with self.limit:
             with nogil:
                 status = fr_network_train(self.network, &call, sums, &steps_done)
         if status != FR_NOT_FINITE:
@@ -320,7 +331,7 @@ cdef class Network:
             x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads)
         cdef double *sums = <double *>_data(ledger)
         cdef fr_status status
-        with _blas_limit:
+        with self.limit:
             with nogil:
                 status = fr_network_evaluate(self.network, &call, sums)
         _check(status)
@@ -331,7 +342,7 @@ cdef class Network:
         cdef void *x_data = _data(x)
         cdef void *out_data = _data(out)
         cdef fr_status status
-        with _blas_limit:
+        with self.limit:
             with nogil:
                 status = fr_network_forward(self.network, n_rows, x_data, out_data, n_threads)
         _check(status)

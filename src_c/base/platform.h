@@ -25,7 +25,7 @@
  * not assume. clang has no `#pragma GCC target`. */
 #define FR_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
-#define FR_UNROLL _Pragma("unroll")
+#define FR_UNROLL _Pragma("clang loop unroll(full)")
 #define FR_TARGET_BEGIN(features)                                                                  \
     FR_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define FR_TARGET_END FR_PRAGMA(clang attribute pop)

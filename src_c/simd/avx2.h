@@ -136,3 +136,31 @@ FR_INLINE real v_largest(vreal a)
     for (int i = 1; i < V_LANES; i++) largest = lanes[i] > largest ? lanes[i] : largest;
     return largest;
 }
+
+/* Exchanges rows and columns of a square of V_LANES rows: by twos, by pairs, then by halves. */
+FR_INLINE void v_transpose(vreal rows[V_LANES])
+{
+    vreal t[V_LANES];
+    FR_UNROLL
+    for (int r = 0; r < V_LANES; r += 2) {
+        t[r] = V_(unpacklo)(rows[r], rows[r + 1]);
+        t[r + 1] = V_(unpackhi)(rows[r], rows[r + 1]);
+    }
+#if FR_REAL_BITS == 32
+    vreal u[V_LANES];
+    FR_UNROLL
+    for (int r = 0; r < V_LANES; r += 4) {
+        u[r] = _mm256_shuffle_ps(t[r], t[r + 2], _MM_SHUFFLE(1, 0, 1, 0));
+        u[r + 1] = _mm256_shuffle_ps(t[r], t[r + 2], _MM_SHUFFLE(3, 2, 3, 2));
+        u[r + 2] = _mm256_shuffle_ps(t[r + 1], t[r + 3], _MM_SHUFFLE(1, 0, 1, 0));
+        u[r + 3] = _mm256_shuffle_ps(t[r + 1], t[r + 3], _MM_SHUFFLE(3, 2, 3, 2));
+    }
+#else
+    const vreal *u = t;
+#endif
+    FR_UNROLL
+    for (int r = 0; r < V_LANES / 2; r++) {
+        rows[r] = V_(permute2f128)(u[r], u[r + V_LANES / 2], 0x20);
+        rows[r + V_LANES / 2] = V_(permute2f128)(u[r], u[r + V_LANES / 2], 0x31);
+    }
+}

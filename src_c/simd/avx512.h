@@ -82,3 +82,34 @@ FR_INLINE double v_sum(vreal a)
 #endif
 }
 FR_INLINE real v_largest(vreal a) { return V_(reduce_max)(a); }
+
+/* Exchanges rows and columns of a square of V_LANES rows: for each power of two s, the lanes with bit s
+ * of the rows without it against the lanes without it of the rows s further down. */
+FR_INLINE void v_transpose(vreal rows[V_LANES])
+{
+#if FR_REAL_BITS == 32
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#define V_INTEGER_(operation) _mm512_##operation##_epi32
+#define V_TEST _mm512_test_epi32_mask
+#else
+    const __m512i lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+#define V_INTEGER_(operation) _mm512_##operation##_epi64
+#define V_TEST _mm512_test_epi64_mask
+#endif
+    FR_UNROLL
+    for (int s = 1; s < V_LANES; s *= 2) {
+        const vmask odd = V_TEST(lane, V_INTEGER_(set1)(s));
+        /* lanes V_LANES.. name those of the second operand */
+        const __m512i upper =
+            V_INTEGER_(mask_add)(lane, odd, lane, V_INTEGER_(set1)(V_LANES - s));
+        const __m512i lower = V_INTEGER_(mask_add)(
+            V_INTEGER_(add)(lane, V_INTEGER_(set1)(s)), odd, lane, V_INTEGER_(set1)(V_LANES));
+        FR_UNROLL
+        for (int r = 0; r < V_LANES; r++) {
+            if (r & s) continue;
+            vreal a = rows[r], b = rows[r + s];
+            rows[r] = V_(permutex2var)(a, upper, b);
+            rows[r + s] = V_(permutex2var)(a, lower, b);
+        }
+    }
+}

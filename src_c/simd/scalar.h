@@ -74,3 +74,6 @@ FR_INLINE vreal v_mantissa(vreal a)
 }
 FR_INLINE double v_sum(vreal a) { return a; } /* over the lanes */
 FR_INLINE real v_largest(vreal a) { return a; }
+
+/* Exchanges rows and columns of a square of V_LANES rows. */
+FR_INLINE void v_transpose(vreal rows[V_LANES]) { (void)rows; }
