@@ -32,6 +32,12 @@ def check_choice(argument: str, value: object, allowed: Iterable[str]) -> str:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """The Python number of a NumPy scalar or 0-d array; anything else as it is."""
+    is_numpy = getattr(value, "ndim", None) == 0 and hasattr(value, "dtype")
+    return value.item() if is_numpy else value
+
+
 def check_real(
     argument: str,
     value: Any,
@@ -46,17 +52,20 @@ def check_real(
     >>> check_real("rate", 0.5, low=0, high=1, high_open=True)
     0.5
     """
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        if getattr(value, "ndim", None) == 0 and getattr(value, "dtype", None) is not None:
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{argument}: got {value!r} ({type(value).__name__}); a real number is needed")
+        raise TypeError(
+            f"{argument}: got {value!r} ({type(value).__name__}); a real number is needed"
+        )
     number = float(value)
     above = number > low if low_open else number >= low
     below = number < high if high_open else number <= high
     if not math.isfinite(number) or not above or not below:
         left, right = "(" if low_open else "[", ")" if high_open else "]"
-        raise ValueError(f"{argument}: got {value!r}; a finite number in {left}{low:g}, {high:g}{right} is needed")
+        raise ValueError(
+            f"{argument}: got {value!r}; "
+            f"a finite number in {left}{low:g}, {high:g}{right} is needed"
+        )
     return number
 
 
@@ -66,12 +75,15 @@ def check_int(argument: str, value: Any, *, low: int | None = None, high: int | 
     >>> check_int("batch_size", 32, low=1)
     32
     """
-    if getattr(value, "ndim", None) == 0 and getattr(value, "dtype", None) is not None:
-        value = value.item()
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{argument}: got {value!r} ({type(value).__name__}); an integer is needed")
     number = int(value)
     if (low is not None and number < low) or (high is not None and number > high):
-        span = f">= {low}" if high is None else f"<= {high}" if low is None else f"in [{low}, {high}]"
+        span = f"in [{low}, {high}]"
+        if high is None:
+            span = f">= {low}"
+        elif low is None:
+            span = f"<= {high}"
         raise ValueError(f"{argument}: got {number}; an integer {span} is needed")
     return number

@@ -1,0 +1,132 @@
+"""fastreg: regularized dense networks, trained and run on a CPU at the speed of the hardware.
+
+>>> import fastreg as fr
+>>> model = fr.Sequential([
+...     fr.Input((784,)),
+...     fr.Dense(64, activation="relu", kernel_regularizer=fr.L1L2(1e-5, 1e-4)),
+...     fr.Dropout(0.2),
+...     fr.Dense(10, activation="softmax", bias_regularizer="l2"),
+... ])
+>>> model.compile(fr.Adam(1e-3), "sparse_categorical_crossentropy", ["accuracy"])
+>>> model.count_params()
+50890
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import Any
+
+import numpy as np
+
+try:
+    from fastreg import _engine as _engine
+except ImportError as error:
+    raise ImportError(
+        "fastreg's compiled module, fastreg._engine, cannot be imported "
+        f"({error}). From a source tree, build it with `make build` or `pip install .`, and do not "
+        "import fastreg from inside a tree that was not built."
+    ) from error
+
+from fastreg import (
+    activations,
+    callbacks,
+    config,
+    functional,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    reference,
+    regularizers,
+)
+from fastreg._version import __version__
+from fastreg.callbacks import Callback, EarlyStopping, History
+from fastreg.config import get_num_threads, set_num_threads, set_random_seed
+from fastreg.errors import check_choice
+from fastreg.layers import Dense, Dropout, Input
+from fastreg.models import Sequential, load_model
+from fastreg.optimizers import SGD, Adam, AdamW
+from fastreg.regularizers import L1, L1L2, L2
+
+__all__ = [
+    # models and layers
+    "Sequential",
+    "load_model",
+    "Input",
+    "Dense",
+    "Dropout",
+    # what shapes training
+    "L1",
+    "L2",
+    "L1L2",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Callback",
+    "EarlyStopping",
+    "History",
+    # modules with Keras' names
+    "activations",
+    "callbacks",
+    "config",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+    # the kernels as functions, and their twin in NumPy
+    "functional",
+    "reference",
+    # settings of the process
+    "get_num_threads",
+    "set_num_threads",
+    "set_random_seed",
+    "show_config",
+    "__version__",
+]
+
+
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Print what runs here: versions, instruction set, BLAS, threads.
+
+    Parameters
+    ----------
+    mode : "stdout" or "dicts", default "stdout"
+        "dicts" returns it instead of printing it, as `numpy.show_config` does.
+
+    Raises
+    ------
+    ValueError
+        For another mode.
+
+    Examples
+    --------
+    >>> sorted(show_config("dicts"))
+    ['blas', 'fastreg', 'isa', 'isas_built', 'numpy', 'platform', 'products', 'python', 'threads']
+    """
+    check_choice("mode", mode, ("stdout", "dicts"))
+    found = {
+        "fastreg": __version__,
+        "isa": _engine.isa(),
+        "isas_built": _engine.isas_built(),
+        "products": _engine.gemm(),
+        "blas": [
+            f"{pool['internal_api']} {pool['version']} ({pool['filepath']})"
+            for pool in _engine.blas_info()
+        ],
+        "threads": get_num_threads(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform} {platform.machine()}",
+    }
+    if mode == "dicts":
+        return found
+    for name, value in found.items():
+        print(f"{name + ':':12}{', '.join(value) if isinstance(value, list) else value}")
+    return None

@@ -1,0 +1,547 @@
+"""Layers: what a network is made of, with Keras' names and arguments.
+
+A layer holds its settings, and its weights until a model puts them into its network; from then on
+it reads and writes them there. A layer belongs to one model.
+
+>>> Dense(4, activation="relu", kernel_regularizer="l2").kernel_regularizer
+L2(l2=0.01)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastreg import activations, initializers, regularizers
+from fastreg.config import DTYPES
+from fastreg.errors import check_choice, check_int, check_real
+from fastreg.serialization import Registry, check_bool, known_arguments, snake_case
+
+Array = NDArray[Any]
+
+_names: Counter[str] = Counter()
+
+
+def auto_name(prefix: str) -> str:
+    """The next free name of this process, as Keras counts: dense, dense_1, dense_2, ..."""
+    number = _names[prefix]
+    _names[prefix] += 1
+    return f"{prefix}_{number}" if number else prefix
+
+
+def check_name(argument: str, name: Any) -> str:
+    """`name` as the name of a layer or model: a string, not empty, no slash.
+
+    >>> check_name("name", "hidden")
+    'hidden'
+    """
+    if not isinstance(name, str) or not name or "/" in name:
+        raise ValueError(f"{argument}: got {name!r}; a string without '/' is needed, not empty")
+    return name
+
+
+def _named(get: Callable[[Any], Any], argument: str, value: Any) -> Any:
+    """`get(value)`, its errors beginning with the argument's name."""
+    try:
+        return get(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument}: {error}") from None
+
+
+class Home(Protocol):
+    """What a layer sees of the model it belongs to."""
+
+    def read_weights(self, first: int, count: int) -> list[Array]: ...
+
+    def write_weights(self, first: int, values: Sequence[Array]) -> None: ...
+
+    def settings_changed(self) -> None: ...
+
+    def in_use(self) -> bool: ...
+
+
+class Layer:
+    """Base of the layers.
+
+    Parameters
+    ----------
+    name : str, optional
+        Unique in a model; None counts on: dense, dense_1, ...
+    dtype : "float32" or "float64", optional
+        All layers of a network compute in one dtype; None takes that of the others.
+    trainable : bool, default True
+        False keeps the weights as they are and their penalties out of the loss. May be set later.
+    """
+
+    # setting -> its check; these may be set at any time and act from the next call of the model.
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {"trainable": check_bool}
+    fixed: ClassVar[tuple[str, ...]] = ("name", "dtype")
+    keras_only: ClassVar[Mapping[str, object]] = {"autocast": True}
+
+    name: str
+    dtype: str | None
+    trainable: bool
+
+    def __init__(
+        self, name: str | None, dtype: str | None, trainable: bool, keras: Mapping[str, object]
+    ) -> None:
+        known_arguments(type(self), keras, self.keras_only)
+        self._home: Home | None = None
+        self._first = 0  # where its weights begin in the network's
+        self._weights: list[Array] | None = []  # None: they are in the network
+        self._n_in: int | None = None
+        self.dtype = None if dtype is None else check_choice("dtype", str(dtype), DTYPES)
+        self.trainable = trainable
+        kind = snake_case(type(self).__name__)
+        self.name = auto_name(kind) if name is None else check_name("name", name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.fixed and name in self.__dict__:
+            raise AttributeError(f"{name}: cannot change in layer {self.name!r}; make a new layer")
+        check = self.checks.get(name)
+        super().__setattr__(name, value if check is None else check(name, value))
+        if check is not None and self._home is not None:
+            self._home.settings_changed()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_home": None, "_weights": self.get_weights()}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
+    @property
+    def built(self) -> bool:
+        """Whether the sizes are known and the weights exist."""
+        return self._n_in is not None
+
+    @property
+    def input_shape(self) -> tuple[None, int]:
+        """(None, n_in); AttributeError before the layer is built."""
+        return None, self._sizes()[0]
+
+    @property
+    def output_shape(self) -> tuple[None, int]:
+        """(None, n_out); AttributeError before the layer is built."""
+        return None, self._sizes()[1]
+
+    def _sizes(self) -> tuple[int, int]:
+        if self._n_in is None:
+            raise AttributeError(f"layer {self.name!r} is not built: its input size is not known")
+        return self._n_in, self._n_out(self._n_in)
+
+    def _n_out(self, n_in: int) -> int:
+        return n_in
+
+    def _shapes(self, n_in: int) -> dict[str, tuple[int, ...]]:
+        """The weights by name, in the order of `get_weights`."""
+        return {}
+
+    @property
+    def weight_names(self) -> list[str]:
+        """Names of the arrays of `get_weights` once the layer is built: kernel, bias."""
+        return list(self._shapes(0))
+
+    def count_params(self) -> int:
+        """How many weights the layer has; AttributeError before it is built."""
+        return sum(int(np.prod(shape)) for shape in self._shapes(self._sizes()[0]).values())
+
+    @property
+    def weights(self) -> list[Array]:
+        """Copies of the weights, as `get_weights`."""
+        return self.get_weights()
+
+    def get_weights(self) -> list[Array]:
+        """Copies of the weights: [kernel (n_in, n_out), bias (n_out,)] of a dense layer."""
+        if self._weights is not None:
+            return [array.copy() for array in self._weights]
+        assert self._home is not None
+        return self._home.read_weights(self._first, len(self.weight_names))
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Set the weights to copies of `weights`, a list like that of `get_weights`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For another number of arrays, other shapes, or values that are no real numbers.
+        """
+        current = self.get_weights()
+        values = check_weights("weights", weights, [array.shape for array in current])
+        values = [new.astype(old.dtype) for new, old in zip(values, current, strict=True)]
+        if self._weights is not None:
+            self._weights = values
+        elif self._home is not None:
+            self._home.write_weights(self._first, values)
+
+    def build(
+        self,
+        n_in: int,
+        dtype: str,
+        rng: np.random.Generator,
+        values: Sequence[Array] | None = None,
+    ) -> None:
+        """Fix the input size and make the weights: `values`, or those it has, or fresh ones."""
+        shapes = self._shapes(n_in)
+        if values is None and self._n_in is not None:
+            if n_in != self._n_in:
+                raise ValueError(
+                    f"layer {self.name!r}: got width {n_in}; it was built for {self._n_in}"
+                )
+            values = self.get_weights()
+        if values is None:
+            self._weights = [
+                getattr(self, f"{name}_initializer")(shape, dtype, rng)
+                for name, shape in shapes.items()
+            ]
+        else:
+            checked = check_weights(f"weights of {self.name!r}", values, list(shapes.values()))
+            self._weights = [array.astype(dtype) for array in checked]
+        self._n_in = n_in
+
+    def adopt(self, home: Home) -> None:
+        """Become a layer of a model; ValueError if it belongs to one."""
+        if self._home is not None and self._home.in_use():
+            raise ValueError(
+                f"layer {self.name!r} belongs to a model already; make another one with "
+                "type(layer).from_config(layer.get_config()), and copy its weights if need be"
+            )
+        self.move_out()
+        self._home = home
+
+    def move_in(self, first: int) -> None:
+        """From now on the weights are in the network, from number `first` on."""
+        self._weights, self._first = None, first
+
+    def move_out(self) -> None:
+        """From now on the weights are here."""
+        self._weights = self.get_weights()
+
+    def release(self) -> None:
+        """Belong to no model; the weights stay."""
+        self.move_out()
+        self._home = None
+
+    def describe(self) -> dict[str, Any]:
+        """The layer as `Network` takes it."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make an equal layer: plain Python values, ready for JSON."""
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A new layer, not built, with the settings that `get_config` described."""
+        return cls(**known_arguments(cls, config, cls.keras_only))
+
+
+def check_weights(
+    argument: str, values: Sequence[ArrayLike], shapes: Sequence[tuple[int, ...]]
+) -> list[Array]:
+    """`values` as arrays of real numbers of those `shapes`.
+
+    >>> check_weights("weights", [[1.0, 2.0]], [(3,)])
+    Traceback (most recent call last):
+    ValueError: weights[0]: got shape (2,); (3,) is needed
+    """
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+        raise TypeError(f"{argument}: got {type(values).__name__}; a list of arrays is needed")
+    if len(values) != len(shapes):
+        raise ValueError(f"{argument}: got {len(values)} arrays; {len(shapes)} are needed")
+    arrays = [np.asarray(value) for value in values]
+    for i, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{argument}[{i}]: got dtype {array.dtype}; real numbers are needed")
+        if array.shape != shape:
+            raise ValueError(f"{argument}[{i}]: got shape {array.shape}; {shape} is needed")
+    return arrays
+
+
+class Input(Layer):
+    """The rows a network reads: the first thing of a `Sequential`.
+
+    Parameters
+    ----------
+    shape : (int,)
+        The width of a row, without the batch axis.
+    batch_size : int, optional
+        Kept for the configuration; any batch size is taken.
+    dtype : str, optional
+        "float32" or "float64" sets the dtype of the whole network; an integer type says only how
+        the data come, and is converted.
+    name : str, optional
+        None counts on: input, input_1, ...
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a shape that is not one positive size, or another dtype.
+
+    Examples
+    --------
+    >>> Input((784,)).shape
+    (784,)
+    """
+
+    keras_only: ClassVar[Mapping[str, object]] = {
+        "sparse": None,
+        "ragged": None,
+        "batch_shape": None,
+        "tensor": None,
+        "optional": False,
+    }
+    fixed = (*Layer.fixed, "shape", "batch_size")
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        batch_size: int | None = None,
+        dtype: str | None = None,
+        *,
+        name: str | None = None,
+        **keras: object,
+    ) -> None:
+        if not isinstance(shape, list | tuple) or len(shape) != 1:
+            raise ValueError(f"shape: got {shape!r}; (n,) is needed, the width of one row")
+        self.batch_size = None if batch_size is None else check_int("batch_size", batch_size, low=1)
+        self.shape = (check_int("shape", shape[0], low=1),)
+        self.input_dtype = None if dtype is None else str(dtype)
+        is_float = dtype is not None and not str(dtype).startswith(("int", "uint", "bool"))
+        super().__init__(name, dtype if is_float else None, True, keras)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "batch_size": self.batch_size,
+            "dtype": self.input_dtype,
+        }
+
+
+class Dense(Layer):
+    """A dense layer: `y = activation(x @ kernel + bias)`.
+
+    Each of kernel, bias and output (the "activity", after the activation, divided by the number of
+    rows in the batch) may have a regularizer of its own. The regularizers may be set later, too.
+
+    Parameters
+    ----------
+    units : int
+        Width of the output, n_out.
+    activation : str or Activation, optional
+        "linear" (None), "relu", "tanh", "sigmoid" or "softmax".
+    use_bias : bool, default True
+    kernel_initializer, bias_initializer : str or Initializer
+        First values of the kernel (n_in, units) and the bias (units,).
+    kernel_regularizer, bias_regularizer, activity_regularizer : str or Regularizer, optional
+        What is added to the loss.
+    dtype, name, trainable
+        As in `Layer`.
+    **keras
+        Other arguments of Keras' class, at Keras' default only.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of range, an unknown name, or one that only Keras supports.
+
+    Examples
+    --------
+    >>> layer = Dense(3, activation="tanh", kernel_regularizer="l1")
+    >>> layer.units, layer.activation.name, layer.kernel_regularizer
+    (3, 'tanh', L1(l1=0.01))
+    """
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Layer.checks,
+        "kernel_regularizer": partial(_named, regularizers.get),
+        "bias_regularizer": partial(_named, regularizers.get),
+        "activity_regularizer": partial(_named, regularizers.get),
+    }
+    fixed = (
+        *Layer.fixed,
+        "units",
+        "activation",
+        "use_bias",
+        "kernel_initializer",
+        "bias_initializer",
+    )
+    keras_only: ClassVar[Mapping[str, object]] = {
+        **Layer.keras_only,
+        "kernel_constraint": None,
+        "bias_constraint": None,
+        "lora_rank": None,
+        "lora_alpha": None,
+        "quantization_config": None,
+        "input_shape": None,  # the old way to say Input((n,))
+        "input_dim": None,
+    }
+
+    kernel_regularizer: regularizers.Regularizer | None
+    bias_regularizer: regularizers.Regularizer | None
+    activity_regularizer: regularizers.Regularizer | None
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | activations.Activation | None = None,
+        use_bias: bool = True,
+        kernel_initializer: object = "glorot_uniform",
+        bias_initializer: object = "zeros",
+        kernel_regularizer: object = None,
+        bias_regularizer: object = None,
+        activity_regularizer: object = None,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        super().__init__(name, dtype, trainable, keras)
+        self.units = check_int("units", units, low=1)
+        self.activation = _named(activations.get, "activation", activation)
+        self.use_bias = check_bool("use_bias", use_bias)
+        self.kernel_initializer = _named(initializers.get, "kernel_initializer", kernel_initializer)
+        self.bias_initializer = _named(initializers.get, "bias_initializer", bias_initializer)
+        self.kernel_regularizer = kernel_regularizer  # type: ignore[assignment]  # checked when set
+        self.bias_regularizer = bias_regularizer  # type: ignore[assignment]
+        self.activity_regularizer = activity_regularizer  # type: ignore[assignment]
+
+    def _n_out(self, n_in: int) -> int:
+        return self.units
+
+    def _shapes(self, n_in: int) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {"kernel": (n_in, self.units)}
+        if self.use_bias:
+            shapes["bias"] = (self.units,)
+        return shapes
+
+    @property
+    def kernel(self) -> Array:
+        """A copy of the kernel, (n_in, units); AttributeError before the layer is built."""
+        self._sizes()
+        return self.get_weights()[0]
+
+    @property
+    def bias(self) -> Array | None:
+        """A copy of the bias, (units,), or None; AttributeError before the layer is built."""
+        self._sizes()
+        return self.get_weights()[1] if self.use_bias else None
+
+    def describe(self) -> dict[str, Any]:
+        n_in, n_out = self._sizes()
+        described = {
+            "kind": "dense",
+            "n_in": n_in,
+            "n_out": n_out,
+            "activation": self.activation.name,
+            "use_bias": self.use_bias,
+            "trainable": self.trainable,
+        }
+        for what in ("kernel", "bias", "activity"):
+            regularizer = getattr(self, f"{what}_regularizer")
+            described[f"{what}_l1"] = 0.0 if regularizer is None else regularizer.l1
+            described[f"{what}_l2"] = 0.0 if regularizer is None else regularizer.l2
+        return described
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": regularizers.serialize(self.activity_regularizer),
+        }
+
+
+class Dropout(Layer):
+    """Drop inputs at random in training: each is 0 with probability `rate`, else `x / (1 - rate)`.
+
+    The mask of a step follows from the seed, the step and the place alone (Philox4x32-10, Salmon et
+    al. 2011), so it is the same for any number of threads.
+
+    Parameters
+    ----------
+    rate : float in [0, 1)
+        Share of the inputs that are dropped. May be set later.
+    noise_shape : None
+        Stands where Keras has it; only None is supported.
+    seed : int in [0, 2**64), optional
+        None takes the model's, which `set_random_seed` makes reproducible.
+    dtype, name, trainable
+        As in `Layer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a rate or a seed out of range.
+
+    Examples
+    --------
+    >>> Dropout(0.2).rate
+    0.2
+    """
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Layer.checks,
+        "rate": partial(check_real, low=0.0, high=1.0, high_open=True),
+    }
+    fixed = (*Layer.fixed, "seed")
+
+    rate: float
+
+    def __init__(
+        self,
+        rate: float,
+        noise_shape: None = None,
+        seed: int | None = None,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        if noise_shape is not None:
+            raise ValueError(f"noise_shape: got {noise_shape!r}; only None is supported")
+        super().__init__(name, dtype, trainable, keras)
+        self.rate = rate
+        self.seed = None if seed is None else check_int("seed", seed, low=0, high=2**64 - 1)
+
+    def describe(self) -> dict[str, Any]:
+        n, _ = self._sizes()
+        return {"kind": "dropout", "n_in": n, "n_out": n, "rate": self.rate, "seed": self.seed}
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+REGISTRY: Registry[Layer] = Registry(
+    "layer", Layer, (Input, Dense, Dropout), aliases={"InputLayer": Input}
+)
+
+
+def serialize(layer: Layer) -> dict[str, Any]:
+    """The layer as `{"class_name", "config"}`, without its weights.
+
+    >>> serialize(Dropout(0.5, name="half"))["class_name"]
+    'Dropout'
+    """
+    return REGISTRY.serialize(layer)
+
+
+def deserialize(config: Mapping[str, Any]) -> Layer:
+    """The layer that `serialize` wrote, not built.
+
+    >>> deserialize({"class_name": "Dropout", "config": {"rate": 0.5}}).rate
+    0.5
+    """
+    return REGISTRY.deserialize(config)

@@ -1,0 +1,1008 @@
+"""Sequential: a stack of layers with Keras' methods, run by the compiled engine or by NumPy."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastreg import (
+    _engine,
+    config,
+    functional,
+    inputs,
+    losses,
+    metrics,
+    model_io,
+    optimizers,
+    reference,
+    training,
+)
+from fastreg.callbacks import (
+    LOSSES,
+    Callback,
+    CallbackList,
+    History,
+    ProgressLine,
+    print_logs,
+    resolve_verbose,
+)
+from fastreg.errors import check_choice, check_int, check_real
+from fastreg.layers import (
+    Dense,
+    Dropout,
+    Input,
+    Layer,
+    auto_name,
+    check_name,
+    check_weights,
+    deserialize,
+    serialize,
+)
+from fastreg.serialization import check_bool
+from fastreg.training import Data, Network, Pace, Task
+
+Array = NDArray[Any]
+
+BATCH_SIZE = 32  # of fit, Keras' default
+INFERENCE_BATCH_SIZE = 256  # of evaluate and predict, whose results do not depend on it
+
+_owners: weakref.WeakValueDictionary[int, Sequential] = weakref.WeakValueDictionary()
+
+
+class _Core:
+    """The network of a model, shared with its layers. It holds neither, so nothing is cyclic."""
+
+    def __init__(self, model: Sequential) -> None:
+        self.model = weakref.ref(model)
+        self.lock = threading.RLock()
+        self.network: Network | None = None
+        self.stale = False  # a layer's setting changed since the network was told
+
+    def read_weights(self, first: int, count: int) -> list[Array]:
+        with self.lock:
+            assert self.network is not None
+            return self.network.get_weights()[first : first + count]
+
+    def write_weights(self, first: int, values: Sequence[Array]) -> None:
+        with self.lock:
+            assert self.network is not None
+            weights = self.network.get_weights()
+            weights[first : first + len(values)] = values
+            self.network.set_weights(weights)
+
+    def settings_changed(self) -> None:
+        self.stale = True
+
+    def in_use(self) -> bool:
+        return self.model() is not None
+
+
+class Sequential:
+    """A stack of layers, each fed by the one before.
+
+    With an `Input` first, layers are built as they are added; else by `build` or by the first data.
+    The methods may be called from several threads: the network serves one at a time.
+
+    Parameters
+    ----------
+    layers : sequence of Layer, optional
+        `Input`, `Dense`, `Dropout`; more with `add`.
+    trainable : bool, default True
+        False makes every layer untrainable.
+    name : str, optional
+        None counts on: sequential, sequential_1, ...
+    backend : "compiled" or "reference", optional
+        Who computes: the engine, or its twin in NumPy. None takes FASTREG_BACKEND, or "compiled".
+
+    Attributes
+    ----------
+    optimizer : Optimizer or None
+        That of `compile`; its settings may be changed between calls.
+    history : History or None
+        That of the last `fit`.
+    stop_training : bool
+        Set by a callback, it ends the fit.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For layers that do not fit together: two of one name, two dtypes, an Input not first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastreg import Dense, Input, Sequential
+    >>> model = Sequential([Input((2,)), Dense(8, "tanh", kernel_regularizer="l2"), Dense(1)])
+    >>> model.compile("adam", loss="mse")
+    >>> x = np.random.default_rng(0).normal(size=(64, 2))
+    >>> history = model.fit(x, x[:, :1] * x[:, 1:], epochs=2, verbose=0)
+    >>> sorted(history.history)
+    ['activity_penalty', 'bias_penalty', 'data_loss', 'kernel_penalty', 'loss']
+    >>> model.predict(x).shape
+    (64, 1)
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer] | None = None,
+        trainable: bool = True,
+        name: str | None = None,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        self._start(name, backend)
+        self._draw_seeds()
+        trainable = check_bool("trainable", trainable)
+        if layers is not None:
+            if isinstance(layers, Layer) or not isinstance(layers, Sequence):
+                raise TypeError(f"layers: got {layers!r}; a list of layers is needed")
+            try:
+                for layer in layers:
+                    self._append(layer)
+                if self._input is not None and self._layers:
+                    self._build(self._input.shape[0])
+            except BaseException:
+                for layer in self._layers:  # they can be given to another model
+                    layer.release()
+                raise
+        if not trainable:
+            self.trainable = False
+
+    def _start(self, name: str | None, backend: str | None) -> None:
+        self.name = auto_name("sequential") if name is None else check_name("name", name)
+        self.backend = (
+            config.default_backend()
+            if backend is None
+            else check_choice("backend", backend, config.BACKENDS)
+        )
+        self.optimizer: optimizers.Optimizer | None = None
+        self.history: History | None = None
+        self.stop_training = False
+        self.pace = Pace()
+        self.n_params = 0
+        self._core = _Core(self)
+        self._input: Input | None = None
+        self._layers: list[Layer] = []
+        self._n_in: int | None = None
+        self._n_out = 0
+        self._n_built = 0
+        self._dtype = ""
+        self._loss: losses.Loss | None = None
+        self._metrics: tuple[metrics.Metric, ...] = ()
+        self._n_threads: int | None = None
+        self._task: Task | None = None  # follows from the four above and _n_out
+        self._rng: np.random.Generator
+        self._dropout_seed: int
+        self._seed_count = -1  # of which set_random_seed the two are; -1: of none
+
+    # ------------------------------------------------------------------ layers
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers without the Input, in order; a new list."""
+        return list(self._layers)
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """The layer of that name, or at that index."""
+        if (name is None) == (index is None):
+            raise ValueError(f"get_layer: got name={name!r}, index={index!r}; one is needed")
+        if index is not None:
+            return self._layers[check_int("index", index, low=0, high=len(self._layers) - 1)]
+        names = [layer.name for layer in self._layers]
+        return self._layers[names.index(check_choice("name", name, names))]
+
+    def add(self, layer: Layer) -> None:
+        """Put `layer` on top of the stack.
+
+        After training steps have been done the model must be compiled again: the optimizer's state
+        belongs to the old weights.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If it is no layer, belongs to a model, or does not fit.
+        """
+        with self._core.lock:
+            self._append(layer)
+            n_in = self._input.shape[0] if self._input is not None else self._n_in
+            if n_in is not None and self._layers:
+                try:
+                    self._build(n_in)
+                except BaseException:
+                    self._layers.pop().release()
+                    raise
+
+    def pop(self) -> Layer:
+        """Take the last layer off and return it, with its weights; see `add` about compiling."""
+        with self._core.lock:
+            if not self._layers:
+                raise ValueError(f"pop: model {self.name!r} has no layers")
+            self._take_apart()
+            layer = self._layers.pop()
+            layer.release()
+            self._n_built = min(self._n_built, len(self._layers))
+            self._n_out = self._layers[-1].output_shape[1] if self._n_built else self._n_in or 0
+            self.n_params -= layer.count_params() if layer.built else 0
+            return layer
+
+    def _append(self, layer: Layer) -> None:
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers: got {layer!r}; an Input, Dense or Dropout layer is needed")
+        mine = [*([self._input] if self._input else []), *self._layers]
+        if isinstance(layer, Input) and (mine or self._n_in is not None):
+            raise ValueError(f"layers: got Input {layer.name!r} after others; it must stand first")
+        if layer.name in [other.name for other in mine]:
+            raise ValueError(f"layers: got two with the name {layer.name!r}; names must differ")
+        _one_dtype([*mine, layer], self._dtype)
+        if isinstance(layer, Input):
+            self._input = layer
+            return
+        layer.adopt(self._core)
+        self._take_apart()
+        self._layers.append(layer)
+
+    def _take_apart(self) -> None:
+        """Give the layers their weights back; the network is made anew when it is needed."""
+        if self._core.network is not None:
+            for layer in self._layers:
+                layer.move_out()
+            self._core.network = None
+        if self.optimizer is not None and self.optimizer.iterations > 0:
+            self.optimizer = self._loss = None
+        self._task = None
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Fix the input's width and make the weights.
+
+        Parameters
+        ----------
+        input_shape : (None, n_in)
+            The first entry, the batch size, is not looked at.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For another shape, or a width that is not the Input's.
+        """
+        if not isinstance(input_shape, list | tuple) or len(input_shape) != 2:
+            raise ValueError(f"input_shape: got {input_shape!r}; (None, n_in) is needed")
+        n_in = check_int("input_shape", input_shape[1], low=1)
+        if not self._layers:
+            raise ValueError(f"build: model {self.name!r} has no layers")
+        known = self._input.shape[0] if self._input is not None else self._n_in
+        if known is not None and n_in != known:
+            raise ValueError(f"input_shape: got width {n_in}; the model has {known}")
+        with self._core.lock:
+            self._build(n_in)
+
+    def _build(self, n_in: int, values: Mapping[str, Array] | None = None) -> None:
+        """Build the layers that are not: from `values` ("layer/kernel"), or fresh."""
+        layers = [*([self._input] if self._input else []), *self._layers]
+        self._dtype = self._dtype or _one_dtype(layers) or config.floatx()
+        width = self._n_out if self._n_built else n_in
+        for layer in self._layers[self._n_built :]:
+            found = None
+            if values is not None:
+                found = [values[f"{layer.name}/{name}"] for name in layer.weight_names]
+            layer.build(width, self._dtype, config.rng(), found)
+            width = layer.output_shape[1]
+        self._n_in, self._n_out, self._n_built = n_in, width, len(self._layers)
+        self.n_params = sum(layer.count_params() for layer in self._layers)
+
+    @property
+    def built(self) -> bool:
+        """Whether the sizes are known and the weights exist."""
+        return self._n_in is not None
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of the network, None before it is built."""
+        return self._dtype or None
+
+    @property
+    def input_shape(self) -> tuple[None, int]:
+        """(None, n_in); AttributeError before the model is built."""
+        if self._n_in is None:
+            raise AttributeError(f"model {self.name!r} is not built: its input size is not known")
+        return None, self._n_in
+
+    @property
+    def output_shape(self) -> tuple[None, int]:
+        """(None, n_out); AttributeError before the model is built."""
+        return None, self._n_out or self.input_shape[1]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any layer is trainable; setting it sets all layers."""
+        return any(layer.trainable for layer in self._layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self._layers:
+            layer.trainable = value
+
+    # ------------------------------------------------------------------ the network
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held during every call of the network."""
+        return self._core.lock
+
+    @property
+    def network(self) -> Network:
+        """The network, its settings up to date. Hold `lock` while using it."""
+        core = self._core
+        if core.network is None:
+            core.network = self._make_network()
+        elif core.stale:
+            core.stale = False
+            core.network.update_layers([layer.describe() for layer in self._layers])
+        return core.network
+
+    def _make_network(self) -> Network:
+        if not any(isinstance(layer, Dense) for layer in self._layers):
+            raise ValueError(f"model {self.name!r} has no Dense layer; one is needed")
+        if self._n_in is None:
+            raise ValueError(
+                f"model {self.name!r} is not built: begin with Input, call build, or give it data"
+            )
+        make = _engine.Network if self.backend == "compiled" else reference.Network
+        network: Network = make([layer.describe() for layer in self._layers], self._dtype)
+        network.set_weights([array for layer in self._layers for array in layer.get_weights()])
+        first = 0
+        for layer in self._layers:
+            layer.move_in(first)
+            first += len(layer.weight_names)
+        self._core.stale = False
+        return network
+
+    @property
+    def n_threads(self) -> int:
+        """Threads a call may use."""
+        return self._n_threads or config.get_num_threads()
+
+    def _draw_seeds(self) -> None:
+        """Begin random numbers of the model's own, from the generator of `set_random_seed`."""
+        self._seed_count = config.seed_count()
+        self._rng = np.random.default_rng(config.rng().integers(2**63, size=4))
+        self._dropout_seed = int(self._rng.integers(2**64, dtype=np.uint64))
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The model's own generator, which shuffles; new after `set_random_seed`."""
+        if self._seed_count != config.seed_count():
+            self._draw_seeds()
+        return self._rng
+
+    @property
+    def dropout_seed(self) -> int:
+        """The seed of the dropout layers that have none."""
+        if self._seed_count != config.seed_count():
+            self._draw_seeds()
+        return self._dropout_seed
+
+    # ------------------------------------------------------------------ weights
+
+    @property
+    def weights(self) -> list[Array]:
+        """Copies of the weights, as `get_weights`."""
+        return self.get_weights()
+
+    def get_weights(self) -> list[Array]:
+        """Copies of all weights: [kernel (n_in, n_out), bias (n_out,), kernel, bias, ...]."""
+        with self._core.lock:
+            if self._core.network is not None:
+                return self._core.network.get_weights()
+            return [array for layer in self._layers for array in layer.get_weights()]
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Set all weights to copies of `weights`, a list like that of `get_weights`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For another number of arrays, other shapes, or values that are no real numbers.
+        """
+        with self._core.lock:
+            network = self.network
+            shapes = [array.shape for array in network.get_weights()]
+            checked = check_weights("weights", weights, shapes)
+            network.set_weights([np.ascontiguousarray(a, dtype=self._dtype) for a in checked])
+
+    def count_params(self) -> int:
+        """How many weights the model has; ValueError before it is built."""
+        if not self.built:
+            raise ValueError(f"count_params: model {self.name!r} is not built")
+        return self.n_params
+
+    # ------------------------------------------------------------------ training
+
+    def compile(
+        self,
+        optimizer: object = "adam",
+        loss: object = None,
+        metrics: object = None,
+        *,
+        n_threads: int | None = None,
+    ) -> None:
+        """Say how the model is trained.
+
+        With another optimizer than before its state starts anew; the weights stay.
+
+        Parameters
+        ----------
+        optimizer : str or Optimizer
+            "sgd", "adam", "adamw", or an instance; an instance serves one model.
+        loss : str or Loss
+            "mean_squared_error" ("mse"), "binary_crossentropy", "categorical_crossentropy",
+            "sparse_categorical_crossentropy".
+        metrics : list, optional
+            "accuracy" and its kind, reported beside the loss.
+        n_threads : int, optional
+            Threads for this model; None takes that of `set_num_threads`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For an unknown name, or an optimizer that another model uses.
+        """
+        found = optimizers.get(optimizer)
+        found_loss = None if loss is None else losses.get(loss)
+        found_metrics = _get_metrics(metrics)
+        if n_threads is not None:
+            n_threads = check_int("n_threads", n_threads, low=1)
+        with self._core.lock:
+            if found is not self.optimizer:
+                owner = _owners.get(id(found))
+                if found.iterations or (owner not in (None, self) and owner.optimizer is found):
+                    raise ValueError(
+                        "optimizer: got one that another model uses or used; make a new one, e.g. "
+                        "type(optimizer).from_config(optimizer.get_config())"
+                    )
+                if self._core.network is not None:
+                    self._core.network.set_slots([])
+                self.optimizer = found
+                _owners[id(found)] = self
+            self._loss, self._metrics, self._n_threads = found_loss, found_metrics, n_threads
+            self._task = None
+
+    @property
+    def loss(self) -> str | None:
+        """The name of the loss, None before `compile`."""
+        return None if self._loss is None else self._loss.name
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """What `evaluate` returns, in order: "loss" and the metrics."""
+        return ["loss", *(metric.name for metric in self._metrics)]
+
+    def fit(
+        self,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Callback | Sequence[Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Sequence[ArrayLike] | None = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: ArrayLike | None = None,
+        initial_epoch: int = 0,
+        *,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
+    ) -> History:
+        """Train for `epochs` passes over the data.
+
+        Ctrl-C stops it between two steps: the model can predict and be fitted on.
+
+        Parameters
+        ----------
+        x : (n, n_in) real numbers
+        y : (n, n_out), (n,) where n_out is 1, or class numbers (n,) for the sparse crossentropy
+        batch_size : int, default 32
+            Rows a step; the last step of an epoch takes what is left.
+        epochs, initial_epoch : int
+            Epochs initial_epoch to epochs - 1 are done, counted from 0.
+        verbose : 0, 1, 2 or "auto"
+            Silent, a moving line, a line an epoch; "auto" is 1 on a terminal, else 2.
+        callbacks : list of Callback, optional
+        validation_split : float in [0, 1)
+            The last share of the rows, before shuffling, is validated on instead of trained on.
+        validation_data : (x, y) or (x, y, sample_weight), optional
+            Goes before `validation_split`.
+        shuffle : bool, default True
+            A new order of the rows each epoch.
+        class_weight : dict of int to float, optional
+            Weight of the rows of a class in the loss; classes that are not named weigh 1.
+        sample_weight : (n,), optional
+            Weight of each row in the loss; not along with `class_weight`.
+        validation_batch_size : int, optional
+            None takes `batch_size`.
+        validation_freq : int or list of int
+            Validate every so many epochs, or at the end of the listed ones (counted from 1).
+
+        Returns
+        -------
+        History
+            Its `history` holds, an epoch, "loss" with all penalties as in Keras, the metrics,
+            "data_loss", "kernel_penalty", "bias_penalty", "activity_penalty", and "val_" of each.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Before `compile`, or for an argument that does not fit; nothing is changed.
+        FloatingPointError
+            If the loss is not finite any more; the model is as of the last finite epoch.
+        """
+        task, data = self._data("fit", x, y, sample_weight, class_weight)
+        epochs = check_int("epochs", epochs, low=0)
+        initial_epoch = check_int("initial_epoch", initial_epoch, low=0)
+        split = check_real("validation_split", validation_split, low=0, high=1, high_open=True)
+        size = _batch_size("batch_size", batch_size, BATCH_SIZE)
+        validation_size = _batch_size("validation_batch_size", validation_batch_size, size)
+        if isinstance(validation_freq, Sequence) and not isinstance(validation_freq, str):
+            validation_freq = [check_int("validation_freq", e, low=1) for e in validation_freq]
+        else:
+            validation_freq = check_int("validation_freq", validation_freq, low=1)
+        shuffle = check_bool("shuffle", shuffle)
+        validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+                raise ValueError("validation_data: (x, y) or (x, y, sample_weight) is needed")
+            val_x, val_y, *val_weight = validation_data
+            weight = val_weight[0] if val_weight else None
+            _, validation = self._data("fit", val_x, val_y, weight, prefix="validation_data: ")
+        elif split:
+            n = len(data.x)
+            at = int(n * (1.0 - split))
+            if at == 0 or at == n:
+                raise ValueError(
+                    f"validation_split: got {split:g} of {n} rows, which leaves one part empty"
+                )
+            data, validation = data.rows(0, at), data.rows(at, n)
+        verbose = resolve_verbose(verbose)
+        keys = task.keys()
+        run = CallbackList(
+            callbacks,
+            self,
+            {
+                "epochs": epochs,
+                "initial_epoch": initial_epoch,
+                "steps": training.n_steps(len(data.x), size),
+                "verbose": verbose,
+                "metrics": keys if validation is None else keys + [f"val_{key}" for key in keys],
+            },
+            [History(), *([ProgressLine(verbose)] if verbose else [])],
+        )
+        history = self.history = run.find(History)
+        assert history is not None
+        progress = run.find(ProgressLine)
+        try:
+            training.fit(
+                self,
+                task,
+                data,
+                validation,
+                epochs=range(initial_epoch, epochs),
+                batch_size=min(size, len(data.x)),
+                shuffle=shuffle,
+                validation_batch_size=validation_size,
+                validation_freq=validation_freq,
+                callbacks=run,
+                progress=progress,
+            )
+        finally:
+            if progress is not None:
+                progress.close()
+        return history
+
+    def evaluate(
+        self,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: ArrayLike | None = None,
+        *,
+        callbacks: Callback | Sequence[Callback] | None = None,
+        return_dict: bool = False,
+    ) -> float | list[float] | dict[str, float]:
+        """Loss and metrics on `x` (n, n_in) and `y`, in inference.
+
+        Returns
+        -------
+        float, list or dict
+            The loss with all penalties; [loss, metrics...] if there are metrics; with `return_dict`
+            all keys of `History.history`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Before `compile`, or for an argument that does not fit.
+        """
+        task, data = self._data("evaluate", x, y, sample_weight)
+        size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE)
+        verbose = resolve_verbose(verbose)
+        params = {"steps": training.n_steps(len(data.x), size), "verbose": verbose}
+        run = CallbackList(callbacks, self, {**params, "epochs": 1, "metrics": task.keys()})
+        begun = time.perf_counter()
+        logs = training.evaluate(self, task, data, size, run)
+        if verbose:
+            print_logs("evaluate", time.perf_counter() - begun, logs)
+        return logs if return_dict else self._flat(logs)
+
+    def train_on_batch(
+        self,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> float | list[float] | dict[str, float]:
+        """One step on all rows of `x`; returns as `evaluate`, from before the update.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Before `compile`, or for an argument that does not fit.
+        FloatingPointError
+            If the loss is not finite; the model is as it was before.
+        """
+        task, data = self._data("train_on_batch", x, y, sample_weight, class_weight)
+        ledger = np.zeros(6)
+        n = len(data.x)
+        training.train(self, task, data, None, 0, n, n, ledger)
+        logs = task.logs(ledger)
+        return logs if return_dict else self._flat(logs)
+
+    def test_on_batch(
+        self,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        return_dict: bool = False,
+    ) -> float | list[float] | dict[str, float]:
+        """`evaluate` on one batch, silently."""
+        return self.evaluate(x, y, verbose=0, sample_weight=sample_weight, return_dict=return_dict)
+
+    def _flat(self, logs: Mapping[str, float]) -> float | list[float]:
+        values = [logs[name] for name in self.metrics_names]
+        return values if self._metrics else values[0]
+
+    def _data(
+        self,
+        method: str,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | None = None,
+        prefix: str = "",
+    ) -> tuple[Task, Data]:
+        """The task and the checked arrays."""
+        if self.optimizer is None:
+            raise ValueError(f"{method}: call compile() first (again after add() or pop())")
+        if self._loss is None:
+            raise ValueError(f"{method}: compile() was given no loss")
+        if y is None:
+            raise ValueError(f"{prefix}y: got None; the targets are needed")
+        if sample_weight is not None and class_weight is not None:
+            raise ValueError("class_weight: got both it and sample_weight; one of them is needed")
+        x = self._features(f"{prefix}x", x, allow_nonfinite=False)
+        if self._task is None:
+            self._task = self._make_task()
+        loss, n = self._task.loss, len(x)
+        y = inputs.check_targets(f"{prefix}y", y, n, self._n_out, loss, self._dtype)
+        weight = None
+        if sample_weight is not None:
+            name = f"{prefix}sample_weight"
+            weight = inputs.check_sample_weight(name, sample_weight, n, self._dtype)
+        elif class_weight is not None:
+            weight = inputs.check_class_weight(class_weight, y, loss, self._n_out, self._dtype)
+        return self._task, Data(x, y, weight)
+
+    def _features(self, argument: str, x: ArrayLike, *, allow_nonfinite: bool) -> Array:
+        """Checked rows; builds the model if it is not."""
+        dtype = self._dtype or _one_dtype(self._layers) or config.floatx()
+        array = inputs.check_features(
+            argument, x, self._n_in, dtype, allow_nonfinite=allow_nonfinite
+        )
+        if self._n_in is None:
+            self.build((None, array.shape[1]))
+        return array
+
+    def _make_task(self) -> Task:
+        assert self._loss is not None
+        name = self._loss.name
+        shape = (1,) if name == inputs.SPARSE else (1, self._n_out)
+        kinds = {metrics.resolve(m, name, shape, self._n_out) for m in self._metrics}
+        if len(kinds) > 1:
+            raise ValueError(f"metrics: got {sorted(kinds)}; one kind of accuracy is supported")
+        return Task(name, kinds.pop() if kinds else None, tuple(m.name for m in self._metrics))
+
+    # ------------------------------------------------------------------ inference
+
+    def predict(
+        self,
+        x: ArrayLike,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        *,
+        out: Array | None = None,
+    ) -> Array:
+        """The network's output, (n, n_out), in inference.
+
+        Parameters
+        ----------
+        x : (n, n_in) real numbers
+            NaN and infinity go through.
+        batch_size : int, optional
+            Rows at a time; bounds the memory needed.
+        verbose : 0, 1, 2 or "auto"
+            1: a moving line, if it takes long.
+        out : (n, n_out) array of the model's dtype, C-contiguous, optional
+            Written to and returned.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For an argument that does not fit.
+        """
+        array = self._features("x", x, allow_nonfinite=True)
+        size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE)
+        if verbose != "auto":
+            resolve_verbose(verbose)
+        out = inputs.check_out(out, (len(array), self._n_out), self._dtype, {"x": x})
+        training.forward(self, array, size, out, verbose)
+        return out
+
+    def predict_on_batch(self, x: ArrayLike) -> Array:
+        """`predict`, silently."""
+        return self.predict(x, verbose=0)
+
+    def __call__(self, x: ArrayLike, training: bool = False) -> Array:
+        """The network's output, (n, n_out); with `training` inputs are dropped at random."""
+        if not check_bool("training", training):
+            return self.predict(x, verbose=0)
+        y = self._features("x", x, allow_nonfinite=True)
+        face = functional if self.backend == "compiled" else reference
+        iteration = int(self.rng.integers(2**32))
+        with self._core.lock:
+            for position, layer in enumerate(self._layers):
+                if isinstance(layer, Dense):
+                    y = face.dense_forward(y, layer.kernel, layer.bias, layer.activation.name)
+                elif isinstance(layer, Dropout):
+                    seed = self.dropout_seed if layer.seed is None else layer.seed
+                    y = face.dropout(y, layer.rate, seed=seed, iteration=iteration, layer=position)
+        return y
+
+    # ------------------------------------------------------------------ configuration and copies
+
+    def summary(self, print_fn: Callable[[str], object] | None = None) -> None:
+        """Print the layers, their sizes and their regularizers, a line at a time."""
+        rows = [("layer (type)", "output", "params", "regularizers")]
+        for layer in self._layers:
+            shape = f"(None, {layer.output_shape[1]})" if layer.built else "?"
+            params = f"{layer.count_params():,}" if layer.built else "?"
+            notes = [
+                f"{what} {regularizer}"
+                for what in ("kernel", "bias", "activity")
+                if (regularizer := getattr(layer, f"{what}_regularizer", None)) is not None
+            ]
+            if not layer.trainable:
+                notes.append("not trainable")
+            rows.append((f"{layer.name} ({type(layer).__name__})", shape, params, ", ".join(notes)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        rule = "-" * max(map(len, lines))
+        what = f"{self._dtype or 'not built'}, {self.backend}"
+        lines = [f'Model "{self.name}" ({what})', rule, lines[0], rule, *lines[1:], rule]
+        if self.built:
+            trained = sum(layer.count_params() for layer in self._layers if layer.trainable)
+            lines.append(f"params: {self.n_params:,}, of which {trained:,} are trainable")
+        for line in lines:
+            (print_fn or print)(line)
+
+    def __repr__(self) -> str:
+        return f"<Sequential name={self.name}, built={self.built}>"
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes an equal model, without weights and `compile`: plain values for JSON."""
+        layers = [*([self._input] if self._input else []), *self._layers]
+        found: dict[str, Any] = {"name": self.name, "layers": [serialize(each) for each in layers]}
+        if self._n_in is not None:
+            found["build_input_shape"] = [None, self._n_in]
+        return found
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A new model with the layers that `get_config` described and fresh weights.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a configuration that is none.
+        """
+        model = cls(name=_item(config, "name"))
+        model._configure(config)
+        return model
+
+    def _configure(
+        self, found: Mapping[str, Any], values: Mapping[str, Array] | None = None
+    ) -> None:
+        for layer in _item(found, "layers"):
+            self._append(deserialize(layer))
+        shape = found.get("build_input_shape")
+        if shape is not None:
+            self._build(check_int("build_input_shape", shape[1], low=1), values)
+        elif self._input is not None:
+            self._build(self._input.shape[0], values)
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write weights, optimizer state and configuration to one .safetensors file.
+
+        `fastreg.load_model` reads it; training goes on as if there had been no pause. What stood at
+        `path` is replaced at the end in one move, or stays if anything fails.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `path` does not end in .safetensors.
+        OSError
+            If it cannot be written; FileExistsError if it exists and `overwrite` is False.
+        """
+        model_io.write(path, *self._export(), overwrite=check_bool("overwrite", overwrite))
+
+    def _export(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """All that makes an equal model: a configuration for JSON, and arrays by name."""
+        with self._core.lock:
+            found: dict[str, Any] = {"model": self.get_config(), "dtype": self._dtype}
+            names = self._weight_names()
+            arrays = dict(zip([f"weights/{n}" for n in names], self.get_weights(), strict=True))
+            if self.optimizer is not None:
+                found["compile"] = {
+                    "optimizer": optimizers.serialize(self.optimizer),
+                    "loss": None if self._loss is None else losses.serialize(self._loss),
+                    "metrics": [metrics.serialize(metric) for metric in self._metrics],
+                    "n_threads": self._n_threads,
+                }
+                found["iterations"] = self.optimizer.iterations
+            if self._core.network is not None:
+                for number, slot in enumerate(self._core.network.get_slots()):
+                    keys = [f"slots/{number}/{name}" for name in names]
+                    arrays.update(zip(keys, slot, strict=True))
+            if self._seed_count == config.seed_count():
+                state = self._rng.bit_generator.state
+                found["random"] = {"rng": state, "dropout_seed": self._dropout_seed}
+            return found, arrays
+
+    def _weight_names(self) -> list[str]:
+        """Names like "dense/kernel", in the order of `get_weights`."""
+        built = [layer for layer in self._layers if layer.built]
+        return [f"{layer.name}/{name}" for layer in built for name in layer.weight_names]
+
+    def _import(self, found: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        """Become what `_export` described; `self` has no layers yet."""
+        model = found["model"]
+        self.name = check_name("name", _item(model, "name"))
+        if found["dtype"]:
+            self._dtype = check_choice("dtype", found["dtype"], config.DTYPES)
+        weights = {
+            name.removeprefix("weights/"): array
+            for name, array in arrays.items()
+            if name.startswith("weights/")
+        }
+        self._configure(model, weights)
+        names = self._weight_names()
+        n_slots = len(arrays) // max(len(names), 1) - 1
+        folders = ["weights", *(f"slots/{number}" for number in range(n_slots))]
+        if {f"{f}/{name}" for f in folders for name in names} != set(arrays):
+            raise ValueError(f"arrays: got {sorted(arrays)}; {names} of {folders} are needed")
+        compiled = found.get("compile")
+        if compiled is not None:
+            self.compile(**{**compiled, "optimizer": optimizers.deserialize(compiled["optimizer"])})
+            assert self.optimizer is not None
+            self.optimizer.iterations = found["iterations"]
+        if n_slots > 0:
+            shapes = [weights[name].shape for name in names]
+            slots = [[arrays[f"slots/{n}/{name}"] for name in names] for n in range(n_slots)]
+            checked = [check_weights("slots", slot, shapes) for slot in slots]
+            self.network.set_slots([[a.astype(self._dtype) for a in slot] for slot in checked])
+        random = found.get("random")
+        if random is not None:
+            self._rng = np.random.default_rng(0)
+            self._rng.bit_generator.state = random["rng"]
+            self._dropout_seed = check_int("dropout_seed", random["dropout_seed"], low=0)
+            self._seed_count = config.seed_count()
+
+    def __getstate__(self) -> dict[str, Any]:
+        found, arrays = self._export()  # no history: it holds the callbacks' and this model
+        return {"found": found, "arrays": arrays, "backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._start("unpickled", state["backend"])
+        self._import(state["found"], state["arrays"])
+
+
+def load_model(path: str | os.PathLike[str], *, backend: str | None = None) -> Sequential:
+    """The model that `Sequential.save` wrote, compiled if it was, ready to be fitted on.
+
+    No code that stands in the file is run.
+
+    Parameters
+    ----------
+    path : a file that ends in .safetensors
+    backend : as for `Sequential`
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged, of another version, or not written by `save`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from fastreg import Dense, Input, Sequential
+    >>> model = Sequential([Input((2,)), Dense(1)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/model.safetensors")
+    ...     same = load_model(f"{folder}/model.safetensors")
+    >>> bool((same.get_weights()[0] == model.get_weights()[0]).all())
+    True
+    """
+    found, arrays = model_io.read(path)
+    model = Sequential.__new__(Sequential)  # not __init__: it would draw random numbers
+    model._start("loading", backend)
+    try:
+        model._import(found, arrays)
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"path: {os.fspath(path)!r} holds no valid model: {error}") from error
+    return model
+
+
+def _item(mapping: Any, key: str) -> Any:
+    """mapping[key], or an error that says what a configuration is."""
+    if not isinstance(mapping, Mapping) or key not in mapping:
+        raise ValueError(f"config: got {mapping!r}; a dictionary with {key!r} is needed")
+    return mapping[key]
+
+
+def _one_dtype(layers: Sequence[Layer], built: str = "") -> str:
+    """The dtype that the layers name, "" if none does; `built` is that of the network so far."""
+    named = {layer.dtype: layer.name for layer in layers if layer.dtype is not None}
+    if len(named) > 1:
+        words = ", ".join(f"{dtype} ({name!r})" for dtype, name in named.items())
+        raise ValueError(f"dtype: got {words}; one dtype a network is needed")
+    dtype = next(iter(named), None) or ""
+    if built and dtype and dtype != built:
+        raise ValueError(
+            f"dtype: got {dtype} ({named[dtype]!r}) in a network of {built}; say it in Input"
+        )
+    return dtype
+
+
+def _batch_size(argument: str, value: int | None, default: int) -> int:
+    return default if value is None else check_int(argument, value, low=1)
+
+
+def _get_metrics(given: object) -> tuple[metrics.Metric, ...]:
+    """The metrics that `compile` was given: a list, one alone, or None."""
+    if given is None:
+        return ()
+    found = tuple(map(metrics.get, given if isinstance(given, list | tuple) else [given]))
+    names = [metric.name for metric in found]
+    for name in names:
+        if names.count(name) > 1 or name in LOSSES:
+            raise ValueError(f"metrics: got the name {name!r} twice; names must differ")
+    return found

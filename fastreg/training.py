@@ -1,0 +1,395 @@
+"""The one epoch loop, and the calls of a network it is made of.
+
+A network works through whole slices of an epoch in one call; between slices Ctrl-C, progress and
+callbacks are served. Slices end where batches end and change nothing in the result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastreg.callbacks import (
+    PENALTIES,
+    CallbackList,
+    ProgressLine,
+    progress_line,
+    resolve_verbose,
+)
+from fastreg.inputs import is_finite
+from fastreg.optimizers import Optimizer
+
+Array = NDArray[Any]
+Ledger = NDArray[np.float64]
+
+SLICE_SECONDS = 0.05  # short enough for Ctrl-C and a smooth line, long enough to cost nothing
+SLICE_FLOPS = 2e9  # about as long, where the slices must not depend on the clock
+
+
+class Network(Protocol):
+    """The engine's class and its NumPy twin, as the loop uses them."""
+
+    def update_layers(self, layers: list[dict[str, Any]]) -> None: ...
+    def get_weights(self) -> list[Array]: ...
+    def set_weights(self, weights: list[Array]) -> None: ...
+    def get_slots(self) -> list[list[Array]]: ...
+    def set_slots(self, slots: list[list[Array]]) -> None: ...
+    def train(
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None,
+        index: Array | None,
+        start: int,
+        stop: int,
+        batch_size: int,
+        loss: str,
+        optimizer: dict[str, Any],
+        iteration: int,
+        seed: int,
+        accuracy: str | None,
+        ledger: Ledger,
+        n_threads: int,
+    ) -> int: ...
+    def evaluate(
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None,
+        start: int,
+        stop: int,
+        batch_size: int,
+        loss: str,
+        accuracy: str | None,
+        ledger: Ledger,
+        n_threads: int,
+    ) -> None: ...
+    def forward(self, x: Array, batch_size: int, out: Array, n_threads: int) -> None: ...
+
+
+class Model(Protocol):
+    """What the loop needs of `fastreg.Sequential`."""
+
+    optimizer: Optimizer | None
+    stop_training: bool
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held during every call of the network: it serves one caller at a time."""
+
+    @property
+    def network(self) -> Network:
+        """The network, its settings up to date."""
+
+    @property
+    def rng(self) -> np.random.Generator: ...
+    @property
+    def dropout_seed(self) -> int: ...
+    @property
+    def n_threads(self) -> int: ...
+    @property
+    def pace(self) -> Pace: ...
+    @property
+    def n_params(self) -> int: ...
+
+
+class Task(NamedTuple):
+    """What is learnt: the loss, which accuracy to count, and the names it is reported under."""
+
+    loss: str
+    accuracy: str | None
+    metrics: tuple[str, ...]
+
+    def keys(self) -> list[str]:
+        """The keys of `logs`, in order."""
+        return ["loss", *self.metrics, "data_loss", *PENALTIES]
+
+    def logs(self, ledger: Ledger) -> dict[str, float]:
+        """Means a row; the loss is Keras', penalties included."""
+        *losses, n_correct, n = ledger.tolist()
+        means = [value / n for value in losses]
+        accuracy = n_correct / n
+        return dict(
+            zip(self.keys(), [sum(means), *[accuracy] * len(self.metrics), *means], strict=True)
+        )
+
+
+class Data(NamedTuple):
+    """Checked arrays: x (n, n_in), y (n, n_out) or int32 (n,), sample_weight (n,) or None."""
+
+    x: Array
+    y: Array
+    sample_weight: Array | None
+
+    def rows(self, start: int, stop: int) -> Data:
+        """Views of some of the rows."""
+        weight = self.sample_weight
+        return Data(
+            self.x[start:stop], self.y[start:stop], None if weight is None else weight[start:stop]
+        )
+
+
+class Pace:
+    """How many rows make a slice: measured on the slices before, beginning with one batch.
+
+    >>> pace = Pace()
+    >>> pace.measured(1000, 0.001); pace.stop(0, 10**6, 32)
+    8000
+    """
+
+    def __init__(self) -> None:
+        self._rows = 0
+
+    def measured(self, rows: int, seconds: float) -> None:
+        """Take note of a slice; the next grows eightfold at most, for the first ones say little."""
+        self._rows = min(int(rows * SLICE_SECONDS / max(seconds, 1e-6)), 8 * max(rows, self._rows))
+
+    def stop(self, start: int, n: int, batch_size: int) -> int:
+        """Where the slice that begins at `start` ends."""
+        return min(start + max(self._rows // batch_size, 1) * batch_size, n)
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss of a step was not finite; `steps` of the call were done before."""
+
+    def __init__(self, message: str, steps: int = 0) -> None:
+        super().__init__(message)
+        self.steps = steps
+
+
+def n_steps(rows: float, batch_size: int) -> int:
+    """Batches of `batch_size` that `rows` make, the last one short.
+
+    >>> n_steps(65, 32)
+    3
+    """
+    return -(-int(rows) // batch_size)
+
+
+def train(
+    model: Model,
+    task: Task,
+    data: Data,
+    index: Array | None,
+    start: int,
+    stop: int,
+    batch_size: int,
+    ledger: Ledger,
+) -> None:
+    """Train on rows index[start:stop]; count `iterations`, add to `ledger`.
+
+    Raises
+    ------
+    NonFiniteLoss
+        At the first step whose loss is not finite. That step changed nothing.
+    """
+    optimizer = model.optimizer
+    assert optimizer is not None
+    with model.lock:
+        network = model.network
+        rows_before = ledger[5]
+        try:
+            network.train(
+                *data,
+                index,
+                start,
+                stop,
+                batch_size,
+                task.loss,
+                optimizer.describe(),
+                optimizer.iterations,
+                model.dropout_seed,
+                task.accuracy,
+                ledger,
+                model.n_threads,
+            )
+        finally:
+            # Ctrl-C during the call is raised as it returns, before its result could be stored:
+            # only the ledger tells how many steps were done.
+            rows = ledger[5] - rows_before
+            steps = n_steps(rows, batch_size)
+            optimizer.iterations += steps
+    if rows < stop - start:
+        raise NonFiniteLoss(f"the loss ({task.loss}) is not finite", steps)
+
+
+def evaluate(
+    model: Model, task: Task, data: Data, batch_size: int, callbacks: CallbackList
+) -> dict[str, float]:
+    """The logs of all rows, without dropout."""
+    ledger = np.zeros(6)
+    every_batch = callbacks.for_test_batches
+    callbacks.call("on_test_begin")
+    with model.lock:  # one set of weights for all slices
+        network = model.network
+        rows = batch_size if every_batch else inference_rows(model, batch_size)
+        for start, stop in pieces(len(data.x), rows):
+            if every_batch:
+                callbacks.call("on_test_batch_begin", start // batch_size)
+            network.evaluate(
+                *data, start, stop, batch_size, task.loss, task.accuracy, ledger, model.n_threads
+            )
+            if every_batch:
+                callbacks.call("on_test_batch_end", start // batch_size, task.logs(ledger))
+    logs = task.logs(ledger)
+    callbacks.call("on_test_end", logs)
+    return logs
+
+
+def forward(model: Model, x: Array, batch_size: int, out: Array, verbose: object) -> None:
+    """Write the output for x (n, n_in) to out (n, n_out), with a moving line if it takes long."""
+    rows = inference_rows(model, batch_size)
+    if len(x) <= rows:
+        with model.lock:
+            model.network.forward(x, batch_size, out, model.n_threads)
+        return
+    line: Any = None
+    with model.lock:  # one set of weights for all slices
+        network = model.network
+        try:
+            for start, stop in pieces(len(x), rows):
+                network.forward(x[start:stop], batch_size, out[start:stop], model.n_threads)
+                if start == 0 and resolve_verbose(verbose) == 1:
+                    line = progress_line(n_steps(len(x), batch_size))
+                if line is not None:
+                    line.update(n_steps(stop - start, batch_size))
+        finally:
+            if line is not None:
+                line.close()
+
+
+def inference_rows(model: Model, batch_size: int) -> int:
+    """Rows of a slice of inference, a multiple of `batch_size`.
+
+    They follow from the model alone: how rows are cut changes the last bits of a product, and the
+    same call must give the same bits.
+    """
+    rows = max(SLICE_FLOPS / (2 * model.n_params + 1), 512)
+    return -(-int(rows) // batch_size) * batch_size
+
+
+def pieces(n: int, rows: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of pieces of `rows`, the last one short.
+
+    >>> list(pieces(5, 2))
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    return ((start, min(start + rows, n)) for start in range(0, n, rows))
+
+
+def slices(pace: Pace, n: int, batch_size: int, every_batch: bool) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the slices of an epoch of `n` rows, timed by what is done between them."""
+    start = 0
+    while start < n:
+        if every_batch:
+            stop = min(start + batch_size, n)
+            yield start, stop
+        else:
+            stop = pace.stop(start, n, batch_size)
+            begun = time.perf_counter()
+            yield start, stop
+            pace.measured(stop - start, time.perf_counter() - begun)
+        start = stop
+
+
+def state(model: Model) -> tuple[list[Array], list[list[Array]], int]:
+    """Copies of what a step changes: weights, optimizer slots, iterations."""
+    assert model.optimizer is not None
+    with model.lock:
+        network = model.network
+        return network.get_weights(), network.get_slots(), model.optimizer.iterations
+
+
+def restore(model: Model, saved: tuple[list[Array], list[list[Array]], int]) -> None:
+    """Put back what `state` returned."""
+    assert model.optimizer is not None
+    weights, slots, iterations = saved
+    with model.lock:
+        model.network.set_weights(weights)
+        model.network.set_slots(slots)
+        model.optimizer.iterations = iterations
+
+
+def fit(
+    model: Model,
+    task: Task,
+    data: Data,
+    validation: Data | None,
+    *,
+    epochs: range,
+    batch_size: int,
+    shuffle: bool,
+    validation_batch_size: int,
+    validation_freq: int | Sequence[int],
+    callbacks: CallbackList,
+    progress: ProgressLine | None,
+) -> None:
+    """Train for `epochs`, telling the callbacks.
+
+    Raises
+    ------
+    FloatingPointError
+        When the loss, or a weight after an epoch, is not finite: weights, optimizer slots and
+        iterations are put back to the end of the last finite epoch.
+    """
+    n = len(data.x)
+    model.stop_training = False
+    logs: dict[str, float] = {}
+    saved = state(model)
+    callbacks.call("on_train_begin")
+    for epoch in epochs:
+        callbacks.call("on_epoch_begin", epoch)
+        ledger = np.zeros(6)
+        index = model.rng.permutation(n) if shuffle else None
+        every_batch = callbacks.for_batches
+        try:
+            for start, stop in slices(model.pace, n, batch_size, every_batch):
+                if every_batch:
+                    callbacks.call("on_train_batch_begin", start // batch_size)
+                train(model, task, data, index, start, stop, batch_size, ledger)
+                if every_batch:
+                    callbacks.call("on_train_batch_end", start // batch_size, task.logs(ledger))
+                if progress is not None:
+                    progress.advance(n_steps(stop - start, batch_size), task.logs(ledger))
+                if model.stop_training:
+                    break
+        except NonFiniteLoss as error:
+            restore(model, saved)
+            raise _diverged(epoch, n_steps(start, batch_size) + error.steps + 1, error) from None
+        reached = state(model)
+        if not all(map(is_finite, reached[0])):  # the last update: no later step can tell
+            restore(model, saved)
+            raise _diverged(epoch, n_steps(stop, batch_size), "a weight became not finite")
+        saved = reached
+        logs = task.logs(ledger)
+        if validation is not None and validates(epoch, validation_freq):
+            found = evaluate(model, task, validation, validation_batch_size, callbacks)
+            logs |= {f"val_{name}": value for name, value in found.items()}
+        callbacks.call("on_epoch_end", epoch, logs)
+        if model.stop_training:
+            break
+    callbacks.call("on_train_end", logs)
+
+
+def _diverged(epoch: int, step: int, what: object) -> FloatingPointError:
+    when = f"as of the end of epoch {epoch}" if epoch else "as before the fit"
+    return FloatingPointError(
+        f"fit: epoch {epoch + 1}, step {step}: {what}; weights and optimizer state are {when}. "
+        "A smaller learning rate may help."
+    )
+
+
+def validates(epoch: int, validation_freq: int | Sequence[int]) -> bool:
+    """Whether epoch `epoch` (from 0) ends with a validation: every so many, or the listed (from 1).
+
+    >>> [validates(epoch, 2) for epoch in range(4)], validates(2, [1, 3])
+    ([False, True, False, True], True)
+    """
+    if isinstance(validation_freq, int):
+        return (epoch + 1) % validation_freq == 0
+    return epoch + 1 in validation_freq

@@ -1,0 +1,233 @@
+"""Layers: arguments, names, weights before and in a network, settings that change."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import fastreg as fr
+from fastreg import layers
+
+
+@pytest.fixture(params=["compiled", "reference"])
+def backend(request):
+    return request.param
+
+
+def test_arguments_stand_in_keras_order():
+    layer = fr.Dense(3, "relu", False, "ones", "zeros", "l1", "l2", "l1_l2")
+    assert layer.units == 3
+    assert layer.activation.name == "relu"
+    assert layer.use_bias is False
+    assert layer.kernel_initializer == fr.initializers.Ones()
+    assert layer.kernel_regularizer == fr.L1(0.01)
+    assert layer.bias_regularizer == fr.L2(0.01)
+    assert layer.activity_regularizer == fr.L1L2(0.01, 0.01)
+
+
+def test_names_count_on_as_in_keras():
+    numbers = [fr.Dropout(0.1).name for _ in range(3)]
+    last = [int(name.removeprefix("dropout_")) for name in numbers[1:]]
+    assert last[1] == last[0] + 1
+    assert fr.Dense(1, name="head").name == "head"
+    for bad in ("", "a/b", 3):
+        with pytest.raises(ValueError, match="name: got"):
+            fr.Dense(1, name=bad)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"units": 0}, ValueError, "units: got 0"),
+        ({"units": 2.5}, TypeError, "units: got 2.5"),
+        ({"activation": "rleu"}, ValueError, "activation.*'rleu'.*Did you mean 'relu'"),
+        ({"kernel_regularizer": "l3"}, ValueError, "kernel_regularizer.*'l3'"),
+        ({"bias_initializer": "zeroes"}, ValueError, "bias_initializer.*Did you mean 'zeros'"),
+        ({"use_bias": "yes"}, TypeError, "use_bias: got 'yes'"),
+        ({"dtype": "float16"}, ValueError, "dtype: got 'float16'"),
+        ({"kernel_constraint": "non_neg"}, ValueError, "kernel_constraint: got 'non_neg'"),
+        ({"kernel_regulariser": "l2"}, TypeError, "kernel_regulariser.*'kernel_regularizer'"),
+        ({"trainable": None}, TypeError, "trainable: got None"),
+    ],
+)
+def test_dense_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        fr.Dense(**{"units": 2, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"rate": 1.0}, ValueError),
+        ({"rate": -0.1}, ValueError),
+        ({"rate": "half"}, TypeError),
+        ({"rate": 0.5, "noise_shape": (1, 2)}, ValueError),
+        ({"rate": 0.5, "seed": -1}, ValueError),
+    ],
+)
+def test_dropout_refuses(arguments, error):
+    name = list(arguments)[-1]
+    with pytest.raises(error, match=name):
+        fr.Dropout(**arguments)
+
+
+@pytest.mark.parametrize("shape", [4, (), (2, 3), (0,), (None,), "4"])
+def test_input_refuses_other_shapes(shape):
+    with pytest.raises((TypeError, ValueError), match="shape: got"):
+        fr.Input(shape)
+
+
+def test_input_of_integers_says_nothing_about_the_network():
+    model = fr.Sequential([fr.Input((2,), dtype="int32"), fr.Dense(1, dtype="float64")])
+    assert model.dtype == "float64"
+    with pytest.raises(ValueError, match="dtype: got 'float16'"):
+        fr.Input((2,), dtype="float16")
+
+
+def test_what_is_built_is_fixed():
+    layer = fr.Dense(3)
+    for name in ("units", "activation", "use_bias", "name", "dtype"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(layer, name, getattr(layer, name))
+
+
+def test_an_unbuilt_layer_has_no_sizes():
+    layer = fr.Dense(3)
+    assert not layer.built
+    assert layer.get_weights() == []
+    for name in ("kernel", "bias", "input_shape", "output_shape"):
+        with pytest.raises(AttributeError, match="not built"):
+            getattr(layer, name)
+    with pytest.raises(AttributeError, match="not built"):
+        layer.count_params()
+
+
+def test_weights_of_a_layer_are_those_of_the_model(backend):
+    model = fr.Sequential(
+        [fr.Input((4,)), fr.Dense(3), fr.Dropout(0.5), fr.Dense(2)], backend=backend
+    )
+    first, dropout, last = model.layers
+    before = last.kernel
+    model.predict(np.ones((1, 4)))  # now the weights are in the network
+    assert np.array_equal(last.kernel, before)
+    assert (last.kernel.shape, last.bias.shape, last.count_params()) == ((3, 2), (2,), 8)
+    assert dropout.get_weights() == []
+    assert dropout.output_shape == (None, 3)
+    last.set_weights([np.ones((3, 2)), [5, 6]])
+    assert np.array_equal(model.get_weights()[3], np.float32([5, 6]))
+    assert np.array_equal(model.get_weights()[0], first.kernel)
+    last.kernel[:] = 7  # a copy
+    assert np.array_equal(last.kernel, np.ones((3, 2)))
+
+
+def test_no_bias(backend):
+    model = fr.Sequential(
+        [fr.Input((4,)), fr.Dense(3, use_bias=False), fr.Dense(1)], backend=backend
+    )
+    x = np.float32([[1, 2, 3, 4]])
+    kernel, last, bias = model.get_weights()
+    assert model.layers[0].bias is None
+    assert model.layers[0].count_params() == 12
+    np.testing.assert_allclose(model.predict(x), x @ kernel @ last + bias, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error"),
+    [
+        ([np.ones((2, 3))], ValueError),
+        ([np.ones((3, 2)), np.ones(3)], ValueError),
+        ([np.ones((2, 3)), np.array(["a", "b", "c"])], TypeError),
+        (None, TypeError),
+    ],
+)
+def test_set_weights_refuses_and_changes_nothing(weights, error, backend):
+    model = fr.Sequential([fr.Input((2,)), fr.Dense(3)], backend=backend)
+    before = model.get_weights()
+    for target in (model.layers[0], model):
+        with pytest.raises(error, match="weights"):
+            target.set_weights(weights)
+    assert all(map(np.array_equal, model.get_weights(), before))
+
+
+def test_a_regularizer_set_later_acts_at_the_next_call(backend):
+    model = fr.Sequential([fr.Input((2,)), fr.Dense(1, name="head")], backend=backend)
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    assert model.evaluate(x, y, verbose=0, return_dict=True)["kernel_penalty"] == 0
+    model.layers[0].kernel_regularizer = fr.L2(0.5)
+    found = model.evaluate(x, y, verbose=0, return_dict=True)["kernel_penalty"]
+    assert found == pytest.approx(0.5 * float((model.layers[0].kernel ** 2).sum()), rel=1e-6)
+    with pytest.raises(ValueError, match="kernel_regularizer"):
+        model.layers[0].kernel_regularizer = "l4"
+    assert model.layers[0].kernel_regularizer == fr.L2(0.5)
+
+
+def test_an_untrainable_layer_stays_and_pays_no_penalty(backend):
+    model = fr.Sequential(
+        [
+            fr.Input((2,)),
+            fr.Dense(3, kernel_regularizer="l2", activity_regularizer="l2"),
+            fr.Dense(1),
+        ],
+        backend=backend,
+    )
+    model.compile("adam", "mse")
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    model.layers[0].trainable = False
+    kernel, *_, last_bias = model.get_weights()
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert np.array_equal(model.layers[0].kernel, kernel)
+    assert not np.array_equal(model.layers[1].bias, last_bias)
+    assert logs["kernel_penalty"] == 0 < logs["activity_penalty"]
+    model.layers[0].trainable = True
+    assert model.train_on_batch(x, y, return_dict=True)["kernel_penalty"] > 0
+    assert not np.array_equal(model.layers[0].kernel, kernel)
+
+
+def test_the_dropout_rate_may_change(backend):
+    model = fr.Sequential([fr.Input((50,)), fr.Dropout(0.0), fr.Dense(1)], backend=backend)
+    x = np.ones((1, 50))
+    assert np.allclose(model(x, training=True), model(x), rtol=1e-5)
+    model.layers[0].rate = 0.5
+    assert not np.allclose(model(x, training=True), model(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        fr.Input((4,), batch_size=8, dtype="float64", name="rows"),
+        fr.Dense(
+            3, "tanh", False, "he_normal", "ones", fr.L1(0.1), None, fr.L1L2(0.1, 0.2), name="d"
+        ),
+        fr.Dense(3, dtype="float64", trainable=False, name="e"),
+        fr.Dropout(0.25, seed=7, name="f"),
+    ],
+)
+def test_configuration_round_trip(layer):
+    config = layer.get_config()
+    assert type(layer).from_config(config).get_config() == config
+    assert layers.deserialize(layers.serialize(layer)).get_config() == config
+
+
+def test_configurations_of_nobody():
+    with pytest.raises(TypeError, match="argument of Dense"):
+        fr.Dense.from_config({"units": 3, "unit": 4})
+    with pytest.raises(ValueError, match="layer: got 'Conv2D'"):
+        layers.deserialize({"class_name": "Conv2D", "config": {}})
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))]
+)
+def test_copies_of_a_layer_keep_the_weights_and_belong_to_nobody(duplicate, backend):
+    model = fr.Sequential([fr.Input((2,)), fr.Dense(3)], backend=backend)
+    model.predict(np.ones((1, 2)))
+    layer = duplicate(model.layers[0])
+    assert np.array_equal(layer.kernel, model.layers[0].kernel)
+    other = fr.Sequential([fr.Input((2,)), layer], backend=backend)
+    assert np.array_equal(other.predict(np.ones((1, 2))), model.predict(np.ones((1, 2))))
+    other.set_weights([np.zeros((2, 3)), np.zeros(3)])
+    assert np.any(model.layers[0].kernel)

@@ -1,0 +1,197 @@
+"""Optimizers: settings, their checks whenever they are set, names and configurations."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+
+from fastreg import optimizers
+from fastreg.optimizers import SGD, Adam, AdamW
+
+ALL = [SGD, Adam, AdamW]
+
+
+def arguments(cls):
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
+
+
+def test_arguments_in_keras_order_with_keras_defaults():
+    ours = {"l1_step": "sign", "name": None}
+    adam = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "amsgrad": False}
+    for cls, keras in [
+        (SGD, {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": None}),
+        (Adam, {"learning_rate": 0.001, **adam, "weight_decay": None}),
+        (AdamW, {"learning_rate": 0.001, "weight_decay": 0.004, **adam}),
+    ]:
+        assert list(arguments(cls).items()) == list({**keras, **ours}.items())
+
+
+def test_describe():
+    assert SGD(0.1, 0.9, True, 0.01).describe() == {
+        "kind": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.01,
+    }
+    adam = {"kind": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+    assert Adam().describe() == {**adam, "weight_decay": 0.0}
+    assert AdamW().describe() == {**adam, "weight_decay": 0.004}
+    assert AdamW(weight_decay=0).describe()["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_settable_and_checked(cls):
+    optimizer = cls()
+    optimizer.learning_rate = np.float32(0.25)
+    optimizer.weight_decay = 0.5
+    optimizer.iterations = np.int64(3)
+    assert type(optimizer.learning_rate) is float
+    assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.iterations) == (0.25, 0.5, 3)
+    for name, value in [
+        ("learning_rate", -0.1),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("weight_decay", -1e-9),
+        ("iterations", -1),
+        ("l1_step", "proxmal"),
+    ]:
+        with pytest.raises(ValueError, match=f"{name}: got "):
+            setattr(optimizer, name, value)
+    for name, value in [("learning_rate", "0.1"), ("learning_rate", None), ("iterations", 1.5)]:
+        with pytest.raises(TypeError, match=f"{name}: got "):
+            setattr(optimizer, name, value)
+    assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.iterations) == (0.25, 0.5, 3)
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_mistyped_setting_is_no_new_attribute(cls):
+    with pytest.raises(AttributeError, match=r"got 'learning_rte'.*Did you mean 'learning_rate'"):
+        cls().learning_rte = 0.1
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [
+        (SGD, "momentum", -0.1),
+        (SGD, "momentum", 1.1),
+        (Adam, "beta_1", 1.0),
+        (Adam, "beta_2", 1.0),
+        (Adam, "beta_2", -0.1),
+        (Adam, "epsilon", 0.0),
+        (Adam, "epsilon", -1e-7),
+        (AdamW, "weight_decay", float("inf")),
+    ],
+)
+def test_out_of_range(cls, name, value):
+    with pytest.raises(ValueError, match=f"{name}: got "):
+        cls(**{name: value})
+    with pytest.raises(ValueError, match=f"{name}: got "):
+        setattr(cls(), name, value)
+
+
+def test_of_another_kind():
+    with pytest.raises(TypeError, match="nesterov: got 1"):
+        SGD(nesterov=1)
+    assert SGD(nesterov=np.bool_(True)).nesterov is True
+    with pytest.raises(TypeError, match="weight_decay: got None"):
+        AdamW(weight_decay=None)
+    with pytest.raises(TypeError, match="learning_rate: got <function"):
+        SGD(lambda: 0.1)
+    with pytest.raises(TypeError, match="name: got 3"):
+        SGD(name=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("clipnorm", 1.0),
+        ("clipvalue", 1.0),
+        ("global_clipnorm", 1.0),
+        ("use_ema", True),
+        ("ema_momentum", 0.9),
+        ("ema_overwrite_frequency", 5),
+        ("loss_scale_factor", 2.0),
+        ("gradient_accumulation_steps", 4),
+    ],
+)
+@pytest.mark.parametrize("cls", ALL)
+def test_what_only_keras_has(cls, name, value):
+    with pytest.raises(ValueError, match=f"{name}: got {value}; {cls.__name__} supports only"):
+        cls(**{name: value})
+    assert cls(**{name: cls.keras_only[name]}) == cls()
+
+
+def test_amsgrad():
+    assert Adam(amsgrad=False).amsgrad is False
+    with pytest.raises(ValueError, match="amsgrad: got True"):
+        Adam(amsgrad=True)
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_unknown_argument(cls):
+    with pytest.raises(TypeError, match=f"argument of {cls.__name__}: got 'lr'"):
+        cls(lr=0.1)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [SGD(0.1, 0.9, True, 0.01), Adam(1e-4), AdamW(), SGD(name="mine")], ids=repr
+)
+def test_configuration_round_trip(optimizer):
+    again = type(optimizer).from_config(optimizer.get_config())
+    assert again == optimizer
+    assert again is not optimizer
+    assert optimizers.get(optimizers.serialize(optimizer)) == optimizer
+    assert eval(repr(optimizer)) == optimizer
+
+
+def test_configuration_of_keras():
+    # What keras.optimizers.serialize(keras.optimizers.Adam(0.5)) is in Keras 3.15.
+    keras = {
+        "name": "adam",
+        "learning_rate": 0.5,
+        "weight_decay": None,
+        "clipnorm": None,
+        "global_clipnorm": None,
+        "clipvalue": None,
+        "use_ema": False,
+        "ema_momentum": 0.99,
+        "ema_overwrite_frequency": None,
+        "loss_scale_factor": None,
+        "gradient_accumulation_steps": None,
+        "beta_1": 0.9,
+        "beta_2": 0.999,
+        "epsilon": 1e-07,
+        "amsgrad": False,
+    }
+    assert optimizers.get({"class_name": "Adam", "config": keras}) == Adam(0.5)
+
+
+def test_equal_means_same_class_and_settings():
+    assert SGD() == SGD()
+    assert SGD(0.1) != SGD()
+    assert Adam(weight_decay=0.004, name="adamw") != AdamW()
+    stepped = SGD()
+    stepped.iterations = 5
+    assert stepped == SGD()
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(SGD())
+
+
+def test_get():
+    optimizer = Adam()
+    assert optimizers.get(optimizer) is optimizer
+    assert optimizers.get("adam") == optimizers.get("Adam") == optimizers.get(Adam) == optimizer
+    assert optimizers.get("SGD") == optimizers.get("sgd") == SGD()
+    assert optimizers.get("adamw") == AdamW()
+    assert optimizers.get("adam") is not optimizers.get("adam")
+    with pytest.raises(ValueError, match=r"optimizer: got 'adma'; .*Did you mean 'adam'"):
+        optimizers.get("adma")
+    with pytest.raises(TypeError, match="optimizer: got None"):
+        optimizers.get(None)
