@@ -289,6 +289,18 @@ cdef class Network:
         for slot, arrays in enumerate(slots):
             self._write(slot, arrays)
 
+    def keep(self):
+        """Set weights and slots aside; False, keeping what was kept before, if a weight is not finite."""
+        cdef fr_status status = fr_network_keep(self.network)
+        if status == FR_NOT_FINITE:
+            return False
+        _check(status)
+        return True
+
+    def put_back(self):
+        """Weights and slots as `keep` set them aside."""
+        _check(fr_network_put_back(self.network))
+
     cdef fr_training _call(self, cnp.ndarray x, cnp.ndarray y, sample_weight, ptrdiff_t start,
                            ptrdiff_t stop, ptrdiff_t batch_size, loss, accuracy, int n_threads
                            ) except *:

@@ -936,6 +936,19 @@ class Network:
             for slot in slots
         ]
 
+    def keep(self) -> bool:
+        """Set weights and slots aside; False, keeping what was kept before, if a weight is not finite."""
+        if not all(np.isfinite(parameter.value).all() for parameter in self._parameters):
+            return False
+        self._kept = self.get_weights(), self.get_slots()
+        return True
+
+    def put_back(self) -> None:
+        """Weights and slots as `keep` set them aside."""
+        weights, slots = self._kept
+        self.set_weights(weights)
+        self.set_slots(slots)
+
     @_quiet
     def train(
         self,

@@ -21,7 +21,6 @@ from fastreg.callbacks import (
     progress_line,
     resolve_verbose,
 )
-from fastreg.inputs import is_finite
 from fastreg.optimizers import Optimizer
 
 Array = NDArray[Any]
@@ -39,6 +38,8 @@ class Network(Protocol):
     def set_weights(self, weights: list[Array]) -> None: ...
     def get_slots(self) -> list[list[Array]]: ...
     def set_slots(self, slots: list[list[Array]]) -> None: ...
+    def keep(self) -> bool: ...
+    def put_back(self) -> None: ...
     def train(
         self,
         x: Array,
@@ -297,21 +298,18 @@ def slices(pace: Pace, n: int, batch_size: int, every_batch: bool) -> Iterator[t
         start = stop
 
 
-def state(model: Model) -> tuple[list[Array], list[list[Array]], int]:
-    """Copies of what a step changes: weights, optimizer slots, iterations."""
+def keep(model: Model) -> int | None:
+    """Set aside what a step changes; returns the iterations, or None if a weight is not finite."""
     assert model.optimizer is not None
     with model.lock:
-        network = model.network
-        return network.get_weights(), network.get_slots(), model.optimizer.iterations
+        return model.optimizer.iterations if model.network.keep() else None
 
 
-def restore(model: Model, saved: tuple[list[Array], list[list[Array]], int]) -> None:
-    """Put back what `state` returned."""
+def put_back(model: Model, iterations: int) -> None:
+    """Weights, optimizer slots and iterations as they were when `keep` returned `iterations`."""
     assert model.optimizer is not None
-    weights, slots, iterations = saved
     with model.lock:
-        model.network.set_weights(weights)
-        model.network.set_slots(slots)
+        model.network.put_back()
         model.optimizer.iterations = iterations
 
 
@@ -340,7 +338,9 @@ def fit(
     n = len(data.x)
     model.stop_training = False
     logs: dict[str, float] = {}
-    saved = state(model)
+    kept = keep(model)
+    if kept is None:
+        raise FloatingPointError("a weight is not finite before the first step")
     callbacks.call("on_train_begin")
     for epoch in epochs:
         callbacks.call("on_epoch_begin", epoch)
@@ -359,13 +359,13 @@ def fit(
                 if model.stop_training:
                     break
         except NonFiniteLoss as error:
-            restore(model, saved)
+            put_back(model, kept)
             raise _diverged(epoch, n_steps(start, batch_size) + error.steps + 1, error) from None
-        reached = state(model)
-        if not all(map(is_finite, reached[0])):  # the last update: no later step can tell
-            restore(model, saved)
+        reached = keep(model)
+        if reached is None:  # the last update: no later step can tell
+            put_back(model, kept)
             raise _diverged(epoch, n_steps(stop, batch_size), "a weight became not finite")
-        saved = reached
+        kept = reached
         logs = task.logs(ledger)
         if validation is not None and validates(epoch, validation_freq):
             found = evaluate(model, task, validation, validation_batch_size, callbacks)

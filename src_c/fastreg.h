@@ -133,6 +133,11 @@ fr_status fr_network_set(fr_network *network, int slot, ptrdiff_t layer, int par
 int fr_network_slots(const fr_network *network);
 fr_status fr_network_set_slots(fr_network *network, int n_slots);
 
+/* Sets weights and slots aside for fr_network_put_back: FR_NOT_FINITE, and what was kept before stays,
+ * when a weight is not finite. */
+fr_status fr_network_keep(fr_network *network);
+fr_status fr_network_put_back(fr_network *network);
+
 typedef struct {
     fr_data data;
     ptrdiff_t start, stop; /* rows index[start:stop], cut into batches; the last may be short */

@@ -94,6 +94,8 @@ struct fr_network {
     layer *layers;
     fr_arena weights, slots;
     int n_slots;
+    fr_arena kept; /* [weights | slots] that fr_network_keep set aside */
+    int n_slots_kept;
     training_plan training;
     inference_plan inference;
 };
@@ -298,6 +300,7 @@ void fr_network_destroy(fr_network *net)
     if (!net) return;
     fr_arena_free(&net->weights);
     fr_arena_free(&net->slots);
+    fr_arena_free(&net->kept);
     fr_arena_free(&net->training.arena);
     fr_arena_free(&net->inference.arena);
     free(net->layers);
@@ -360,6 +363,41 @@ fr_status fr_network_set(fr_network *net, int slot, ptrdiff_t l, int part, const
 {
     net->transposed_stale = true;
     return copy_array(net, slot, l, part, (void *)in, false); /* only read */
+}
+
+fr_status fr_network_keep(fr_network *net)
+{
+    /* A sum that overflows comes of weights as good as infinite. */
+    fr_sums sums = fr_kernels_for(net->dtype)->sums(net->n_weights, net->weights.base);
+    if (!isfinite(sums.abs)) return FR_NOT_FINITE;
+    if (!net->kept.base || net->n_slots_kept != net->n_slots) {
+        fr_arena kept = {0};
+        fr_arena_take(&kept, fr_size_product(1 + net->n_slots, net->n_weights), net->size);
+        if (!fr_arena_allocate(&kept)) return kept.overflow ? FR_TOO_LARGE : FR_NO_MEMORY;
+        fr_arena_free(&net->kept);
+        net->kept = kept;
+        net->n_slots_kept = net->n_slots;
+    }
+    size_t bytes = (size_t)(net->n_weights * net->size);
+    memcpy(net->kept.base, net->weights.base, bytes);
+    if (net->n_slots > 0)
+        memcpy(net->kept.base + bytes, net->slots.base, bytes * (size_t)net->n_slots);
+    return FR_OK;
+}
+
+fr_status fr_network_put_back(fr_network *net)
+{
+    if (!net->kept.base) return FR_BAD_ARGUMENT;
+    size_t bytes = (size_t)(net->n_weights * net->size);
+    if (net->n_slots != net->n_slots_kept) {
+        fr_status status = fr_network_set_slots(net, net->n_slots_kept);
+        if (status != FR_OK) return status;
+    }
+    memcpy(net->weights.base, net->kept.base, bytes);
+    if (net->n_slots > 0)
+        memcpy(net->slots.base, net->kept.base + bytes, bytes * (size_t)net->n_slots);
+    net->transposed_stale = true;
+    return FR_OK;
 }
 
 /* ---- products and views ---- */
