@@ -8,7 +8,6 @@
 
 #include <limits.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <string.h>
 
 static bool activation_valid(int activation)
@@ -25,8 +24,7 @@ typedef struct {
     int activation;
     void *y, *dz, *dx, *dkernel;
     char *dbias; /* (panels, n_out) */
-    _Atomic ptrdiff_t next_panel;
-    _Atomic ptrdiff_t next_block;
+    int phases;  /* begun so far */
 } dense_call;
 
 static fr_status dense_check(const dense_call *c)
@@ -43,28 +41,31 @@ static double dense_flops(const dense_call *c)
     return 2.0 * (double)c->n_batch * (double)c->n_in * (double)c->n_out;
 }
 
-/* The next panel's rows; false when all are taken. */
-static bool next_rows(dense_call *c, ptrdiff_t *first, ptrdiff_t *rows)
+static ptrdiff_t pieces(ptrdiff_t n, ptrdiff_t piece) { return (n + piece - 1) / piece; }
+
+static ptrdiff_t rows_of_panel(const dense_call *c, ptrdiff_t first)
 {
-    *first = c->panel * atomic_fetch_add_explicit(&c->next_panel, 1, memory_order_relaxed);
-    *rows = c->n_batch - *first < c->panel ? c->n_batch - *first : c->panel;
-    return *rows > 0;
+    return c->n_batch - first < c->panel ? c->n_batch - first : c->panel;
 }
 
-static void forward_as(void *context, fr_team *team, int thread)
+static ptrdiff_t next_forward_phase(void *context)
 {
-    (void)team, (void)thread;
     dense_call *c = context;
-    ptrdiff_t size = fr_sizeof(c->dtype), first, rows;
-    while (next_rows(c, &first, &rows)) {
-        void *y = fr_at(c->y, first * c->n_out, size);
-        fr_product_forward(c->dtype, rows, c->n_in, c->n_out,
-                           (fr_matrix){fr_at(c->x, first * c->n_in, size), c->n_in},
-                           (fr_matrix){c->kernel, c->n_out}, y, c->n_out);
-        fr_forward_tile tile = {
-            .rows = rows, .n = c->n_out, .y = y, .ld = c->n_out, .bias = c->bias};
-        fr_kernels_for(c->dtype)->forward[c->activation](&tile);
-    }
+    return c->phases++ == 0 ? pieces(c->n_batch, c->panel) : 0;
+}
+
+static void forward_task(void *context, int thread, ptrdiff_t i)
+{
+    (void)thread;
+    dense_call *c = context;
+    ptrdiff_t size = fr_sizeof(c->dtype), first = i * c->panel, rows = rows_of_panel(c, first);
+    void *y = fr_at(c->y, first * c->n_out, size);
+    fr_product_forward(c->dtype, rows, c->n_in, c->n_out,
+                       (fr_matrix){fr_at(c->x, first * c->n_in, size), c->n_in},
+                       (fr_matrix){c->kernel, c->n_out}, y, c->n_out);
+    fr_forward_tile tile = {
+        .rows = rows, .n = c->n_out, .y = y, .ld = c->n_out, .bias = c->bias};
+    fr_kernels_for(c->dtype)->forward[c->activation](&tile);
 }
 
 fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
@@ -82,45 +83,58 @@ fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, pt
                     .activation = activation,
                     .y = y};
     fr_status status = dense_check(&c);
-    if (status == FR_OK) fr_parallel(fr_threads_for(dense_flops(&c), n_threads), forward_as, &c);
+    if (status == FR_OK) 
+        fr_parallel(fr_threads_for(dense_flops(&c), n_threads), next_forward_phase, forward_task,
+                    &c);
     return status;
 }
 
 /* dkernel in blocks of rows of the kernel: it is contiguous, so a block is too. */
 enum { KERNEL_BLOCK = 256 };
 
-static void backward_as(void *context, fr_team *team, int thread)
+static ptrdiff_t next_backward_phase(void *context)
+{
+    dense_call *c = context;
+    switch (c->phases++) {
+    case 0: return pieces(c->n_batch, c->panel);
+    case 1: return pieces(c->n_in, KERNEL_BLOCK);
+    default: return 0;
+    }
+}
+
+static void rows_task(dense_call *c, ptrdiff_t panel)
+{
+    ptrdiff_t size = fr_sizeof(c->dtype), first = panel * c->panel, rows = rows_of_panel(c, first);
+    void *dz = fr_at(c->dz, first * c->n_out, size);
+    fr_backward_tile tile = {
+        .rows = rows,
+        .n = c->n_out,
+        .y = fr_at(c->y_in, first * c->n_out, size),
+        .ld = c->n_out,
+        .d = dz,
+        .ld_d = c->n_out,
+        .dbias = fr_at(c->dbias, panel * c->n_out, size),
+    };
+    fr_kernels_for(c->dtype)->backward[c->activation](&tile);
+    if (c->dx)
+        fr_product_backward(c->dtype, rows, c->n_in, c->n_out, (fr_matrix){dz, c->n_out},
+                            (fr_matrix){c->kernel, c->n_out}, fr_at(c->dx, first * c->n_in, size),
+                            c->n_in);
+}
+
+static void backward_task(void *context, int thread, ptrdiff_t task)
 {
     (void)thread;
     dense_call *c = context;
-    ptrdiff_t size = fr_sizeof(c->dtype), first, rows;
-    while (next_rows(c, &first, &rows)) {
-        void *dz = fr_at(c->dz, first * c->n_out, size);
-        fr_backward_tile tile = {
-            .rows = rows,
-            .n = c->n_out,
-            .y = fr_at(c->y_in, first * c->n_out, size),
-            .ld = c->n_out,
-            .d = dz,
-            .ld_d = c->n_out,
-            .dbias = fr_at(c->dbias, first / c->panel * c->n_out, size),
-        };
-        fr_kernels_for(c->dtype)->backward[c->activation](&tile);
-        if (c->dx)
-            fr_product_backward(c->dtype, rows, c->n_in, c->n_out, (fr_matrix){dz, c->n_out},
-                                (fr_matrix){c->kernel, c->n_out},
-                                fr_at(c->dx, first * c->n_in, size), c->n_in);
+    if (c->phases == 1) {
+        rows_task(c, task);
+        return;
     }
-    fr_team_barrier(team, NULL, NULL);
-    ptrdiff_t i;
-    while ((i = KERNEL_BLOCK *
-                atomic_fetch_add_explicit(&c->next_block, 1, memory_order_relaxed)) < c->n_in) {
-        ptrdiff_t n_i = c->n_in - i < KERNEL_BLOCK ? c->n_in - i : KERNEL_BLOCK;
-        fr_product_kernel(c->dtype, c->n_batch, n_i, c->n_out,
-                          (fr_matrix){fr_at(c->x, i, size), c->n_in},
-                          (fr_matrix){c->dz, c->n_out}, fr_at(c->dkernel, i * c->n_out, size),
-                          c->n_out);
-    }
+    ptrdiff_t size = fr_sizeof(c->dtype), i = task * KERNEL_BLOCK;
+    ptrdiff_t n_i = c->n_in - i < KERNEL_BLOCK ? c->n_in - i : KERNEL_BLOCK;
+    fr_product_kernel(c->dtype, c->n_batch, n_i, c->n_out,
+                      (fr_matrix){fr_at(c->x, i, size), c->n_in}, (fr_matrix){c->dz, c->n_out},
+                      fr_at(c->dkernel, i * c->n_out, size), c->n_out);
 }
 
 fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
@@ -140,7 +154,7 @@ fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, p
                     .dkernel = dkernel};
     fr_status status = dense_check(&c);
     if (status != FR_OK) return status;
-    ptrdiff_t size = fr_sizeof(dtype), n_panels = (n_batch + c.panel - 1) / c.panel;
+    ptrdiff_t size = fr_sizeof(dtype), n_panels = pieces(n_batch, c.panel);
     fr_arena arena = {0};
     for (int pass = 0; pass < 2; pass++) {
         c.dz = fr_arena_take(&arena, fr_size_product(n_batch, n_out), size);
@@ -149,7 +163,8 @@ fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, p
             return arena.overflow ? FR_TOO_LARGE : FR_NO_MEMORY;
     }
     memcpy(c.dz, dy, (size_t)(n_batch * n_out * size));
-    fr_parallel(fr_threads_for(2 * dense_flops(&c), n_threads), backward_as, &c);
+    fr_parallel(fr_threads_for(2 * dense_flops(&c), n_threads), next_backward_phase, backward_task,
+                &c);
     memset(dbias, 0, (size_t)(n_out * size));
     for (ptrdiff_t p = 0; p < n_panels; p++)
         fr_kernels_for(dtype)->add(n_out, fr_at(c.dbias, p * n_out, size), dbias);

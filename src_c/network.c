@@ -1,6 +1,6 @@
 /* A network's life: plan -> forward -> loss -> backward -> update.
  *
- * A training step has two phases, with a barrier after each.
+ * A training step has two phases; each ends when all of its tasks are done.
  *
  *   rows      the batch is cut into panels of rows. A panel is gathered, goes forward through all layers
  *             and the loss, and backward down to the first trainable layer, without leaving the cache.
@@ -29,7 +29,6 @@
 
 #include <limits.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -570,11 +569,10 @@ typedef struct {
     bool fused;
     double *ledger;
     /* the step at hand */
+    enum { BEFORE, ROWS, COLUMNS } phase;
     ptrdiff_t row, n_batch, n_panels, steps_done;
-    bool stop;
+    bool not_finite;
     fr_update_step update;
-    _Atomic ptrdiff_t next_panel;
-    _Atomic ptrdiff_t next_task;
 } training_run;
 
 /* Rows `first`.. of the batch: of layer l's output, of one of its companions, and of its input. */
@@ -805,13 +803,6 @@ static void column_block(training_run *run, task *t, void *scratch)
     if (t->i == 0 && run->net->layers[t->layer].bias >= 0) update_bias(run, t, scratch);
 }
 
-static void begin_step(training_run *run)
-{
-    run->n_batch = smaller(run->call->batch_size, run->call->stop - run->row);
-    run->n_panels = pieces(run->n_batch, run->plan->n_rows);
-    atomic_store_explicit(&run->next_panel, 0, memory_order_relaxed);
-}
-
 static panel_sums sum_panels(const training_run *run)
 {
     panel_sums sums = {0, 0, 0};
@@ -823,19 +814,8 @@ static panel_sums sum_panels(const training_run *run)
     return sums;
 }
 
-static void after_rows(void *context)
+static void add_step_to_ledger(training_run *run)
 {
-    training_run *run = context;
-    panel_sums sums = sum_panels(run);
-    run->stop = !isfinite(sums.loss + sums.activity);
-    run->update =
-        fr_update_step_of(&run->call->optimizer, run->call->iteration + run->steps_done);
-    atomic_store_explicit(&run->next_task, 0, memory_order_relaxed);
-}
-
-static void after_columns(void *context)
-{
-    training_run *run = context;
     panel_sums sums = sum_panels(run);
     double kernel = 0, bias = 0, rows = (double)run->n_batch;
     for (ptrdiff_t i = 0; i < run->plan->n_tasks; i++) {
@@ -849,28 +829,40 @@ static void after_columns(void *context)
     run->ledger[FR_LEDGER_ACTIVITY_PENALTY] += sums.activity;
     run->ledger[FR_LEDGER_CORRECT] += sums.correct;
     run->ledger[FR_LEDGER_ROWS] += rows;
-    run->row += run->n_batch;
-    run->steps_done++;
-    begin_step(run);
 }
 
-static void train_as(void *context, fr_team *team, int thread)
+/* Ends the phase before and opens the next: rows, columns, rows, ... until no row is left. */
+static ptrdiff_t next_training_phase(void *context)
+{
+    training_run *run = context;
+    if (run->phase == ROWS) {
+        panel_sums sums = sum_panels(run);
+        run->not_finite = !isfinite(sums.loss + sums.activity);
+        if (run->not_finite) return 0;
+        run->update =
+            fr_update_step_of(&run->call->optimizer, run->call->iteration + run->steps_done);
+        run->phase = COLUMNS;
+        if (run->plan->n_tasks > 0) return run->plan->n_tasks;
+    }
+    if (run->phase == COLUMNS) {
+        add_step_to_ledger(run);
+        run->row += run->n_batch;
+        run->steps_done++;
+    }
+    run->phase = ROWS;
+    run->n_batch = smaller(run->call->batch_size, run->call->stop - run->row);
+    run->n_panels = pieces(run->n_batch, run->plan->n_rows);
+    return run->n_panels; /* 0 after the last row */
+}
+
+static void training_task(void *context, int thread, ptrdiff_t i)
 {
     training_run *run = context;
     training_plan *plan = run->plan;
-    void *scratch = plan->scratch + (ptrdiff_t)thread * plan->scratch_size;
-    ptrdiff_t i;
-    while (run->row < run->call->stop) {
-        while ((i = atomic_fetch_add_explicit(&run->next_panel, 1, memory_order_relaxed)) <
-               run->n_panels)
-            row_panel(run, i);
-        fr_team_barrier(team, after_rows, run);
-        if (run->stop) return;
-        while ((i = atomic_fetch_add_explicit(&run->next_task, 1, memory_order_relaxed)) <
-               plan->n_tasks)
-            column_block(run, &plan->tasks[i], scratch);
-        fr_team_barrier(team, after_columns, run);
-    }
+    if (run->phase == ROWS)
+        row_panel(run, i);
+    else
+        column_block(run, &plan->tasks[i], plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
 }
 
 /* ---- the training plan ---- */
@@ -989,11 +981,10 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
         .ledger = ledger,
         .row = call->start,
     };
-    begin_step(&run);
-    fr_parallel(n_threads, train_as, &run);
+    fr_parallel(n_threads, next_training_phase, training_task, &run);
     *steps_done = run.steps_done;
-    if (run.stop && new_slots && run.steps_done == 0) fr_network_set_slots(net, 0);
-    return run.stop ? FR_NOT_FINITE : FR_OK;
+    if (run.not_finite && new_slots && run.steps_done == 0) fr_network_set_slots(net, 0);
+    return run.not_finite ? FR_NOT_FINITE : FR_OK;
 }
 
 /* ---- inference: independent panels, two activations a thread ---- */
@@ -1007,8 +998,7 @@ typedef struct {
     void *out;                    /* (n_rows, n_out), or NULL when evaluating */
     const fr_training *call;      /* NULL when predicting */
     panel_sums *panels;
-    bool fused;
-    _Atomic ptrdiff_t next_panel;
+    bool fused, begun;
 } inference_run;
 
 /* Forward for rows `first`.. of the call, between the thread's two matrices; returns the output. */
@@ -1035,36 +1025,38 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
     return x;
 }
 
-static void infer_as(void *context, fr_team *team, int thread)
+static ptrdiff_t next_inference_phase(void *context)
 {
-    (void)team;
+    inference_run *run = context;
+    ptrdiff_t n = run->begun ? 0 : run->n_panels;
+    run->begun = true;
+    return n;
+}
+
+static void inference_task(void *context, int thread, ptrdiff_t panel)
+{
     inference_run *run = context;
     const fr_network *net = run->net;
-    ptrdiff_t panel;
-    while ((panel = atomic_fetch_add_explicit(&run->next_panel, 1, memory_order_relaxed)) <
-           run->n_panels) {
-        ptrdiff_t first = panel * run->panel_rows;
-        ptrdiff_t rows = smaller(run->panel_rows, run->n_rows - first);
-        double activity = 0;
-        matrix y = infer_panel(run, first, rows, thread, &activity);
-        if (run->out) {
-            for (ptrdiff_t r = 0; r < rows; r++)
-                unpack_row(net, y, r, fr_at(run->out, (first + r) * net->n_out, net->size),
-                           net->n_out);
-            continue;
-        }
-        const fr_data *data = &run->call->data;
-        ptrdiff_t row = run->start + first;
-        fr_loss_tile tile = {
-            .rows = rows,
-            .target = takes_labels(run->call->loss) ? (const void *)((const int32_t *)data->y + row)
-                                                    : fr_at(data->y, row * net->n_out, net->size),
-            .weight = data->weight ? fr_at(data->weight, row, net->size) : NULL,
-            .accuracy = run->call->accuracy,
-        };
-        run->panels[panel] = panel_loss(net, run->call->loss, y, &tile);
-        run->panels[panel].activity += activity;
+    ptrdiff_t first = panel * run->panel_rows;
+    ptrdiff_t rows = smaller(run->panel_rows, run->n_rows - first);
+    double activity = 0;
+    matrix y = infer_panel(run, first, rows, thread, &activity);
+    if (run->out) {
+        for (ptrdiff_t r = 0; r < rows; r++)
+            unpack_row(net, y, r, fr_at(run->out, (first + r) * net->n_out, net->size), net->n_out);
+        return;
     }
+    const fr_data *data = &run->call->data;
+    ptrdiff_t row = run->start + first;
+    fr_loss_tile tile = {
+        .rows = rows,
+        .target = takes_labels(run->call->loss) ? (const void *)((const int32_t *)data->y + row)
+                                                : fr_at(data->y, row * net->n_out, net->size),
+        .weight = data->weight ? fr_at(data->weight, row, net->size) : NULL,
+        .accuracy = run->call->accuracy,
+    };
+    run->panels[panel] = panel_loss(net, run->call->loss, y, &tile);
+    run->panels[panel].activity += activity;
 }
 
 static void take_inference(const fr_network *net, inference_plan *plan)
@@ -1096,7 +1088,7 @@ static fr_status infer(fr_network *net, inference_run *run, int n_threads)
     run->plan = plan;
     run->panel_rows = n_rows;
     run->n_panels = pieces(run->n_rows, n_rows);
-    fr_parallel(n_threads, infer_as, run);
+    fr_parallel(n_threads, next_inference_phase, inference_task, run);
     return FR_OK;
 }
 

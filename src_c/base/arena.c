@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* posix_memalign under -std=c11 */
 #include "arena.h"
 
 #include <stdint.h>

@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* sigset_t under -std=c11 */
 #include "threads.h"
 #include "cpu.h"
 #include "platform.h"
@@ -6,6 +7,7 @@
 #include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
+#include <stdint.h>
 
 /* x86 pause takes 40 to 140 cycles: some tens of microseconds. */
 enum { SPINS = 1500 };
@@ -53,41 +55,55 @@ static void event_signal(event *e)
     pthread_mutex_unlock(&e->mutex);
 }
 
-struct fr_team {
-    int n_threads;
-    int spins; /* none when there are more threads than CPUs */
-    alignas(64) atomic_int arrived;
-    event passed;
-};
+/* The low half of a ticket is TICKET_ZERO plus the tasks that nobody has taken; takers who come too late
+ * push it a little below. */
+#define TICKET_ZERO ((uint32_t)1 << 30)
 
 static struct {
     pthread_mutex_t owner; /* held by the caller whose team is at work */
     int n_workers;
     event call[FR_MAX_THREADS]; /* call[i] wakes worker i */
-    event finished;
-    atomic_int running; /* workers of the team that have not finished */
-    fr_work *work;
+    event left;
+    atomic_int inside; /* workers of the team that have not left */
+    /* the call */
+    int spins; /* none when there are more threads than CPUs */
+    fr_next_phase *next_phase;
+    fr_task *task;
     void *context;
-    fr_team team;
+    /* the phase */
+    alignas(64) _Atomic uint64_t ticket; /* phase << 32 | TICKET_ZERO + tasks not taken */
+    alignas(64) _Atomic ptrdiff_t unfinished;
+    atomic_bool over;
+    event phase; /* its value is the phase's number */
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER};
 
-void fr_team_barrier(fr_team *team, void (*serial)(void *context), void *context)
+static void begin_phase(void)
 {
-    unsigned passed = atomic_load_explicit(&team->passed.value, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel) + 1 < team->n_threads) {
-        event_wait(&team->passed, passed, team->spins);
-        return;
-    }
-    if (serial) serial(context);
-    atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
-    if (team->n_threads > 1) event_signal(&team->passed);
+    ptrdiff_t n = pool.next_phase(pool.context);
+    uint32_t number = atomic_load_explicit(&pool.phase.value, memory_order_relaxed) + 1;
+    atomic_store_explicit(&pool.over, n == 0, memory_order_relaxed);
+    atomic_store_explicit(&pool.unfinished, n, memory_order_relaxed);
+    atomic_store_explicit(&pool.ticket, (uint64_t)number << 32 | (TICKET_ZERO + (uint32_t)n),
+                          memory_order_release);
+    event_signal(&pool.phase);
 }
 
-static void work_as(fr_work *work, void *context, fr_team *team, int thread)
+/* A ticket names its phase, so a thread that comes late takes part in whatever phase there is. */
+static void take_part(int thread)
 {
-    fr_float_state before = fr_flush_to_zero();
-    work(context, team, thread);
-    fr_float_restore(before);
+    for (;;) {
+        uint64_t ticket = atomic_fetch_sub_explicit(&pool.ticket, 1, memory_order_acq_rel);
+        uint32_t left = (uint32_t)ticket;
+        if (left > TICKET_ZERO) {
+            pool.task(pool.context, thread, (ptrdiff_t)(left - TICKET_ZERO - 1));
+            if (atomic_fetch_sub_explicit(&pool.unfinished, 1, memory_order_acq_rel) == 1)
+                begin_phase();
+        } else if (atomic_load_explicit(&pool.over, memory_order_relaxed)) {
+            return;
+        } else {
+            event_wait(&pool.phase, (uint32_t)(ticket >> 32), pool.spins);
+        }
+    }
 }
 
 static void *worker(void *argument)
@@ -95,9 +111,11 @@ static void *worker(void *argument)
     int thread = (int)(intptr_t)argument;
     for (unsigned seen = 0;;) {
         seen = event_wait(&pool.call[thread], seen, SPINS);
-        work_as(pool.work, pool.context, &pool.team, thread);
-        if (atomic_fetch_sub_explicit(&pool.running, 1, memory_order_acq_rel) == 1)
-            event_signal(&pool.finished);
+        fr_float_state before = fr_flush_to_zero();
+        take_part(thread);
+        fr_float_restore(before);
+        if (atomic_fetch_sub_explicit(&pool.inside, 1, memory_order_acq_rel) == 1)
+            event_signal(&pool.left);
     }
     return NULL;
 }
@@ -105,8 +123,8 @@ static void *worker(void *argument)
 static void reset_events(void)
 {
     for (int i = 0; i < FR_MAX_THREADS; i++) event_reset(&pool.call[i]);
-    event_reset(&pool.finished);
-    event_reset(&pool.team.passed);
+    event_reset(&pool.left);
+    event_reset(&pool.phase);
 }
 
 static void after_fork_in_child(void)
@@ -114,7 +132,6 @@ static void after_fork_in_child(void)
     /* Only the forking thread lives on; what the others held is gone with them. */
     pthread_mutex_init(&pool.owner, NULL);
     pool.n_workers = 0;
-    atomic_store(&pool.team.arrived, 0);
     reset_events();
 }
 
@@ -147,24 +164,36 @@ static void grow(int wanted)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void fr_parallel(int n_threads, fr_work *work, void *context)
+static void work_alone(fr_next_phase *next_phase, fr_task *task, void *context)
 {
-    if (n_threads > FR_MAX_THREADS) n_threads = FR_MAX_THREADS;
-    if (n_threads <= 1 || pthread_mutex_trylock(&pool.owner) != 0) {
-        fr_team alone = {.n_threads = 1};
-        work_as(work, context, &alone, 0);
-        return;
-    }
+    for (ptrdiff_t n; (n = next_phase(context)) > 0;)
+        for (ptrdiff_t i = 0; i < n; i++) task(context, 0, i);
+}
+
+static void work_together(int n_threads)
+{
     grow(n_threads - 1);
     if (n_threads > pool.n_workers + 1) n_threads = pool.n_workers + 1;
-    pool.work = work;
-    pool.context = context;
-    pool.team.n_threads = n_threads;
-    pool.team.spins = n_threads <= fr_cpu_count() ? SPINS : 0;
-    atomic_store(&pool.running, n_threads - 1);
-    unsigned finished = atomic_load(&pool.finished.value);
+    pool.spins = n_threads <= fr_cpu_count() ? SPINS : 0;
+    atomic_store(&pool.inside, n_threads - 1);
+    unsigned left = atomic_load(&pool.left.value);
+    begin_phase();
     for (int i = 1; i < n_threads; i++) event_signal(&pool.call[i]);
-    work_as(work, context, &pool.team, 0);
-    if (n_threads > 1) event_wait(&pool.finished, finished, pool.team.spins);
-    pthread_mutex_unlock(&pool.owner);
+    take_part(0);
+    if (n_threads > 1) event_wait(&pool.left, left, pool.spins);
+}
+
+void fr_parallel(int n_threads, fr_next_phase *next_phase, fr_task *task, void *context)
+{
+    fr_float_state before = fr_flush_to_zero();
+    if (n_threads > 1 && pthread_mutex_trylock(&pool.owner) == 0) {
+        pool.next_phase = next_phase;
+        pool.task = task;
+        pool.context = context;
+        work_together(n_threads < FR_MAX_THREADS ? n_threads : FR_MAX_THREADS);
+        pthread_mutex_unlock(&pool.owner);
+    } else {
+        work_alone(next_phase, task, context);
+    }
+    fr_float_restore(before);
 }
