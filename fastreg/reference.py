@@ -535,9 +535,7 @@ def _dropout_mask(
     n, units = shape
     block = np.arange((units + 3) // 4, dtype=np.uint64)
     row = np.arange(n, dtype=np.uint64)[:, np.newaxis]
-    words = philox4x32(
-        (block, row, layer, iteration & 0xFFFFFFFF), (seed & 0xFFFFFFFF, seed >> 32)
-    )
+    words = philox4x32((block, row, layer, iteration & 0xFFFFFFFF), (seed & 0xFFFFFFFF, seed >> 32))
     word = np.stack(words, axis=-1).reshape(n, -1)[:, :units]
     return np.multiply(word >= math.floor(rate * 2**32), 1 / (1 - rate), dtype=dtype)
 

@@ -266,7 +266,7 @@ fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t itera
     step.regularizer = r;
     fr_sums old = {0, 0};
     fr_float_state before = fr_flush_to_zero();
-    fr_kernels_for(dtype)->update[optimizer->kind](&step, n, w, dw, slots, &old);
+    fr_kernels_for(dtype)->update[optimizer->kind](&step, 1, n, n, w, dw, slots, &old);
     fr_float_restore(before);
     return FR_OK;
 }

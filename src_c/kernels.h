@@ -70,9 +70,10 @@ typedef struct {
 typedef void fr_forward_kernel(const fr_forward_tile *tile);
 typedef void fr_backward_kernel(const fr_backward_tile *tile);
 typedef void fr_loss_kernel(fr_loss_tile *tile);
-/* sums: += of the old w, where the regularizer is not zero. */
-typedef void fr_update_kernel(const fr_update_step *step, ptrdiff_t n, void *w, const void *dw,
-                              void *const *slots, fr_sums *sums);
+/* rows x n with ld from row to row, in all arrays. sums: += of the old w, where the regularizer is not
+ * zero. */
+typedef void fr_update_kernel(const fr_update_step *step, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld,
+                              void *w, const void *dw, void *const *slots, fr_sums *sums);
 
 typedef struct {
     const char *isa;

@@ -756,16 +756,16 @@ static void row_panel(training_run *run, ptrdiff_t panel)
     }
 }
 
-/* The regularized update of n weights that stand together. */
+/* The regularized update of `rows` rows of n weights, ld apart, as they are in dw. */
 static void update(const training_run *run, fr_regularizer regularizer, ptrdiff_t element,
-                   ptrdiff_t n, const void *dw, fr_sums *sums)
+                   ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *dw, fr_sums *sums)
 {
     const fr_network *net = run->net;
     fr_update_step step = run->update;
     step.regularizer = regularizer;
     void *slots[2] = {slot_at(net, 0, element), slot_at(net, 1, element)};
-    run->kernels->update[run->call->optimizer.kind](&step, n, weight_at(net, element), dw, slots,
-                                                    sums);
+    run->kernels->update[run->call->optimizer.kind](&step, rows, n, ld, weight_at(net, element), dw,
+                                                    slots, sums);
 }
 
 static void update_kernel_block(const training_run *run, task *t, void *scratch)
@@ -779,8 +779,12 @@ static void update_kernel_block(const training_run *run, task *t, void *scratch)
         ptrdiff_t n_i = smaller(strip, t->i + t->n_i - i);
         for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
             product_kernel(net, a, run->n_batch, x, i, n_i, dz, o, scratch);
-            update(run, a->spec.kernel, a->kernel + o * a->spec.n_in + i * a->width, n_i * a->width,
-                   scratch, &t->kernel);
+            /* A panel that is mostly padding goes by rows, others in one piece. */
+            ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
+            bool by_rows = 2 * n_o <= a->width;
+            update(run, a->spec.kernel, a->kernel + o * a->spec.n_in + i * a->width,
+                   by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width, a->width, scratch,
+                   &t->kernel);
             if (a->transposed) transpose_block(net, a, i, n_i, o);
         }
     }
@@ -793,7 +797,7 @@ static void update_bias(const training_run *run, task *t, void *scratch)
     memset(scratch, 0, (size_t)(t->n_o * net->size));
     for (ptrdiff_t p = 0; p < run->n_panels; p++)
         run->kernels->add(t->n_o, fr_at(a->dbias, p * a->n_padded + t->o, net->size), scratch);
-    update(run, a->spec.bias, a->bias + t->o, t->n_o, scratch, &t->bias);
+    update(run, a->spec.bias, a->bias + t->o, 1, t->n_o, t->n_o, scratch, &t->bias);
 }
 
 static void column_block(training_run *run, task *t, void *scratch)

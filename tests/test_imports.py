@@ -17,7 +17,9 @@ FOLDER = Path(fastreg.__file__).parent
 # A module imports from the rows below its own only.
 ROWS = [
     {"__main__"},
-    {"cli", "plotting"},
+    {"cli"},
+    {"demo"},
+    {"plotting"},
     {"models"},
     {"training", "layers", "model_io"},
     {"callbacks", "optimizers", "losses", "metrics", "regularizers", "initializers", "activations"},

@@ -9,9 +9,7 @@ import pytest
 from fastreg import inputs, reference
 
 RNG = np.random.default_rng(0)
-COEFFICIENTS = [
-    f"{of}_{power}" for of in ("kernel", "bias", "activity") for power in ("l1", "l2")
-]
+COEFFICIENTS = [f"{of}_{power}" for of in ("kernel", "bias", "activity") for power in ("l1", "l2")]
 
 
 def dense(n_in, n_out, activation="linear", **settings):
@@ -452,9 +450,7 @@ def test_batches_follow_the_index_and_the_last_may_be_short():
         a, x, y, adam(), sample_weight=weight, index=index, start=1, stop=9, batch_size=3
     )
     chosen = index[1:9]
-    _, expected = train(
-        b, x[chosen], y[chosen], adam(), sample_weight=weight[chosen], batch_size=3
-    )
+    _, expected = train(b, x[chosen], y[chosen], adam(), sample_weight=weight[chosen], batch_size=3)
     assert steps == 3
     assert ledger[5] == 8
     assert np.array_equal(ledger, expected)

@@ -1,0 +1,361 @@
+"""Pictures, drawn with matplotlib without touching its global state or opening a window."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastreg.errors import check_int, unknown_name
+
+Array = NDArray[Any]
+
+# On inputs in [0, 1], 64 weights this small move a unit by 0.064 at most: none of them matters. The
+# sign step of L1 never lands on zero itself, so "exactly zero" would count nothing.
+NEAR_ZERO = 1e-3
+
+BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by all eyes (Okabe and Ito 2008)
+INK, DIM, GREY, FAINT = "#222222", "#767676", "#9a9a9a", "#dddddd"
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A trained dense layer, and the words that stand beside it in a picture.
+
+    Parameters
+    ----------
+    name : str
+        Of the regularizer.
+    verdict : str
+        What it does and when to use it, in one line.
+    kernel : (n_in, n_out)
+    bias : (n_out,)
+    output : (n, n_out)
+        y = f(x kernel + bias) for some rows x.
+    note : str, optional
+        A word more, at the end of the line.
+    """
+
+    name: str
+    verdict: str
+    kernel: Array
+    bias: Array
+    output: Array
+    note: str = ""
+
+    @property
+    def near_zero(self) -> float:
+        """Share of the kernel nearer to zero than `NEAR_ZERO`."""
+        return _near_zero(self.kernel)
+
+    @property
+    def silent(self) -> float:
+        """Share of the outputs that are exactly zero."""
+        return float(np.mean(self.output == 0))
+
+    @property
+    def inputs_used(self) -> Array:
+        """(n_in,) booleans: whether any unit has a weight on the input that is not near zero."""
+        used: Array = np.any(np.abs(self.kernel) >= NEAR_ZERO, axis=1)
+        return used
+
+
+def _near_zero(weights: Array) -> float:
+    return float(np.mean(np.abs(weights) < NEAR_ZERO))
+
+
+# Inches. A page shows the picture about 900 pixels wide: an inch is 100 pixels, 8 points are 11.
+WIDTH, HEAD, ROW, PANEL, FOOT = 9.0, 0.78, 0.98, 0.6, 0.47
+UNITS = (0.12, 3.98)  # left and width of each column
+INPUTS = (4.28, 0.6)
+WEIGHTS = (5.3, 1.25)
+BIASES = (6.88, 0.62)
+OUTPUTS = (7.86, 1.02)
+
+LEAST = 2e-4  # the smallest share that the histograms show
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """What all rows share: the units shown, and how far every axis goes."""
+
+    units: Array
+    colour: float
+    weight: float
+    input: float
+    bias: float
+    output: float
+
+    @classmethod
+    def of(cls, portraits: Sequence[Portrait], n_units: int) -> _Scales:
+        def largest(values: Callable[[Portrait], Array]) -> float:
+            return max(float(np.max(np.abs(values(p)))) for p in portraits) or 1.0
+
+        norms = np.linalg.norm(portraits[0].kernel, axis=0)
+        return cls(
+            units=np.sort(np.argsort(-norms, kind="stable")[:n_units]),
+            # A few weights are very large; up to them the colours would leave all others pale.
+            colour=largest(lambda p: np.quantile(np.abs(p.kernel), 0.98)),
+            weight=largest(lambda p: p.kernel),
+            input=largest(lambda p: np.linalg.norm(p.kernel, axis=1)),
+            bias=largest(lambda p: p.bias),
+            output=largest(lambda p: p.output),
+        )
+
+
+def compare_regularizers(
+    portraits: Sequence[Portrait],
+    image_shape: tuple[int, int],
+    *,
+    title: str = "What each regularizer does → when to use it",
+    n_units: int = 6,
+) -> Any:
+    """A picture of one layer as different regularizers left it, a row each.
+
+    A row shows the incoming weights of some units as images, how much each input counts, and the
+    distributions of the weights, the biases and the outputs, with those of the first row in grey.
+    All rows show the same units on the same scales.
+
+    Parameters
+    ----------
+    portraits : sequence of Portrait
+        Of the same sizes; the first is the yardstick.
+    image_shape : (height, width)
+        The image that the inputs are the pixels of, row by row.
+    title : str
+    n_units : int, default 6
+        How many units are shown: those with the largest weights in the first portrait.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no portraits, or shapes do not fit together.
+
+    Examples
+    --------
+    >>> kernel = np.linspace(-1, 1, 12).reshape(4, 3)
+    >>> plain = Portrait("none", "the yardstick", kernel, np.zeros(3), np.ones((5, 3)))
+    >>> figure = compare_regularizers([plain], (2, 2))
+    >>> len(figure.axes)
+    5
+    """
+    from matplotlib.figure import Figure
+
+    _check(portraits, image_shape)
+    n_units = check_int("n_units", n_units, low=1)
+    height = HEAD + ROW * len(portraits) + FOOT
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    scales = _Scales.of(portraits, n_units)
+    figure.text(
+        UNITS[0] / WIDTH, 1 - 0.17 / height, title, **_TEXT | {"size": 11, "weight": "bold"}
+    )
+    _headings(figure, height, portraits[0].kernel.shape[1], len(scales.units))
+    for number, portrait in enumerate(portraits):
+        top = height - HEAD - number * ROW
+        _rule(figure, top / height)
+        line = (top - 0.15) / height
+        figure.text(UNITS[0] / WIDTH, line, portrait.name, **_TEXT | {"weight": "bold"})
+        figure.text(1.26 / WIDTH, line, portrait.verdict, **_TEXT)
+        figure.text(1 - UNITS[0] / WIDTH, line, portrait.note, ha="right", **_TEXT)
+
+        def panel(column: tuple[float, float], bottom: float = top - 0.28 - PANEL) -> Any:
+            left, width = column
+            axes = figure.add_axes((left / WIDTH, bottom / height, width / WIDTH, PANEL / height))
+            axes.tick_params(length=2, labelsize=6.5, pad=1.5, colors=INK, width=0.5)
+            axes.spines[:].set_visible(False)
+            return axes
+
+        last = number == len(portraits) - 1
+        _draw_units(panel(UNITS), portrait.kernel[:, scales.units], image_shape, scales.colour)
+        _draw_inputs(panel(INPUTS), portrait, image_shape, scales.input)
+        _draw_weights(panel(WEIGHTS), portrait, portraits[0], scales.weight, last)
+        _draw_biases(panel(BIASES), portrait, portraits[0], scales.bias)
+        _draw_outputs(panel(OUTPUTS), portrait, portraits[0], scales.output, last)
+    return figure
+
+
+_TEXT: dict[str, Any] = {"size": 8.5, "color": INK, "va": "center"}
+
+
+def _check(portraits: Sequence[Portrait], image_shape: tuple[int, int]) -> None:
+    if not portraits:
+        raise ValueError("portraits: got none; one at least is needed")
+    n_in, units = portraits[0].kernel.shape
+    for each in portraits:
+        shapes = (each.kernel.shape, each.bias.shape, each.output.shape[1:])
+        if shapes != ((n_in, units), (units,), (units,)) or len(each.output) == 0:
+            raise ValueError(
+                f"portraits: {each.name!r} has a kernel {each.kernel.shape}, a bias "
+                f"{each.bias.shape} and outputs {each.output.shape}; {(n_in, units)}, {(units,)} "
+                f"and (n, {units}) are needed, as in the first"
+            )
+    if image_shape[0] * image_shape[1] != n_in:
+        raise ValueError(f"image_shape: got {image_shape}; the kernel has {n_in} inputs")
+
+
+def _headings(figure: Any, height: float, units: int, shown: int) -> None:
+    for (left, _), text in (
+        (UNITS, f"weights into {shown} of the {units} units\nblue < 0, white 0, red > 0"),
+        (INPUTS, "weights on\neach input"),
+        (WEIGHTS, "all weights,\nshares (log scale)"),
+        (BIASES, "biases,\nsorted"),
+        (OUTPUTS, "outputs on test\ndata, shares (log)"),
+    ):
+        y = 1 - 0.38 / height
+        figure.text(left / WIDTH, y, text, size=8, color=INK, va="top", linespacing=1.2)
+    figure.text(
+        UNITS[0] / WIDTH,
+        0.13 / height,
+        f"≈ 0: nearer to zero than {NEAR_ZERO:g}.   silent: the output is 0.   "
+        "orange ×: all weights on this input ≈ 0.   grey outline: the first row.",
+        **_TEXT | {"size": 8},
+    )
+
+
+def _rule(figure: Any, y: float) -> None:
+    from matplotlib.lines import Line2D
+
+    x = [UNITS[0] / WIDTH, 1 - UNITS[0] / WIDTH]
+    figure.add_artist(Line2D(x, [y, y], color=FAINT, linewidth=0.6, transform=figure.transFigure))
+
+
+def _draw_units(axes: Any, columns: Array, shape: tuple[int, int], limit: float) -> None:
+    """The columns (n_in, shown) as images side by side, a pixel between them."""
+    rows, width = shape
+    shown = columns.shape[1]
+    strip = np.full((rows, shown * (width + 1) - 1), np.nan)
+    for number in range(shown):
+        first = number * (width + 1)
+        strip[:, first : first + width] = columns[:, number].reshape(shape)
+    axes.imshow(strip, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes.set_anchor("W")
+    for number in range(shown):
+        _frame(axes, number * (width + 1) - 0.5, width, rows)
+    axes.set_xlim(-0.6, strip.shape[1] - 0.4)
+    axes.set_ylim(rows - 0.4, -0.6)
+    axes.set(xticks=[], yticks=[])
+
+
+def _draw_inputs(axes: Any, portrait: Portrait, shape: tuple[int, int], limit: float) -> None:
+    norms = np.linalg.norm(portrait.kernel, axis=1).reshape(shape)
+    axes.imshow(norms, cmap="Greys", vmin=0, vmax=limit, interpolation="nearest")
+    axes.set_anchor("W")
+    _frame(axes, -0.5, shape[1], shape[0])
+    for row, column in np.argwhere(~portrait.inputs_used.reshape(shape)):
+        axes.plot(column, row, marker="x", markersize=2.2, markeredgewidth=0.6, color=ORANGE)
+    axes.set_xlim(-0.6, shape[1] - 0.4)
+    axes.set_ylim(shape[0] - 0.4, -0.6)
+    axes.set(xticks=[], yticks=[])
+
+
+def _frame(axes: Any, left: float, width: int, height: int) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(
+        Rectangle((left, -0.5), width, height, fill=False, edgecolor=GREY, linewidth=0.5)
+    )
+
+
+def _draw_weights(axes: Any, portrait: Portrait, first: Portrait, limit: float, last: bool) -> None:
+    edges = np.linspace(-limit, limit, 42)
+    _histogram(axes, portrait.kernel, first.kernel, edges, portrait.near_zero, last)
+    _share(axes, "top", portrait.near_zero, "≈ 0")
+
+
+def _draw_outputs(axes: Any, portrait: Portrait, first: Portrait, limit: float, last: bool) -> None:
+    low = -limit if min(portrait.output.min(), first.output.min()) < 0 else 0.0
+    edges = np.linspace(low, limit, 32)
+    _histogram(axes, portrait.output, first.output, edges, portrait.silent, last)
+    _share(axes, "top", portrait.silent, "silent")
+
+
+def _share(axes: Any, corner: str, share: float, what: str) -> None:
+    """The share in words in a panel's right corner, loud if there is something to tell."""
+    axes.text(
+        1.0,
+        1.0 if corner == "top" else 0.0,
+        f"{share:.0%} {what}",
+        transform=axes.transAxes,
+        size=8,
+        weight="bold" if share >= 0.1 else "normal",
+        color=ORANGE if share >= 0.1 else DIM,
+        va=corner,
+        ha="right",
+    )
+
+
+def _histogram(
+    axes: Any, values: Array, first: Array, edges: Array, zeros: float, last: bool
+) -> None:
+    """Shares of the values, those of the first row as a grey line, the zeros as an orange bar."""
+    width = edges[1] - edges[0]
+    for array, style in (
+        (values, {"color": BLUE, "fill": True, "alpha": 0.85}),
+        (first, {"color": GREY, "linewidth": 0.8}),
+    ):
+        counts, _ = np.histogram(array[array != 0], edges)
+        axes.stairs(counts / array.size, edges, baseline=LEAST, **style)
+    axes.bar(0, zeros, width, color=ORANGE)
+    axes.set_yscale("log")
+    axes.set(xlim=(edges[0] - width, edges[-1]), ylim=(LEAST, 1.5), yticks=[1e-3, 1e-2, 1e-1, 1])
+    axes.set_yticklabels(["", "1%", "", "100%"])
+    axes.minorticks_off()
+    axes.grid(axis="y", color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines["bottom"].set(visible=True, linewidth=0.5)
+    if not last:
+        axes.tick_params(labelbottom=False)
+
+
+def _draw_biases(axes: Any, portrait: Portrait, first: Portrait, limit: float) -> None:
+    places = np.arange(len(portrait.bias))
+    axes.step(places, np.sort(first.bias), where="mid", color=GREY, linewidth=0.8)
+    axes.bar(places, np.sort(portrait.bias), width=1.0, color=BLUE)
+    axes.axhline(0, color=INK, linewidth=0.5)
+    axes.set(xlim=(-1, len(places)), ylim=(-1.05 * limit, 1.05 * limit), xticks=[])
+    axes.locator_params(axis="y", nbins=3)
+    _share(axes, "bottom", _near_zero(portrait.bias), "≈ 0")
+
+
+def check_output(path: Path) -> None:
+    """Raise unless a picture can be written to `path`.
+
+    Raises
+    ------
+    ValueError
+        For a suffix that matplotlib does not write; the nearest one is suggested.
+    OSError
+        If the folder does not exist, `path` is one, or it may not be written.
+
+    Examples
+    --------
+    >>> check_output(Path("picture.png"))
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    suffixes = [f".{kind}" for kind in FigureCanvasBase.get_supported_filetypes()]
+    if path.suffix.lower() not in suffixes:
+        raise unknown_name("output", path.suffix or str(path), suffixes)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"output: there is no folder {str(path.parent)!r}")
+    if path.is_dir():
+        raise IsADirectoryError(f"output: {str(path)!r} is a folder")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"output: {str(path)!r} may not be written")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write `figure` to `path`, whole or not at all; 200 pixels an inch."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:].lower(), dpi=200)
+    path.write_bytes(drawn.getvalue())
