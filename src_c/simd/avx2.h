@@ -54,6 +54,14 @@ FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(mul)(a, b); }
 FR_INLINE vreal v_div(vreal a, vreal b) { return V_(div)(a, b); }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(fmadd)(a, b, c); }
 FR_INLINE vreal v_sqrt(vreal a) { return V_(sqrt)(a); }
+#define V_ESTIMATES (FR_REAL_BITS == 32)
+#if V_ESTIMATES
+FR_INLINE vreal v_rsqrt_estimate(vreal a) { return _mm256_rsqrt_ps(a); }
+FR_INLINE vreal v_reciprocal_estimate(vreal a) { return _mm256_rcp_ps(a); }
+#else
+FR_INLINE vreal v_rsqrt_estimate(vreal a) { return v_div(v_set(1), v_sqrt(a)); }
+FR_INLINE vreal v_reciprocal_estimate(vreal a) { return v_div(v_set(1), a); }
+#endif
 FR_INLINE vreal v_abs(vreal a) { return V_(andnot)(V_BITS_SIGN, a); }
 FR_INLINE vreal v_max(vreal a, vreal b) { return V_(max)(a, b); }
 FR_INLINE vreal v_min(vreal a, vreal b) { return V_(min)(a, b); }
