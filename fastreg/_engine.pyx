@@ -76,16 +76,6 @@ def names():
 
 fr_blas_set(<void *>sgemm, <void *>dgemm)
 
-_wanted_isa = os.environ.get("FASTREG_ISA", "")
-if fr_isa_choose(_wanted_isa.encode()) != FR_OK:
-    raise unknown_name("FASTREG_ISA", _wanted_isa, isas_built())
-
-
-_wanted_gemm = os.environ.get("FASTREG_GEMM", "")
-if fr_gemm_choose(_wanted_gemm.encode()) != FR_OK:
-    raise unknown_name("FASTREG_GEMM", _wanted_gemm, ["native", "blas"])
-
-
 def gemm():
     """Whose matrix products networks run: "native" or "blas"."""
     return fr_gemm().decode()
@@ -103,6 +93,15 @@ def isas_built():
         built.append(fr_isa_built(number).decode())
         number += 1
     return built
+
+
+_wanted_isa = os.environ.get("FASTREG_ISA", "")
+if fr_isa_choose(_wanted_isa.encode()) != FR_OK:
+    raise unknown_name("FASTREG_ISA", _wanted_isa, isas_built())
+
+_wanted_gemm = os.environ.get("FASTREG_GEMM", "")
+if fr_gemm_choose(_wanted_gemm.encode()) != FR_OK:
+    raise unknown_name("FASTREG_GEMM", _wanted_gemm, ["native", "blas"])
 
 
 class _BlasLimit:

@@ -57,7 +57,10 @@ def check_real(
         raise TypeError(
             f"{argument}: got {value!r} ({type(value).__name__}); a real number is needed"
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     above = number > low if low_open else number >= low
     below = number < high if high_open else number <= high
     if not math.isfinite(number) or not above or not below:

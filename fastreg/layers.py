@@ -251,6 +251,8 @@ def check_weights(
     """
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
         raise TypeError(f"{argument}: got {type(values).__name__}; a list of arrays is needed")
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        raise TypeError(f"{argument}: got an array without axes; a list of arrays is needed")
     if len(values) != len(shapes):
         raise ValueError(f"{argument}: got {len(values)} arrays; {len(shapes)} are needed")
     arrays = [np.asarray(value) for value in values]

@@ -457,7 +457,7 @@ class Sequential:
         found_loss = None if loss is None else losses.get(loss)
         found_metrics = _get_metrics(metrics)
         if n_threads is not None:
-            n_threads = check_int("n_threads", n_threads, low=1)
+            n_threads = check_int("n_threads", n_threads, low=1, high=2**31 - 1)
         with self._core.lock:
             if found is not self.optimizer:
                 owner = _owners.get(id(found))
@@ -631,6 +631,7 @@ class Sequential:
             Before `compile`, or for an argument that does not fit.
         """
         task, data = self._data("evaluate", x, y, sample_weight)
+        return_dict = check_bool("return_dict", return_dict)
         size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE)
         verbose = resolve_verbose(verbose)
         params = {"steps": training.n_steps(len(data.x), size), "verbose": verbose}
@@ -639,7 +640,7 @@ class Sequential:
         logs = training.evaluate(self, task, data, size, run)
         if verbose:
             print_logs("evaluate", time.perf_counter() - begun, logs)
-        return logs if return_dict else self._flat(logs)
+        return self._result(logs, return_dict)
 
     def train_on_batch(
         self,
@@ -658,12 +659,13 @@ class Sequential:
         FloatingPointError
             If the loss is not finite; the model is as it was before.
         """
+        return_dict = check_bool("return_dict", return_dict)
         task, data = self._data("train_on_batch", x, y, sample_weight, class_weight)
         ledger = np.zeros(6)
         n = len(data.x)
         training.train(self, task, data, None, 0, n, n, ledger)
         logs = task.logs(ledger)
-        return logs if return_dict else self._flat(logs)
+        return self._result(logs, return_dict)
 
     def test_on_batch(
         self,
@@ -675,7 +677,12 @@ class Sequential:
         """`evaluate` on one batch, silently."""
         return self.evaluate(x, y, verbose=0, sample_weight=sample_weight, return_dict=return_dict)
 
-    def _flat(self, logs: Mapping[str, float]) -> float | list[float]:
+    def _result(
+        self, logs: dict[str, float], return_dict: bool
+    ) -> float | list[float] | dict[str, float]:
+        """As Keras: everything by name, or the loss, or [loss, metrics...]."""
+        if return_dict:
+            return logs
         values = [logs[name] for name in self.metrics_names]
         return values if self._metrics else values[0]
 
@@ -759,8 +766,7 @@ class Sequential:
         """
         array = self._features("x", x, allow_nonfinite=True)
         size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE)
-        if verbose != "auto":
-            resolve_verbose(verbose)
+        resolve_verbose(verbose)
         out = inputs.check_out(out, (len(array), self._n_out), self._dtype, {"x": x})
         training.forward(self, array, size, out, verbose)
         return out
@@ -993,7 +999,8 @@ def _one_dtype(layers: Sequence[Layer], built: str = "") -> str:
 
 
 def _batch_size(argument: str, value: int | None, default: int) -> int:
-    return default if value is None else check_int(argument, value, low=1)
+    """The engine's sizes are 64-bit."""
+    return default if value is None else check_int(argument, value, low=1, high=2**63 - 1)
 
 
 def _get_metrics(given: object) -> tuple[metrics.Metric, ...]:

@@ -134,6 +134,9 @@ class L1L2(Regularizer):
         super().__post_init__()
 
 
+# Keras' other names for them.
+l1, l2, l1_l2 = L1, L2, L1L2
+
 REGISTRY: Registry[Regularizer] = Registry(
     "regularizer", Regularizer, (L1, L2, L1L2), by_name={"L1L2": {"l1": 0.01, "l2": 0.01}}
 )
