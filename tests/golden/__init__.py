@@ -1,0 +1,1 @@
+"""Fixed answers of Keras, PyTorch and scikit-learn, and what makes them."""

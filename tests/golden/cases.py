@@ -1,0 +1,329 @@
+"""The configurations that are compared with other systems, and how one is trained.
+
+A case is a plain dictionary (JSON), so that it can stand beside its answers in a file:
+
+    {"seed", "n", "batch_size", "epochs", "n_in", "layers": [arguments of Dense, ...],
+     "loss", "metrics", "optimizer": {"class_name", "config"},
+     "weighting": None | "sample" | "class", "soft": bool, "zero_bias": bool}
+
+Data and first weights follow from the seed through the raw bits of PCG64, which NumPy keeps stable
+for good (its distributions it does not).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Case = dict[str, Any]
+
+MSE = "mean_squared_error"
+BCE = "binary_crossentropy"
+CCE = "categorical_crossentropy"
+SCCE = "sparse_categorical_crossentropy"
+
+
+class Stream:
+    """Uniform numbers from the raw bits of PCG64: the same on every machine and NumPy."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def uniform(self, low: float, high: float, *shape: int) -> np.ndarray:
+        raw = self._bits.random_raw(int(np.prod(shape)))
+        return low + (high - low) * ((raw >> 11) * 2.0**-53).reshape(shape)
+
+    def integers(self, n: int, *shape: int) -> np.ndarray:
+        """Integers in [0, n)."""
+        return self.uniform(0, n, *shape).astype("int64")
+
+    def below(self, n: int) -> int:
+        """One integer in [0, n)."""
+        return int(self.integers(n, 1)[0])
+
+
+def data(case: Case) -> dict[str, Any]:
+    """x, y, sample_weight, class_weight (None where unused) and first weights, in float64."""
+    stream = Stream(case["seed"])
+    n, n_out = case["n"], case["layers"][-1]["units"]
+    x = stream.uniform(-1, 1, n, case["n_in"])
+    labels = stream.integers(max(n_out, 2), n)
+    shares = stream.uniform(0, 1, n, n_out)
+    one_hot = np.eye(n_out)[labels % n_out]
+    y = {
+        MSE: 2 * shares - 1,
+        BCE: shares if case["soft"] else (labels[:, None] > np.arange(n_out)).astype("float64"),
+        CCE: shares if case["soft"] else one_hot,
+        SCCE: labels.astype("int32"),
+    }[case["loss"]]
+    sample_weight = stream.uniform(0, 2, n)
+    class_weight = dict(enumerate(stream.uniform(0.3, 2, max(n_out, 2)).tolist()))
+    weights, n_in = [], case["n_in"]
+    for layer in case["layers"]:
+        bound = np.sqrt(6 / (n_in + layer["units"]))
+        weights.append(stream.uniform(-bound, bound, n_in, layer["units"]))
+        bias = stream.uniform(-0.3, 0.3, layer["units"])
+        if layer["use_bias"]:
+            weights.append(np.zeros_like(bias) if case["zero_bias"] else bias)
+        n_in = layer["units"]
+    return {
+        "x": x,
+        "y": y,
+        "sample_weight": sample_weight if case["weighting"] == "sample" else None,
+        "class_weight": class_weight if case["weighting"] == "class" else None,
+        "weights": weights,
+    }
+
+
+def train(api: Any, case: Case, dtype: str = "float64", **model_options: Any) -> dict[str, Any]:
+    """Train `case` with `api`, which is keras or fastreg: the same words serve both.
+
+    Returns the trained "weights", the "history" (loss and, if counted, accuracy of each epoch), and
+    what "evaluate" and "predict" say afterwards.
+    """
+    given = data(case)
+    model = api.Sequential(
+        [
+            api.Input((case["n_in"],), dtype=dtype),
+            *(api.layers.Dense(**layer, dtype=dtype) for layer in case["layers"]),
+        ],
+        **model_options,
+    )
+    model.set_weights([w.astype(dtype) for w in given["weights"]])
+    model.compile(
+        optimizer=api.optimizers.get(copy.deepcopy(case["optimizer"])),  # Keras writes into it
+        loss=case["loss"],
+        metrics=case["metrics"],
+    )
+    history = model.fit(
+        given["x"],
+        given["y"],
+        batch_size=case["batch_size"],
+        epochs=case["epochs"],
+        shuffle=False,
+        verbose=0,
+        sample_weight=given["sample_weight"],
+        class_weight=given["class_weight"],
+    ).history
+    evaluated = model.evaluate(
+        given["x"],
+        given["y"],
+        batch_size=case["batch_size"],
+        sample_weight=given["sample_weight"],
+        verbose=0,
+        return_dict=True,
+    )
+    names = ["loss", *case["metrics"]]
+    return {
+        "weights": [np.asarray(w) for w in model.get_weights()],
+        "history": np.array([history[name] for name in names]),
+        "evaluate": np.array([evaluated[name] for name in names]),
+        "predict": np.asarray(model.predict(given["x"], batch_size=case["batch_size"], verbose=0)),
+    }
+
+
+# ------------------------------------------------------------------ the design
+
+SIZES: list[tuple[int, list[int]]] = [  # n_in and the hidden units
+    (1, []),
+    (3, [7]),
+    (5, [1]),
+    (9, [33]),
+    (100, [9]),
+    (4, [100]),
+    (10, [6, 5, 4]),
+    (6, [13, 11]),
+]
+HEADS = [  # activation of the last layer, loss, units, metrics, soft targets
+    ("linear", MSE, 3, [], False),
+    ("tanh", MSE, 2, ["accuracy"], False),
+    ("relu", MSE, 1, [], False),
+    ("softmax", MSE, 4, ["accuracy"], False),
+    ("sigmoid", BCE, 1, ["accuracy"], False),
+    ("sigmoid", BCE, 3, ["binary_accuracy"], True),
+    ("linear", BCE, 1, ["accuracy"], False),
+    ("softmax", BCE, 5, ["accuracy"], False),
+    ("softmax", CCE, 10, ["accuracy"], False),
+    ("softmax", CCE, 3, [], True),
+    ("sigmoid", CCE, 4, ["accuracy"], False),
+    ("softmax", SCCE, 7, ["accuracy"], False),
+    ("sigmoid", SCCE, 3, ["accuracy"], False),
+]
+OPTIMIZERS = [
+    ("SGD", {"learning_rate": 0.05}),
+    ("SGD", {"learning_rate": 0.05, "weight_decay": 0.1}),
+    ("SGD", {"learning_rate": 0.03, "momentum": 0.9}),
+    ("SGD", {"learning_rate": 0.03, "momentum": 0.7, "weight_decay": 0.1}),
+    ("SGD", {"learning_rate": 0.03, "momentum": 0.9, "nesterov": True}),
+    ("SGD", {"learning_rate": 0.03, "momentum": 0.7, "nesterov": True, "weight_decay": 0.1}),
+    ("Adam", {"learning_rate": 0.01}),
+    ("Adam", {"learning_rate": 0.01, "beta_1": 0.8, "beta_2": 0.99, "weight_decay": 0.1}),
+    ("AdamW", {"learning_rate": 0.01, "epsilon": 1e-3}),
+]
+NONE = None
+L1 = {"class_name": "L1", "config": {"l1": 0.003}}
+L2 = {"class_name": "L2", "config": {"l2": 0.007}}
+L1L2 = {"class_name": "L1L2", "config": {"l1": 0.002, "l2": 0.005}}
+REGULARIZERS = [NONE, L1, L2, L1L2]
+
+FACTORS: dict[str, list[Any]] = {
+    "sizes": SIZES,
+    "hidden": ["linear", "relu", "tanh", "sigmoid", "softmax"],
+    "head": HEADS,
+    "optimizer": OPTIMIZERS,
+    "kernel_regularizer": REGULARIZERS,
+    "bias_regularizer": REGULARIZERS,
+    "activity_regularizer": REGULARIZERS,
+    "weighting": [None, "sample", "class"],
+    "frozen": [None, 0, -1],  # the layer that is not trained
+    "use_bias": ["all", "first", "none"],
+    "batches": [(24, 8), (23, 8), (31, 5), (17, 17), (13, 32), (7, 1)],  # rows, batch size
+}
+
+
+def design(seed: int, sizes: list[tuple[int, list[int]]] = SIZES) -> list[Case]:
+    """Cases that hold every pair of values of two factors at least once, greedily few."""
+    stream, factors = Stream(seed), {**FACTORS, "sizes": sizes}
+    missing = {
+        ((a, i), (b, j))
+        for a, b in itertools.combinations(factors, 2)
+        for i in range(len(factors[a]))
+        for j in range(len(factors[b]))
+    }
+    cases: list[Case] = []
+    while missing:
+        pair = min(missing)  # any will do; the smallest makes the design the same in every run
+        best: dict[str, int] = {}
+        most = 0
+        for _ in range(100):
+            tried = {name: stream.below(len(values)) for name, values in factors.items()}
+            tried.update(dict(pair))
+            new = len(missing.intersection(itertools.combinations(tried.items(), 2)))
+            if new > most:
+                best, most = tried, new
+        missing.difference_update(itertools.combinations(best.items(), 2))
+        chosen = {name: factors[name][i] for name, i in best.items()}
+        cases.append(assemble(chosen, seed=seed + len(cases)))
+    return cases
+
+
+def assemble(chosen: dict[str, Any], seed: int) -> Case:
+    """The case of one value per factor; a value that means nothing in it gives way to another."""
+    (n_in, hidden), (n, batch_size) = chosen["sizes"], chosen["batches"]
+    activation, loss, n_out, metrics, soft = chosen["head"]
+    units = [*hidden, n_out]
+    layers = [
+        {
+            "units": size,
+            "activation": chosen["hidden"] if i < len(hidden) else activation,
+            "use_bias": chosen["use_bias"] == "all" or (chosen["use_bias"] == "first" and i == 0),
+            "kernel_regularizer": chosen["kernel_regularizer"],
+            "bias_regularizer": chosen["bias_regularizer"],
+            "activity_regularizer": chosen["activity_regularizer"],
+            "trainable": True,
+        }
+        for i, size in enumerate(units)
+    ]
+    if chosen["frozen"] is not None and hidden:
+        layers[chosen["frozen"]]["trainable"] = False
+    weighting = chosen["weighting"]
+    if weighting == "class" and (loss == MSE or soft or (loss == BCE and n_out > 1)):
+        weighting = "sample"  # rows of these targets have no class
+    class_name, config = chosen["optimizer"]
+    return {
+        "seed": seed,
+        "n": n,
+        "batch_size": batch_size,
+        "epochs": 3,
+        "n_in": n_in,
+        "layers": layers,
+        "loss": loss,
+        "metrics": metrics,
+        "optimizer": {"class_name": class_name, "config": config},
+        "weighting": weighting,
+        "soft": soft,
+        # JAX takes 1 as the slope of abs at 0; fastreg (and PyTorch) take 0.
+        "zero_bias": False,
+    }
+
+
+# ------------------------------------------------------------------ the files
+
+
+Answer = dict[str, Any]  # "weights": list of arrays; "history", "evaluate", "predict": arrays
+
+
+def save(path: Path, answered: Iterable[tuple[Case, Answer]]) -> None:
+    """Write cases and answers: one JSON text, and all numbers in one float64 array."""
+    entries, numbers = [], []
+    for case, answer in answered:
+        arrays = [*answer["weights"], *(answer[name] for name in answer if name != "weights")]
+        numbers += [np.asarray(array, "float64").ravel() for array in arrays]
+        names = [name for name in answer if name != "weights"]
+        shapes = {
+            "weights": [np.shape(w) for w in answer["weights"]],
+            **{name: np.shape(answer[name]) for name in names},
+        }
+        entries.append({"case": case, "shapes": shapes})
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    np.savez_compressed(path, cases=np.frombuffer(text, "uint8"), answers=np.concatenate(numbers))
+
+
+def load(path: Path) -> list[tuple[Case, Answer]]:
+    """Read what `save` wrote."""
+    with np.load(path) as file:
+        entries, numbers = json.loads(file["cases"].tobytes()), file["answers"]
+    at = 0
+
+    def take(shape: list[int]) -> np.ndarray:
+        nonlocal at
+        at += int(np.prod(shape))
+        return numbers[at - int(np.prod(shape)) : at].reshape(shape)
+
+    answered = []
+    for entry in entries:
+        shapes = entry["shapes"]
+        answer: Answer = {"weights": [take(shape) for shape in shapes.pop("weights")]}
+        answer.update({name: take(shape) for name, shape in shapes.items()})
+        answered.append((entry["case"], answer))
+    return answered
+
+
+def needs_own_float32(case: Case) -> bool:
+    """Whether float32 is another function than float64 here, not only a rounding of it.
+
+    Keras clips probabilities to 1 - 1e-7, which is 1 - 1.19e-7 in float32: log(1 - p) at the clip
+    differs by 1 %. Only an unbounded output gets there.
+    """
+    return case["loss"] == BCE and case["layers"][-1]["activation"] == "linear"
+
+
+def describe(case: Case) -> str:
+    """A short name for a case, for the lists of tests."""
+    units = [case["n_in"], *(layer["units"] for layer in case["layers"])]
+    last = case["layers"][-1]["activation"]
+    return f"{case['seed']}-{'x'.join(map(str, units))}-{last}-{case['loss']}"
+
+
+def assert_same(got: Answer, answer: Answer, dtype: str) -> None:
+    """AssertionError unless `got` is `answer`; tests/test_golden.py says how closely, and why."""
+    pairs = [
+        *(("weights", *pair) for pair in zip(got["weights"], answer["weights"], strict=True)),
+        *((name, got[name], answer[name]) for name in answer if name != "weights"),
+    ]
+    for name, ours, theirs in pairs:
+        assert ours.shape == theirs.shape, name
+        if dtype == "float64":
+            atol = 1e-12 * np.abs(theirs).max()
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=atol, err_msg=name)
+        elif name in ("history", "evaluate"):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-4, err_msg=name)
+        else:
+            apart, size = np.linalg.norm(ours - theirs), np.linalg.norm(theirs)
+            assert apart <= 2e-4 * size, f"{name}: {apart:.2g} apart, norm {size:.2g}"
