@@ -289,7 +289,7 @@ cdef class Network:
             self._write(slot, arrays)
 
     def keep(self):
-        """Set weights and slots aside; False, keeping what was kept before, if a weight is not finite."""
+        """Set weights and slots aside; False, and nothing done, if a weight is not finite."""
         cdef fr_status status = fr_network_keep(self.network)
         if status == FR_NOT_FINITE:
             return False

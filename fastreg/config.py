@@ -80,7 +80,9 @@ def set_num_threads(n_threads: int | None) -> None:
     >>> set_num_threads(None)
     """
     global _num_threads
-    _num_threads = None if n_threads is None else check_int("n_threads", n_threads, low=1, high=2**31 - 1)
+    if n_threads is not None:
+        n_threads = check_int("n_threads", n_threads, low=1, high=2**31 - 1)
+    _num_threads = n_threads
 
 
 def _threads_of_environment() -> int:

@@ -935,7 +935,7 @@ class Network:
         ]
 
     def keep(self) -> bool:
-        """Set weights and slots aside; False, keeping what was kept before, if a weight is not finite."""
+        """Set weights and slots aside; False, and nothing done, if a weight is not finite."""
         if not all(np.isfinite(parameter.value).all() for parameter in self._parameters):
             return False
         self._kept = self.get_weights(), self.get_slots()

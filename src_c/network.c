@@ -338,7 +338,8 @@ static void *weight_at(const fr_network *net, ptrdiff_t element)
 static fr_status copy_array(const fr_network *net, int slot, ptrdiff_t l, int part, void *plain,
                             bool get)
 {
-    if (l < 0 || l >= net->n_layers || slot < -1 || slot >= net->n_slots) return FR_BAD_ARGUMENT;
+    if (l < 0 || l >= net->n_layers || slot < -1 || slot >= net->n_slots || (part & ~1))
+        return FR_BAD_ARGUMENT;
     const layer *a = &net->layers[l];
     ptrdiff_t offset = part == 0 ? a->kernel : a->bias, rows = part == 0 ? a->spec.n_in : 1;
     if (offset < 0) return FR_BAD_ARGUMENT;
@@ -779,9 +780,9 @@ static void update_kernel_block(const training_run *run, task *t, void *scratch)
         ptrdiff_t n_i = smaller(strip, t->i + t->n_i - i);
         for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
             product_kernel(net, a, run->n_batch, x, i, n_i, dz, o, scratch);
-            /* A panel that is mostly padding goes by rows, others in one piece. */
+            /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
             ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
-            bool by_rows = 2 * n_o <= a->width;
+            bool by_rows = n_o < a->width;
             update(run, a->spec.kernel, a->kernel + o * a->spec.n_in + i * a->width,
                    by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width, a->width, scratch,
                    &t->kernel);
@@ -797,7 +798,8 @@ static void update_bias(const training_run *run, task *t, void *scratch)
     memset(scratch, 0, (size_t)(t->n_o * net->size));
     for (ptrdiff_t p = 0; p < run->n_panels; p++)
         run->kernels->add(t->n_o, fr_at(a->dbias, p * a->n_padded + t->o, net->size), scratch);
-    update(run, a->spec.bias, a->bias + t->o, 1, t->n_o, t->n_o, scratch, &t->bias);
+    ptrdiff_t n = smaller(t->n_o, a->spec.n_out - t->o);
+    update(run, a->spec.bias, a->bias + t->o, 1, n, n, scratch, &t->bias);
 }
 
 static void column_block(training_run *run, task *t, void *scratch)
@@ -953,9 +955,12 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
 
 static bool call_valid(const fr_training *call)
 {
+    /* The accuracy reads the target too: labels or numbers. */
+    bool labels = call->accuracy == FR_ACCURACY_sparse_categorical;
     return call->start >= 0 && call->start <= call->stop && call->stop <= call->data.n_rows &&
            call->loss >= 0 && call->loss < FR_N_LOSSES && call->accuracy >= 0 &&
-           call->accuracy < FR_N_ACCURACIES && call->data.x && call->data.y;
+           call->accuracy < FR_N_ACCURACIES && call->data.x && call->data.y &&
+           (call->accuracy == FR_ACCURACY_none || labels == takes_labels(call->loss));
 }
 
 fr_status fr_network_train(fr_network *net, const fr_training *call, double *ledger,

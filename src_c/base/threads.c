@@ -80,7 +80,9 @@ static struct {
 static void begin_phase(void)
 {
     ptrdiff_t n = pool.next_phase(pool.context);
-    uint32_t number = atomic_load_explicit(&pool.phase.value, memory_order_relaxed) + 1;
+    /* Not from the event: its signal of the phase before may still be under way. */
+    uint64_t before = atomic_load_explicit(&pool.ticket, memory_order_relaxed);
+    uint32_t number = (uint32_t)(before >> 32) + 1;
     atomic_store_explicit(&pool.over, n == 0, memory_order_relaxed);
     atomic_store_explicit(&pool.unfinished, n, memory_order_relaxed);
     atomic_store_explicit(&pool.ticket, (uint64_t)number << 32 | (TICKET_ZERO + (uint32_t)n),
@@ -132,6 +134,7 @@ static void after_fork_in_child(void)
     /* Only the forking thread lives on; what the others held is gone with them. */
     pthread_mutex_init(&pool.owner, NULL);
     pool.n_workers = 0;
+    atomic_store(&pool.ticket, 0); /* its number is that of the event */
     reset_events();
 }
 

@@ -62,7 +62,7 @@ FR_INLINE real scalar_power(int n)
 }
 FR_INLINE vreal v_scale(vreal a, vreal n)
 {
-    int whole = (int)n, half = whole / 2;
+    int whole = n == n ? (int)n : 0, half = whole / 2; /* NaN has no int; a is NaN then */
     return a * scalar_power(half) * scalar_power(whole - half);
 }
 /* a > 0 as m * 2^e with m in [1, 2) */

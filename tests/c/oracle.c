@@ -1,0 +1,195 @@
+#include "oracle.h"
+#include "test.h"
+
+#include <math.h>
+
+static wide sign(wide a) { return a > 0 ? 1 : a < 0 ? -1 : 0; }
+
+void oracle_activation(int activation, ptrdiff_t n, const wide *z, wide *y)
+{
+    wide largest = -INFINITY, total = 0;
+    for (ptrdiff_t j = 0; j < n; j++) largest = fmaxl(largest, z[j]);
+    for (ptrdiff_t j = 0; j < n; j++) total += expl(z[j] - largest);
+    for (ptrdiff_t j = 0; j < n; j++) {
+        switch (activation) {
+        case FR_ACTIVATION_linear: y[j] = z[j]; break;
+        case FR_ACTIVATION_relu: y[j] = z[j] > 0 ? z[j] : 0; break;
+        case FR_ACTIVATION_tanh: y[j] = tanhl(z[j]); break;
+        case FR_ACTIVATION_sigmoid: y[j] = 1 / (1 + expl(-z[j])); break;
+        case FR_ACTIVATION_softmax: y[j] = expl(z[j] - largest) / total; break;
+        }
+    }
+}
+
+void oracle_activation_gradient(int activation, ptrdiff_t n, const wide *y, const wide *dy,
+                                wide *dz)
+{
+    wide mean = 0;
+    for (ptrdiff_t j = 0; j < n; j++) mean += y[j] * dy[j];
+    for (ptrdiff_t j = 0; j < n; j++) {
+        switch (activation) {
+        case FR_ACTIVATION_linear: dz[j] = dy[j]; break;
+        case FR_ACTIVATION_relu: dz[j] = y[j] > 0 ? dy[j] : 0; break;
+        case FR_ACTIVATION_tanh: dz[j] = (1 - y[j] * y[j]) * dy[j]; break;
+        case FR_ACTIVATION_sigmoid: dz[j] = y[j] * (1 - y[j]) * dy[j]; break;
+        case FR_ACTIVATION_softmax: dz[j] = y[j] * (dy[j] - mean); break;
+        }
+    }
+}
+
+wide oracle_penalty_gradient(fr_regularizer r, wide w) { return r.l1 * sign(w) + 2 * r.l2 * w; }
+wide oracle_penalty(fr_regularizer r, wide w) { return r.l1 * fabsl(w) + r.l2 * w * w; }
+
+/* ---- losses ---- */
+
+typedef struct {
+    wide low, high;
+} bounds;
+
+static bounds clip_bounds(fr_dtype dtype)
+{
+    return (bounds){rounded(dtype, 1e-7), rounded(dtype, 1 - 1e-7)};
+}
+
+static wide clip(bounds b, wide p) { return p < b.low ? b.low : p > b.high ? b.high : p; }
+static bool clipped(bounds b, wide p) { return p < b.low || p > b.high; }
+
+static wide squared_error(ptrdiff_t n, const wide *y, const wide *t, wide *dy)
+{
+    wide loss = 0;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        loss += (y[j] - t[j]) * (y[j] - t[j]) / n;
+        dy[j] = 2 * (y[j] - t[j]) / n;
+    }
+    return loss;
+}
+
+static wide binary(bounds b, ptrdiff_t n, const wide *y, const wide *t, wide *dy)
+{
+    wide loss = 0;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        wide p = clip(b, y[j]);
+        loss -= (t[j] * logl(p) + (1 - t[j]) * logl(1 - p)) / n;
+        dy[j] = clipped(b, y[j]) ? 0 : ((1 - t[j]) / (1 - p) - t[j] / p) / n;
+    }
+    return loss;
+}
+
+static wide categorical(bounds b, ptrdiff_t n, const wide *y, const wide *t, wide *dy)
+{
+    wide sum = 0, loss = 0, inner = 0;
+    for (ptrdiff_t j = 0; j < n; j++) sum += y[j];
+    for (ptrdiff_t j = 0; j < n; j++) {
+        wide q = y[j] / sum;
+        loss -= t[j] * logl(clip(b, q));
+        dy[j] = clipped(b, q) ? 0 : -t[j] / q; /* by q */
+        inner += dy[j] * q;
+    }
+    for (ptrdiff_t j = 0; j < n; j++) dy[j] = (dy[j] - inner) / sum;
+    return loss;
+}
+
+wide oracle_loss(int loss, fr_dtype dtype, ptrdiff_t n, const wide *y, const wide *target, wide *dy)
+{
+    bounds b = clip_bounds(dtype);
+    switch (loss) {
+    case FR_LOSS_mean_squared_error: return squared_error(n, y, target, dy);
+    case FR_LOSS_binary_crossentropy: return binary(b, n, y, target, dy);
+    default: return categorical(b, n, y, target, dy);
+    }
+}
+
+bool oracle_fuses(int loss, int activation)
+{
+    switch (loss) {
+    case FR_LOSS_mean_squared_error: return false;
+    case FR_LOSS_binary_crossentropy: return activation == FR_ACTIVATION_sigmoid;
+    default: return activation == FR_ACTIVATION_softmax;
+    }
+}
+
+wide oracle_fused_loss(int loss, ptrdiff_t n, const wide *z, const wide *target, wide *y, wide *dz)
+{
+    wide value = 0;
+    if (loss == FR_LOSS_binary_crossentropy) {
+        oracle_activation(FR_ACTIVATION_sigmoid, n, z, y);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            value += (fmaxl(z[j], 0) - z[j] * target[j] + log1pl(expl(-fabsl(z[j])))) / n;
+            dz[j] = (y[j] - target[j]) / n;
+        }
+        return value;
+    }
+    oracle_activation(FR_ACTIVATION_softmax, n, z, y);
+    wide largest = -INFINITY, total = 0, mass = 0;
+    for (ptrdiff_t j = 0; j < n; j++) largest = fmaxl(largest, z[j]), mass += target[j];
+    for (ptrdiff_t j = 0; j < n; j++) total += expl(z[j] - largest);
+    for (ptrdiff_t j = 0; j < n; j++) {
+        value += target[j] * (logl(total) + largest - z[j]);
+        dz[j] = y[j] * mass - target[j];
+    }
+    return value;
+}
+
+static ptrdiff_t position_of_largest(ptrdiff_t n, const wide *a)
+{
+    ptrdiff_t best = 0;
+    for (ptrdiff_t j = 1; j < n; j++)
+        if (a[j] > a[best]) best = j;
+    return best;
+}
+
+double oracle_correct(int accuracy, ptrdiff_t n, const wide *y, const wide *target)
+{
+    if (accuracy == FR_ACCURACY_none) return 0;
+    if (accuracy != FR_ACCURACY_binary)
+        return position_of_largest(n, y) == position_of_largest(n, target);
+    double right = 0;
+    for (ptrdiff_t j = 0; j < n; j++) right += (y[j] > 0.5 ? 1 : 0) == target[j];
+    return right / (double)n;
+}
+
+/* ---- dropout ---- */
+
+void oracle_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
+{
+    uint32_t x[4] = {counter[0], counter[1], counter[2], counter[3]};
+    for (uint32_t round = 0; round < 10; round++) {
+        uint32_t k0 = key[0] + round * UINT32_C(2654435769);
+        uint32_t k1 = key[1] + round * UINT32_C(3144134277);
+        uint64_t p0 = UINT64_C(3528531795) * x[0], p1 = UINT64_C(3449720151) * x[2];
+        uint32_t y[4] = {(uint32_t)(p1 >> 32) ^ x[1] ^ k0, (uint32_t)(p1 & UINT32_MAX),
+                         (uint32_t)(p0 >> 32) ^ x[3] ^ k1, (uint32_t)(p0 & UINT32_MAX)};
+        for (int i = 0; i < 4; i++) x[i] = y[i];
+    }
+    for (int i = 0; i < 4; i++) out[i] = x[i];
+}
+
+bool oracle_drops(double rate, uint64_t seed, ptrdiff_t column, ptrdiff_t row, uint32_t layer,
+                  uint32_t iteration)
+{
+    uint32_t counter[4] = {(uint32_t)(column / 4), (uint32_t)row, layer, iteration}, words[4];
+    uint32_t key[2] = {(uint32_t)(seed & UINT32_MAX), (uint32_t)(seed >> 32)};
+    oracle_philox(counter, key, words);
+    return (double)words[column % 4] < floor(rate * 4294967296.0);
+}
+
+/* ---- optimizers ---- */
+
+void oracle_update(const fr_optimizer *o, int64_t iteration, wide g, wide *w, wide slots[2])
+{
+    wide rate = o->learning_rate, t = (wide)iteration + 1;
+    *w -= rate * o->weight_decay * *w;
+    if (o->kind == FR_OPTIMIZER_adam) {
+        slots[0] = o->beta_1 * slots[0] + (1 - (wide)o->beta_1) * g;
+        slots[1] = o->beta_2 * slots[1] + (1 - (wide)o->beta_2) * g * g;
+        rate *= sqrtl(1 - powl(o->beta_2, t)) / (1 - powl(o->beta_1, t));
+        *w -= rate * slots[0] / (sqrtl(slots[1]) + o->epsilon);
+        return;
+    }
+    if (o->momentum == 0) {
+        *w -= rate * g;
+        return;
+    }
+    slots[0] = o->momentum * slots[0] - rate * g;
+    *w += o->nesterov ? o->momentum * slots[0] - rate * g : slots[0];
+}

@@ -1,0 +1,40 @@
+/* The formulas once more, a row or an element at a time in long double: what the kernels and
+ * networks are compared with. Nothing here is shared with src_c but the ids. */
+#ifndef ORACLE_H
+#define ORACLE_H
+
+#include "fastreg.h"
+
+#include <stdbool.h>
+
+typedef long double wide;
+
+/* y = f(z) of a row, and dz = dL/dz from y and dL/dy. */
+void oracle_activation(int activation, ptrdiff_t n, const wide *z, wide *y);
+void oracle_activation_gradient(int activation, ptrdiff_t n, const wide *y, const wide *dy,
+                                wide *dz);
+
+/* l1 sign(w) + 2 l2 w */
+wide oracle_penalty_gradient(fr_regularizer r, wide w);
+wide oracle_penalty(fr_regularizer r, wide w);
+
+/* A row's loss by the output y, with probabilities clipped to bounds of that dtype, and its
+ * gradient by y. Where the loss takes labels, the target is the label's unit vector. */
+wide oracle_loss(int loss, fr_dtype dtype, ptrdiff_t n, const wide *y, const wide *target,
+                 wide *dy);
+
+/* Whether the loss is taken from the last layer's z; that loss, its gradient by z, and f(z). */
+bool oracle_fuses(int loss, int activation);
+wide oracle_fused_loss(int loss, ptrdiff_t n, const wide *z, const wide *target, wide *y, wide *dz);
+
+double oracle_correct(int accuracy, ptrdiff_t n, const wide *y, const wide *target);
+
+/* Philox4x32-10: one block of four words. */
+void oracle_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+bool oracle_drops(double rate, uint64_t seed, ptrdiff_t column, ptrdiff_t row, uint32_t layer,
+                  uint32_t iteration);
+
+/* One element's optimizer step; slots as far as the optimizer has them. */
+void oracle_update(const fr_optimizer *o, int64_t iteration, wide g, wide *w, wide slots[2]);
+
+#endif

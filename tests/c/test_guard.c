@@ -1,0 +1,480 @@
+/* Every array that a kernel or a call is handed ends just before a page that faults, then begins
+ * just after one: a vector that reads or writes past a tail faults, also where AddressSanitizer
+ * does not look (masked loads). What is only read lies on read-only pages. Around the arrays and
+ * between their rows stand NaNs: they must neither change nor come out in a result.
+ */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "kernels.h"
+#include "oracle.h"
+#include "test.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { N_FENCES = 8, PAGES = 8, ROWS = 3, PATTERN = 0xFF, LONGEST_LANES = 16 };
+
+typedef struct {
+    char *pages; /* PAGES of them, between two that fault */
+    char *array;
+    fr_dtype dtype;
+    ptrdiff_t rows, n, ld, gap;
+} fence;
+
+typedef struct {
+    ptrdiff_t ld, gap;
+} layout;
+
+static fence fences[N_FENCES];
+static size_t page;
+static char *around; /* a copy of a fence's pages, for what stands around the array */
+static bool at_end;  /* arrays end at the fault, or begin after it */
+
+static void build_fences(void)
+{
+    page = (size_t)sysconf(_SC_PAGESIZE);
+    for (int i = 0; i < N_FENCES; i++) {
+        char *all = mmap(NULL, (PAGES + 2) * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(all != MAP_FAILED, "mmap");
+        fences[i].pages = all + page;
+    }
+    around = malloc(PAGES * page);
+    CHECK(around != NULL, "malloc");
+}
+
+/* Space at fence i, all NaN. */
+static void *place(int i, size_t bytes)
+{
+    fence *f = &fences[i];
+    CHECK(bytes <= PAGES * page, "%zu bytes", bytes);
+    CHECK(mprotect(f->pages, PAGES * page, PROT_READ | PROT_WRITE) == 0, "mprotect");
+    memset(f->pages, PATTERN, PAGES * page);
+    f->array = at_end ? f->pages + PAGES * page - bytes : f->pages;
+    return f->array;
+}
+
+/* Where element (r, j) of fence i stands, after its first. */
+static ptrdiff_t spot(const fence *f, ptrdiff_t r, ptrdiff_t j)
+{
+    return r * f->ld + j + j / fr_kernels_for(f->dtype)->panel * f->gap;
+}
+
+/* A matrix at fence i, up to its last element. */
+static void *matrix(int i, fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, layout l, double low,
+                    double high)
+{
+    fence *f = &fences[i];
+    f->dtype = dtype, f->rows = rows, f->n = n, f->ld = l.ld, f->gap = l.gap;
+    place(i, (size_t)((spot(f, rows - 1, n - 1) + 1) * size_of(dtype)));
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t j = 0; j < n; j++)
+            put(dtype, f->array, spot(f, r, j), test_uniform(low, high));
+    return f->array;
+}
+
+/* A plain matrix, and one in column panels. */
+static layout plain(ptrdiff_t n) { return (layout){n, 0}; }
+static layout in_panels(fr_dtype dtype, ptrdiff_t rows)
+{
+    ptrdiff_t panel = fr_kernels_for(dtype)->panel;
+    return (layout){panel, (rows - 1) * panel};
+}
+
+static void *array(int i, fr_dtype dtype, ptrdiff_t n, double low, double high)
+{
+    return matrix(i, dtype, 1, n, plain(n), low, high);
+}
+
+/* Nothing may write to it. */
+static const void *locked(int i, const void *array)
+{
+    CHECK(mprotect(fences[i].pages, PAGES * page, PROT_READ) == 0, "mprotect");
+    return array;
+}
+
+static bool has_pattern(const char *from, const char *to)
+{
+    while (from < to && (unsigned char)*from == PATTERN) from++;
+    return from >= to;
+}
+
+/* The matrix is finite and nothing around it has changed. */
+static void check_around(int i, const char *what)
+{
+    const fence *f = &fences[i];
+    bool finite = true;
+    memcpy(around, f->pages, PAGES * page);
+    for (ptrdiff_t r = 0; r < f->rows; r++)
+        for (ptrdiff_t j = 0; j < f->n; j++) {
+            char *element = at(f->dtype, around + (f->array - f->pages), spot(f, r, j));
+            finite &= isfinite(get(f->dtype, element, 0)) != 0;
+            memset(element, PATTERN, (size_t)size_of(f->dtype));
+        }
+    bool clean = has_pattern(around, around + PAGES * page);
+    CHECK(clean, "%s: bytes around the array changed", what);
+    CHECK(finite, "%s: not finite", what);
+}
+
+/* ---- kernels ---- */
+
+static void guard_forward(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    for (int f = 0; f < FR_N_ACTIVATIONS; f++) {
+        if (l.gap && !fr_kernels_for(dtype)->whole_rows[f]) continue;
+        test_case("guard forward %s n %td ld %td %s %s", fr_activation_name(f), n, l.ld,
+                  name_of(dtype), fr_isa());
+        fr_sums sums = {0, 0};
+        fr_forward_tile tile = {.rows = ROWS,
+                                .n = n,
+                                .y = matrix(0, dtype, ROWS, n, l, -3, 3),
+                                .ld = l.ld,
+                                .gap = l.gap,
+                                .bias = locked(1, array(1, dtype, n, -1, 1)),
+                                .sums = &sums};
+        fr_kernels_for(dtype)->forward[f](&tile);
+        tile.bias = NULL, tile.sums = NULL;
+        fr_kernels_for(dtype)->forward[f](&tile);
+        check_around(0, "y");
+        CHECK(isfinite(sums.abs) && isfinite(sums.square), "sums");
+    }
+}
+
+static void guard_backward(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    for (int f = 0; f < FR_N_ACTIVATIONS; f++) {
+        if (l.gap && !fr_kernels_for(dtype)->whole_rows[f]) continue;
+        test_case("guard backward %s n %td ld %td %s %s", fr_activation_name(f), n, l.ld,
+                  name_of(dtype), fr_isa());
+        fr_backward_tile tile = {.rows = ROWS,
+                                 .n = n,
+                                 .y = locked(0, matrix(0, dtype, ROWS, n, l, 0, 1)),
+                                 .ld = l.ld,
+                                 .d = matrix(1, dtype, ROWS, n, l, -1, 1),
+                                 .ld_d = l.ld,
+                                 .gap = l.gap,
+                                 .activity = {0.1, 0.2},
+                                 .dbias = array(2, dtype, n, 0, 0)};
+        fr_kernels_for(dtype)->backward[f](&tile);
+        tile.activity = (fr_regularizer){0, 0};
+        tile.dbias = NULL;
+        fr_kernels_for(dtype)->backward[f](&tile);
+        check_around(1, "dz");
+        check_around(2, "dbias");
+    }
+}
+
+static void guard_loss(fr_dtype dtype, ptrdiff_t n, layout l, int loss, fr_loss_kernel *kernel,
+                       bool fused, bool with_d)
+{
+    bool labels = loss == FR_LOSS_sparse_categorical_crossentropy;
+    test_case("guard %s%s n %td ld %td %s %s", fused ? "fused " : "", fr_loss_name(loss), n, l.ld,
+              name_of(dtype), fr_isa());
+    void *y = matrix(0, dtype, ROWS, n, l, 0.1, 0.9), *target;
+    if (labels) {
+        int32_t *label = target = place(1, ROWS * sizeof *label);
+        for (int r = 0; r < ROWS; r++) label[r] = (int32_t)(r == 0 ? n - 1 : test_below(n));
+    } else {
+        target = matrix(1, dtype, ROWS, n, plain(n), 0, 1);
+    }
+    fr_loss_tile tile = {.rows = ROWS,
+                         .n = n,
+                         .y = y,
+                         .ld = l.ld,
+                         .gap = l.gap,
+                         .target = locked(1, target),
+                         .weight = locked(2, array(2, dtype, ROWS, 0, 1)),
+                         .d = with_d ? matrix(3, dtype, ROWS, n, l, 0, 0) : NULL,
+                         .ld_d = l.ld,
+                         .scale = 0.5,
+                         .accuracy =
+                             labels ? FR_ACCURACY_sparse_categorical : FR_ACCURACY_categorical};
+    if (!fused) locked(0, y); /* the plain losses only read it */
+    kernel(&tile);
+    CHECK(isfinite(tile.loss), "loss %g", tile.loss);
+    check_around(0, "y");
+    if (with_d) check_around(3, "gradient");
+}
+
+static void guard_losses(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    for (int loss = 0; loss < FR_N_LOSSES; loss++)
+        for (int with_d = 0; with_d < 2; with_d++) {
+            guard_loss(dtype, n, l, loss, kernels->loss[loss], false, with_d);
+            for (int f = 0; f < FR_N_ACTIVATIONS; f++)
+                if (kernels->fused_loss[loss][f])
+                    guard_loss(dtype, n, l, loss, kernels->fused_loss[loss][f], true, with_d);
+        }
+}
+
+static void guard_update(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    for (int variant = 0; variant < 8; variant++) {
+        /* plain, momentum, nesterov, adam; without and with a regularizer */
+        int kind = (variant & 3) == 3 ? FR_OPTIMIZER_adam : FR_OPTIMIZER_sgd;
+        test_case("guard update variant %d n %td ld %td %s %s", variant, n, l.ld, name_of(dtype),
+                  fr_isa());
+        fr_update_step step = {.rate = 0.1,
+                               .keep = 0.9,
+                               .momentum = 0.9,
+                               .beta_1 = 0.9,
+                               .beta_2 = 0.99,
+                               .epsilon = 1e-7,
+                               .nesterov = (variant & 3) == 2};
+        if (variant & 4) step.regularizer = (fr_regularizer){0.1, 0.2};
+        fr_sums sums = {0, 0};
+        void *w = matrix(0, dtype, ROWS, n, l, -1, 1), *slots[2] = {NULL, NULL};
+        const void *dw = locked(1, matrix(1, dtype, ROWS, n, l, -1, 1));
+        int n_slots = kind == FR_OPTIMIZER_adam ? 2 : (variant & 3) != 0;
+        for (int s = 0; s < n_slots; s++) slots[s] = matrix(2 + s, dtype, ROWS, n, l, 0, 1);
+        kernels->update[kind](&step, ROWS, n, l.ld, w, dw, slots, &sums);
+        check_around(0, "w");
+        for (int s = 0; s < n_slots; s++) check_around(2 + s, "slot");
+        CHECK(isfinite(sums.abs) && isfinite(sums.square), "sums");
+    }
+}
+
+static void guard_arrays(fr_dtype dtype, ptrdiff_t n)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    test_case("guard sums, penalty gradient, add n %td %s %s", n, name_of(dtype), fr_isa());
+    const void *w = locked(0, array(0, dtype, n, -1, 1));
+    fr_sums sums = kernels->sums(n, w);
+    CHECK(isfinite(sums.abs) && isfinite(sums.square), "sums");
+    void *dw = array(1, dtype, n, 0, 0);
+    kernels->penalty_gradient(n, w, (fr_regularizer){0.1, 0.2}, dw);
+    check_around(1, "penalty gradient");
+    kernels->add(n, w, dw);
+    check_around(1, "add");
+}
+
+static void guard_dropout(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    test_case("guard dropout, multiply n %td ld %td %s %s", n, l.ld, name_of(dtype), fr_isa());
+    const void *x = locked(0, matrix(0, dtype, ROWS, n, l, -1, 1));
+    void *y = matrix(1, dtype, ROWS, n, l, 0, 0), *factor = matrix(2, dtype, ROWS, n, l, 0, 0);
+    fr_dropout_tile tile = {.rows = ROWS,
+                            .n = n,
+                            .x = x,
+                            .ld_x = l.ld,
+                            .y = y,
+                            .ld_y = l.ld,
+                            .gap = l.gap,
+                            .factor = factor,
+                            .rate = 0.4,
+                            .seed = 7};
+    fr_kernels_for(dtype)->dropout(&tile);
+    check_around(1, "y");
+    check_around(2, "factor");
+    locked(2, factor);
+    if (l.gap) return;
+    fr_kernels_for(dtype)->multiply(ROWS, n, x, l.ld, factor, l.ld, y, l.ld);
+    check_around(1, "product");
+}
+
+/* n rows, a depth of n, n columns as far as a panel holds them. */
+static void guard_products(fr_dtype dtype, ptrdiff_t n)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    ptrdiff_t panel = kernels->panel, some = 1 + (n - 1) % panel;
+    test_case("guard products n %td %s %s", n, name_of(dtype), fr_isa());
+    layout rows_of_panel = {panel, 0};
+    const void *a = locked(0, matrix(0, dtype, n, n, in_panels(dtype, n), -1, 1));
+    const void *b = locked(1, array(1, dtype, n * panel, -1, 1));
+    void *c = array(2, dtype, n * panel, 0, 0);
+    kernels->product(n, n, some, a, n * panel, b, c);
+    check_around(2, "product");
+
+    const void *x = locked(0, matrix(0, dtype, n, some, rows_of_panel, -1, 1));
+    void *dw = array(2, dtype, some * panel, 0, 0);
+    kernels->kernel_product(n, some, 1 + 7 * n % panel, x, b, dw);
+    check_around(2, "kernel product");
+
+    ptrdiff_t other = 1 + 5 * n % panel;
+    const void *w = locked(0, matrix(0, dtype, some, other, rows_of_panel, -1, 1));
+    void *wt = matrix(2, dtype, other, some, rows_of_panel, 0, 0);
+    kernels->transpose(some, other, w, wt);
+    check_around(2, "transpose");
+}
+
+/* ---- calls ---- */
+
+static void guard_dense(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out)
+{
+    test_case("guard dense %td x %td %s %s", n_in, n_out, name_of(dtype), fr_isa());
+    for (int f = 0; f < FR_N_ACTIVATIONS; f++) {
+        const void *x = locked(0, matrix(0, dtype, ROWS, n_in, plain(n_in), -1, 1));
+        const void *kernel = locked(1, matrix(1, dtype, n_in, n_out, plain(n_out), -1, 1));
+        const void *bias = locked(2, array(2, dtype, n_out, -1, 1));
+        void *y = matrix(3, dtype, ROWS, n_out, plain(n_out), 0, 0);
+        CHECK(fr_dense_forward(dtype, ROWS, n_in, n_out, x, kernel, bias, f, y, 2) == FR_OK,
+              "forward");
+        check_around(3, "y");
+        locked(3, y);
+        const void *dy = locked(4, matrix(4, dtype, ROWS, n_out, plain(n_out), -1, 1));
+        void *dx = matrix(5, dtype, ROWS, n_in, plain(n_in), 0, 0);
+        void *dkernel = matrix(6, dtype, n_in, n_out, plain(n_out), 0, 0);
+        void *dbias = array(7, dtype, n_out, 0, 0);
+        CHECK(fr_dense_backward(dtype, ROWS, n_in, n_out, x, kernel, y, dy, f, dx, dkernel, dbias,
+                                2) == FR_OK,
+              "backward");
+        check_around(5, "dx");
+        check_around(6, "dkernel");
+        check_around(7, "dbias");
+    }
+}
+
+static void guard_elementwise(fr_dtype dtype, ptrdiff_t n)
+{
+    test_case("guard elementwise calls n %td %s %s", n, name_of(dtype), fr_isa());
+    fr_regularizer r = {0.1, 0.2};
+    double value;
+    const void *x = locked(0, matrix(0, dtype, ROWS, n, plain(n), 0.1, 0.9));
+    const void *dy = locked(1, matrix(1, dtype, ROWS, n, plain(n), -1, 1));
+    for (int f = 0; f < FR_N_ACTIVATIONS; f++) {
+        void *out = matrix(2, dtype, ROWS, n, plain(n), 0, 0);
+        CHECK(fr_activation_forward(dtype, ROWS, n, x, f, out) == FR_OK, "forward");
+        CHECK(fr_activation_forward(dtype, ROWS, n, out, f, out) == FR_OK, "forward in place");
+        check_around(2, "y");
+        CHECK(fr_activation_backward(dtype, ROWS, n, x, dy, f, out) == FR_OK, "backward");
+        CHECK(fr_activation_backward(dtype, ROWS, n, x, out, f, out) == FR_OK, "backward in place");
+        check_around(2, "dz");
+    }
+    CHECK(fr_penalty(dtype, n, x, r, &value) == FR_OK && isfinite(value), "penalty");
+    void *out = array(2, dtype, n, 0, 0);
+    CHECK(fr_penalty_gradient(dtype, n, x, r, out) == FR_OK, "penalty gradient");
+    check_around(2, "penalty gradient");
+    out = matrix(2, dtype, ROWS, n, plain(n), 0, 0);
+    CHECK(fr_dropout(dtype, ROWS, n, x, 0.5, 3, 0, 0, out) == FR_OK, "dropout");
+    check_around(2, "dropout");
+
+    const void *weight = locked(4, array(4, dtype, ROWS, 0, 1));
+    for (int loss = 0; loss < FR_N_LOSSES; loss++) {
+        const void *target = x;
+        if (loss == FR_LOSS_sparse_categorical_crossentropy) {
+            int32_t *label = place(3, ROWS * sizeof *label);
+            for (int i = 0; i < ROWS; i++) label[i] = (int32_t)test_below(n);
+            target = locked(3, label);
+        }
+        out = matrix(2, dtype, ROWS, n, plain(n), 0, 0);
+        CHECK(fr_loss(dtype, loss, ROWS, n, target, x, weight, &value, out) == FR_OK, "loss");
+        CHECK(fr_loss(dtype, loss, ROWS, n, target, x, NULL, NULL, out) == FR_OK, "gradient");
+        CHECK(fr_loss(dtype, loss, ROWS, n, target, x, NULL, &value, NULL) == FR_OK, "value");
+        CHECK(isfinite(value), "loss %g", value);
+        check_around(2, "loss gradient");
+    }
+    fr_optimizer adam = {.kind = FR_OPTIMIZER_adam,
+                         .learning_rate = 0.1,
+                         .beta_1 = 0.9,
+                         .beta_2 = 0.99,
+                         .epsilon = 1e-7};
+    void *w = array(5, dtype, n, -1, 1);
+    void *slots[2] = {array(6, dtype, n, 0, 1), array(7, dtype, n, 0, 1)};
+    CHECK(fr_update(dtype, &adam, 0, n, w, dy, slots, r) == FR_OK, "update");
+    check_around(5, "w");
+    check_around(6, "m");
+    check_around(7, "v");
+}
+
+static void guard_network(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out)
+{
+    enum { BATCH = 5, N = 12 };
+    test_case("guard network %td to %td %s %s", n_in, n_out, name_of(dtype), fr_isa());
+    fr_layer layers[] = {
+        {.kind = FR_LAYER_dense,
+         .n_in = n_in,
+         .n_out = 7,
+         .activation = FR_ACTIVATION_tanh,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {0.01, 0.01},
+         .activity = {0.01, 0.01}},
+        {.kind = FR_LAYER_dropout, .n_in = 7, .n_out = 7, .rate = 0.3},
+        {.kind = FR_LAYER_dense,
+         .n_in = 7,
+         .n_out = n_out,
+         .activation = FR_ACTIVATION_softmax,
+         .use_bias = 1,
+         .trainable = 1},
+    };
+    fr_network *network = NULL;
+    CHECK(fr_network_create(&network, dtype, layers, 3) == FR_OK, "create");
+    const void *kernel = locked(0, array(0, dtype, n_in * 7, -1, 1));
+    CHECK(fr_network_set(network, -1, 0, 0, kernel) == FR_OK, "set");
+    const void *bias = locked(1, array(1, dtype, 7, -1, 1));
+    CHECK(fr_network_set(network, -1, 0, 1, bias) == FR_OK, "set");
+
+    const void *x = locked(2, matrix(2, dtype, N, n_in, plain(n_in), -1, 1));
+    const void *soft = locked(3, matrix(3, dtype, N, n_out, plain(n_out), 0, 1));
+    const void *weight = locked(4, array(4, dtype, N, 0.1, 1));
+    int64_t *index = place(5, N * sizeof *index);
+    for (int i = 0; i < N; i++) index[i] = N - 1 - i;
+    locked(5, index);
+    int32_t *label = place(6, N * sizeof *label);
+    for (int i = 0; i < N; i++) label[i] = (int32_t)test_below(n_out);
+    locked(6, label);
+    for (int loss = 0; loss < FR_N_LOSSES; loss++) {
+        bool labels = loss == FR_LOSS_sparse_categorical_crossentropy;
+        fr_training call = {
+            .data =
+                {.n_rows = N, .x = x, .y = labels ? label : soft, .weight = weight, .index = index},
+            .stop = N,
+            .batch_size = BATCH,
+            .loss = loss,
+            .accuracy = labels ? FR_ACCURACY_sparse_categorical : FR_ACCURACY_categorical,
+            .optimizer = {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.01, .momentum = 0.9},
+            .n_threads = 1,
+        };
+        double ledger[FR_LEDGER_SIZE] = {0};
+        ptrdiff_t steps;
+        CHECK(fr_network_train(network, &call, ledger, &steps) == FR_OK && steps == 3, "train");
+        CHECK(fr_network_evaluate(network, &call, ledger) == FR_OK, "evaluate");
+    }
+    void *out = matrix(7, dtype, N, n_out, plain(n_out), 0, 0);
+    CHECK(fr_network_forward(network, N, x, out, 1) == FR_OK, "forward");
+    check_around(7, "out");
+    out = array(7, dtype, n_in * 7, 0, 0);
+    CHECK(fr_network_get(network, -1, 0, 0, out) == FR_OK, "get");
+    check_around(7, "kernel");
+    fr_network_destroy(network);
+}
+
+static void guard_target(fr_dtype dtype)
+{
+    for (int end = 0; end < 2; end++) {
+        at_end = end;
+        for (ptrdiff_t n = 1; n <= 2 * LONGEST_LANES + 1; n++) {
+            const layout layouts[] = {plain(n), plain(n + 3), in_panels(dtype, ROWS + 1)};
+            for (int i = 0; i < 3; i++) {
+                guard_forward(dtype, n, layouts[i]);
+                guard_backward(dtype, n, layouts[i]);
+                guard_losses(dtype, n, layouts[i]);
+                guard_dropout(dtype, n, layouts[i]);
+                if (!layouts[i].gap) guard_update(dtype, n, layouts[i]);
+            }
+            guard_products(dtype, n);
+            guard_arrays(dtype, n);
+            guard_elementwise(dtype, n);
+            guard_dense(dtype, n, 2 * LONGEST_LANES + 2 - n);
+            guard_network(dtype, n, 2 * LONGEST_LANES + 2 - n);
+        }
+        /* blocks of four vectors, and of dropout */
+        for (ptrdiff_t n = 63; n <= 66; n++) {
+            guard_backward(dtype, n, plain(n));
+            guard_dropout(dtype, n, plain(n));
+            guard_dropout(dtype, n, in_panels(dtype, ROWS));
+        }
+    }
+}
+
+void test_guard(void)
+{
+    fr_blas_set(naive_sgemm, naive_dgemm);
+    build_fences();
+    test_each_target(guard_target);
+    for (int i = 0; i < N_FENCES; i++) munmap(fences[i].pages - page, (PAGES + 2) * page);
+    free(around);
+}

@@ -1,0 +1,799 @@
+/* Every kernel of every table against the oracle, element by element.
+ *
+ * The bounds count roundings: `unit` is the relative error of one operation, and a value that is
+ * made by c operations from terms of size m is off by c unit m at most. Elementary functions count
+ * 16 (8 ulp, tanh in float32 has 6). Pointers are aligned to an element and no more.
+ */
+#include "base/philox.h"
+#include "kernels.h"
+#include "oracle.h"
+#include "test.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { ROWS = 4, MOST = 3000, FUNCTION = 16 };
+
+typedef struct {
+    double data[ROWS * MOST];
+} buffer;
+
+static buffer buffer_a, buffer_b, buffer_c, buffer_d, buffer_e;
+
+/* An array that starts `offset` elements into a buffer. */
+static void *array_in(buffer *b, fr_dtype dtype, ptrdiff_t offset)
+{
+    return at(dtype, b->data, offset);
+}
+
+/* The lengths: all tails of all vectors, blocks of four vectors, and blocks of dropout and sums. */
+static ptrdiff_t length(int i)
+{
+    static const ptrdiff_t others[] = {127, 128, 129, 130, 1024, 1029, 2500};
+    return i < 70 ? i + 1 : i < 77 ? others[i - 70] : 0;
+}
+enum { N_ROW_LENGTHS = 74, N_LENGTHS = 77 };
+
+static ptrdiff_t odd_ld(ptrdiff_t n) { return n % 4 == 0 ? n : (n | 1) + 2; }
+
+/* Where a matrix' elements stand: rows an odd number apart, or column panels of ROWS + 1 rows. */
+typedef struct {
+    ptrdiff_t panel, ld, gap;
+} layout;
+
+static layout layout_of(fr_dtype dtype, ptrdiff_t n, bool panels)
+{
+    ptrdiff_t panel = fr_kernels_for(dtype)->panel;
+    return panels ? (layout){panel, panel, ROWS * panel} : (layout){panel, odd_ld(n), 0};
+}
+
+static ptrdiff_t spot(layout l, ptrdiff_t r, ptrdiff_t j)
+{
+    return r * l.ld + j + j / l.panel * l.gap;
+}
+
+/* Elements from the first to the last of ROWS rows. */
+static ptrdiff_t extent(layout l, ptrdiff_t n) { return spot(l, ROWS - 1, n - 1) + 1; }
+
+/* ---- comparison ---- */
+
+typedef struct {
+    double worst; /* error over bound */
+    ptrdiff_t where;
+    double got, want;
+} match;
+
+static void near(match *m, fr_dtype dtype, ptrdiff_t where, double got, wide want, wide bound)
+{
+    wide ratio = fabsl((wide)got - want) / (bound + 4 * (wide)smallest_of(dtype));
+    if (!(ratio <= m->worst)) *m = (match){(double)ratio, where, got, (double)want};
+    if (isnan(m->worst)) m->worst = INFINITY;
+}
+
+#define CHECK_MATCH(m, what)                                                                       \
+    CHECK((m).worst <= 1, "%s: %.17g instead of %.17g at %td, %.3g times the bound", what,         \
+          (m).got, (m).want, (m).where, (m).worst)
+
+/* ---- forward ---- */
+
+static void forward_case(fr_dtype dtype, int f, ptrdiff_t n, bool panels, bool with_bias,
+                         bool with_sums)
+{
+    double unit = unit_of(dtype);
+    layout l = layout_of(dtype, n, panels);
+    void *y = array_in(&buffer_a, dtype, n % 4), *bias = array_in(&buffer_b, dtype, (n + 1) % 4);
+    void *z = array_in(&buffer_c, dtype, n % 4);
+    fill(dtype, y, extent(l, n), -6, 6);
+    fill(dtype, bias, n, -2, 2);
+    memcpy(z, y, (size_t)(extent(l, n) * size_of(dtype)));
+    fr_sums sums = {5, 7};
+    fr_forward_tile tile = {.rows = ROWS,
+                            .n = n,
+                            .y = y,
+                            .ld = l.ld,
+                            .gap = l.gap,
+                            .bias = with_bias ? bias : NULL,
+                            .sums = with_sums ? &sums : NULL};
+    fr_kernels_for(dtype)->forward[f](&tile);
+
+    match m = {0}, m_sums = {0};
+    wide want_abs = 5, want_square = 7, off_abs = 0, off_square = 0;
+    for (ptrdiff_t r = 0; r < ROWS; r++) {
+        wide in[MOST], out[MOST], span = 0;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            in[j] = (wide)get(dtype, z, spot(l, r, j)) + (with_bias ? get(dtype, bias, j) : 0);
+            span = fmaxl(span, fabsl(in[j]));
+        }
+        oracle_activation(f, n, in, out);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            wide bound = unit * fabsl(in[j]); /* of z; all but softmax have a slope <= 1 */
+            if (f == FR_ACTIVATION_tanh || f == FR_ACTIVATION_sigmoid)
+                bound = unit * (fabsl(in[j] * (1 - out[j] * out[j])) + FUNCTION * fabsl(out[j]));
+            /* z - largest and z, twice; exponential; sum; inverse and product */
+            if (f == FR_ACTIVATION_softmax) bound = unit * out[j] * (4 * span + FUNCTION + n + 3);
+            near(&m, dtype, r * n + j, get(dtype, y, spot(l, r, j)), out[j], bound);
+            want_abs += fabsl(out[j]), off_abs += bound;
+            want_square += out[j] * out[j], off_square += 2 * fabsl(out[j]) * bound;
+        }
+    }
+    CHECK_MATCH(m, "y");
+    if (!with_sums) return;
+    near(&m_sums, dtype, 0, sums.abs, want_abs, off_abs + (n + 4) * unit * want_abs);
+    near(&m_sums, dtype, 1, sums.square, want_square, off_square + (n + 4) * unit * want_square);
+    CHECK_MATCH(m_sums, "sums");
+}
+
+static void check_forward(fr_dtype dtype)
+{
+    for (int f = 0; f < FR_N_ACTIVATIONS; f++)
+        for (int i = 0; i < N_ROW_LENGTHS; i++)
+            for (int variant = 0; variant < 8; variant++) {
+                bool panels = variant & 4;
+                if (panels && !fr_kernels_for(dtype)->whole_rows[f]) continue;
+                test_case("forward %s n %td variant %d %s %s", fr_activation_name(f), length(i),
+                          variant, name_of(dtype), fr_isa());
+                forward_case(dtype, f, length(i), panels, variant & 1, variant & 2);
+            }
+}
+
+/* A NaN in any lane of any activation comes out there, and relu does not turn it into 0. */
+static void check_forward_of_nan(fr_dtype dtype)
+{
+    for (int f = 0; f < FR_N_ACTIVATIONS; f++)
+        for (ptrdiff_t n = 1; n <= 40; n++) {
+            test_case("forward of NaN %s n %td %s %s", fr_activation_name(f), n, name_of(dtype),
+                      fr_isa());
+            void *y = array_in(&buffer_a, dtype, 1);
+            fill(dtype, y, n, -1, 1);
+            ptrdiff_t where = test_below(n);
+            put(dtype, y, where, NAN);
+            fr_sums sums = {0, 0};
+            fr_forward_tile tile = {.rows = 1, .n = n, .y = y, .ld = n, .sums = &sums};
+            fr_kernels_for(dtype)->forward[f](&tile);
+            bool right = true;
+            for (ptrdiff_t j = 0; j < n; j++)
+                right &= isnan(get(dtype, y, j)) == (j == where || f == FR_ACTIVATION_softmax);
+            CHECK(right, "NaN at %td alone", where);
+            CHECK(isnan(sums.abs) && isnan(sums.square), "NaN in the sums");
+        }
+}
+
+/* ---- backward ---- */
+
+/* Outputs as the activation gives them, with zeros. */
+static void fill_outputs(fr_dtype dtype, int f, ptrdiff_t n, ptrdiff_t count, void *y)
+{
+    fill(dtype, y, count, f == FR_ACTIVATION_linear || f == FR_ACTIVATION_tanh ? -1 : 0, 1);
+    for (ptrdiff_t j = 0; j < count; j++) {
+        if (f == FR_ACTIVATION_relu && test_below(3) == 0) put(dtype, y, j, 0);
+        if (f == FR_ACTIVATION_softmax) put(dtype, y, j, get(dtype, y, j) * 2 / (double)n);
+        if (f != FR_ACTIVATION_relu && test_below(20) == 0) put(dtype, y, j, 0);
+    }
+}
+
+static void backward_case(fr_dtype dtype, int f, ptrdiff_t n, bool panels, fr_regularizer activity,
+                          bool with_dbias)
+{
+    double unit = unit_of(dtype);
+    layout l = layout_of(dtype, n, panels), l_d = l;
+    if (!panels) l_d.ld = n + n % 3;
+    void *y = array_in(&buffer_a, dtype, n % 4), *d = array_in(&buffer_b, dtype, (n + 2) % 4);
+    void *dy = array_in(&buffer_c, dtype, 0), *dbias = array_in(&buffer_d, dtype, 1);
+    fill_outputs(dtype, f, n, extent(l, n), y);
+    fill(dtype, d, extent(l_d, n), -1, 1);
+    memcpy(dy, d, (size_t)(extent(l_d, n) * size_of(dtype)));
+    fill(dtype, dbias, n, 100, 200);
+    fr_backward_tile tile = {.rows = ROWS,
+                             .n = n,
+                             .y = y,
+                             .ld = l.ld,
+                             .d = d,
+                             .ld_d = l_d.ld,
+                             .gap = l.gap,
+                             .activity = activity,
+                             .dbias = with_dbias ? dbias : NULL};
+    fr_kernels_for(dtype)->backward[f](&tile);
+
+    match m = {0}, m_bias = {0};
+    wide column[MOST] = {0}, column_off[MOST] = {0};
+    for (ptrdiff_t r = 0; r < ROWS; r++) {
+        wide out[MOST], in[MOST], want[MOST], size[MOST], inner = 0;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            out[j] = get(dtype, y, spot(l, r, j));
+            in[j] = (wide)get(dtype, dy, spot(l_d, r, j));
+            size[j] = fabsl(in[j]) + fabsl(oracle_penalty_gradient(activity, out[j]));
+            in[j] += oracle_penalty_gradient(activity, out[j]);
+            inner += fabsl(out[j]) * size[j];
+        }
+        oracle_activation_gradient(f, n, out, in, want);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            /* 5: l1, l2, their product and two sums; 4: the derivative with 1 - y^2 or y (1 - y) */
+            wide slope = f == FR_ACTIVATION_softmax   ? fabsl(out[j])
+                         : f == FR_ACTIVATION_tanh    ? 1 + out[j] * out[j]
+                         : f == FR_ACTIVATION_sigmoid ? out[j]
+                                                      : 1;
+            wide bound = unit * 9 * slope * size[j];
+            if (f == FR_ACTIVATION_softmax) bound += unit * (n + 8) * slope * inner;
+            near(&m, dtype, r * n + j, get(dtype, d, spot(l_d, r, j)), want[j], bound);
+            column[j] += want[j];
+            column_off[j] += bound + ROWS * unit * fabsl(want[j]);
+        }
+    }
+    CHECK_MATCH(m, "dz");
+    for (ptrdiff_t j = 0; j < n && with_dbias; j++)
+        near(&m_bias, dtype, j, get(dtype, dbias, j), column[j], column_off[j]);
+    CHECK_MATCH(m_bias, "dbias");
+}
+
+static void check_backward(fr_dtype dtype)
+{
+    static const fr_regularizer activities[] = {{0, 0}, {0.3, 0}, {0, 0.2}, {0.25, 0.5}};
+    for (int f = 0; f < FR_N_ACTIVATIONS; f++)
+        for (int i = 0; i < N_ROW_LENGTHS; i++)
+            for (int variant = 0; variant < 8; variant++) {
+                bool panels = variant & 4;
+                if (panels && !fr_kernels_for(dtype)->whole_rows[f]) continue;
+                test_case("backward %s n %td variant %d %s %s", fr_activation_name(f), length(i),
+                          variant, name_of(dtype), fr_isa());
+                backward_case(dtype, f, length(i), panels, activities[variant & 3],
+                              (variant & 3) != 2);
+            }
+}
+
+/* ---- losses ---- */
+
+/* A row's target: probabilities, a unit vector for the labels and half of the others. */
+static int32_t fill_target(fr_dtype dtype, int loss, ptrdiff_t n, void *target)
+{
+    int32_t label = (int32_t)test_below(n);
+    bool hard = loss == FR_LOSS_sparse_categorical_crossentropy || test_below(2);
+    fill(dtype, target, n, 0, 1);
+    for (ptrdiff_t j = 0; j < n && hard; j++)
+        put(dtype, target, j,
+            loss == FR_LOSS_binary_crossentropy ? (double)test_below(2) : j == label);
+    return label;
+}
+
+/* How far the loss and its gradient, for weight 1 and scale 1, may be off. */
+static void loss_bounds(int loss, bool fused, double unit, fr_dtype dtype, ptrdiff_t n,
+                        const wide *y, const wide *t, const wide *p, const wide *dy, wide *off,
+                        wide *off_dy)
+{
+    wide sum = 0, size = 0, mass = 0, span = 0, largest = 0;
+    wide low = rounded(dtype, 1e-7), high = rounded(dtype, 1 - 1e-7);
+    for (ptrdiff_t j = 0; j < n; j++) {
+        sum += y[j], mass += fabsl(t[j]), span = fmaxl(span, fabsl(y[j]));
+        largest = fmaxl(largest, fabsl(y[j]));
+    }
+    for (ptrdiff_t j = 0; j < n; j++) {
+        off_dy[j] = 6 * unit * fabsl(dy[j]);
+        wide q = fminl(fmaxl(fused ? 0.5L : y[j], low), high);
+        if (loss == FR_LOSS_mean_squared_error) {
+            size += (y[j] - t[j]) * (y[j] - t[j]) / n;
+        } else if (loss == FR_LOSS_binary_crossentropy && fused) {
+            size += (fabsl(y[j]) + fabsl(y[j] * t[j]) + FUNCTION) / n;
+            off_dy[j] += 2 * FUNCTION * unit * p[j] / n;
+        } else if (loss == FR_LOSS_binary_crossentropy) {
+            /* 1 - p is rounded: one unit in its logarithm and in the gradient's denominator */
+            size += (fabsl(t[j]) * -logl(q) + fabsl(1 - t[j]) * (1 / (1 - q) * q - logl(1 - q))) *
+                    (FUNCTION / (wide)n);
+            off_dy[j] = 8 * unit * (fabsl(1 - t[j]) / (1 - q) + fabsl(t[j]) / q) / n;
+        } else if (fused) {
+            size += fabsl(t[j]) * (4 * span + 2 * FUNCTION + n);
+            off_dy[j] += unit * ((n + 8 + 4 * span + FUNCTION) * mass * p[j] + 4 * fabsl(t[j]));
+        } else {
+            q = fminl(fmaxl(y[j] / sum, low), high);
+            size += fabsl(t[j]) * (n + 4 - FUNCTION * logl(q));
+            off_dy[j] = (3 * n + 20) * unit * (fabsl(t[j]) / q + mass) / sum;
+        }
+    }
+    *off = (n + 8) * unit * size;
+}
+
+static void loss_case(fr_dtype dtype, int loss, int fused_with, ptrdiff_t n, bool panels,
+                      bool with_weight, bool with_d, int accuracy)
+{
+    double unit = unit_of(dtype);
+    bool fused = fused_with >= 0, labels = loss == FR_LOSS_sparse_categorical_crossentropy;
+    layout l = layout_of(dtype, n, panels), l_d = l;
+    if (!panels) l_d.ld = n + n % 5;
+    void *y = array_in(&buffer_a, dtype, n % 4), *d = array_in(&buffer_b, dtype, (n + 3) % 4);
+    void *target = array_in(&buffer_c, dtype, n % 3), *in = array_in(&buffer_d, dtype, 0);
+    void *weight = array_in(&buffer_e, dtype, 1);
+    int32_t label[ROWS];
+    fill(dtype, weight, ROWS, 0.1, 2);
+    fill(dtype, y, extent(l, n), 1e-3, 1);
+    for (ptrdiff_t r = 0; r < ROWS && fused; r++)
+        for (ptrdiff_t j = 0; j < n; j++)
+            put(dtype, y, spot(l, r, j), test_uniform(-2 - 20 * (r == 1), 6));
+    for (ptrdiff_t r = 0; r < ROWS; r++) {
+        label[r] = fill_target(dtype, loss, n, at(dtype, target, r * n));
+        if (!fused && test_below(2)) put(dtype, y, spot(l, r, test_below(n)), 0); /* clipped */
+        if (!fused && loss != FR_LOSS_categorical_crossentropy && !labels && test_below(2))
+            put(dtype, y, spot(l, r, test_below(n)), 1); /* clipped above */
+        double sum = 0;
+        for (ptrdiff_t j = 0; j < n; j++) sum += get(dtype, y, spot(l, r, j));
+        if (sum == 0) put(dtype, y, spot(l, r, 0), 0.5);
+    }
+    memcpy(in, y, (size_t)(extent(l, n) * size_of(dtype)));
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    fr_loss_tile tile = {.rows = ROWS,
+                         .n = n,
+                         .y = y,
+                         .ld = l.ld,
+                         .gap = l.gap,
+                         .target = labels ? (void *)label : target,
+                         .weight = with_weight ? weight : NULL,
+                         .d = with_d ? d : NULL,
+                         .ld_d = l_d.ld,
+                         .scale = 0.25,
+                         .accuracy = accuracy,
+                         .loss = 99,
+                         .correct = 99};
+    (fused ? kernels->fused_loss[loss][fused_with] : kernels->loss[loss])(&tile);
+
+    match m = {0}, m_loss = {0}, m_y = {0};
+    wide total = 0, total_off = 0;
+    double correct = 0;
+    for (ptrdiff_t r = 0; r < ROWS; r++) {
+        wide row[MOST], t[MOST], p[MOST], dy[MOST], off_dy[MOST], seen[MOST], value, off;
+        wide w = with_weight ? get(dtype, weight, r) : 1;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            row[j] = p[j] = get(dtype, in, spot(l, r, j));
+            t[j] = get(dtype, target, r * n + j);
+            seen[j] = get(dtype, y, spot(l, r, j));
+        }
+        value = fused ? oracle_fused_loss(loss, n, row, t, p, dy)
+                      : oracle_loss(loss, dtype, n, row, t, dy);
+        loss_bounds(loss, fused, unit, dtype, n, row, t, p, dy, &off, off_dy);
+        total += w * value, total_off += w * off;
+        correct += oracle_correct(accuracy, n, seen, t);
+        wide span = 0;
+        for (ptrdiff_t j = 0; j < n; j++) span = fmaxl(span, fabsl(row[j]));
+        for (ptrdiff_t j = 0; j < n; j++) {
+            near(&m_y, dtype, r * n + j, (double)seen[j], p[j],
+                 fused ? unit * (2 * FUNCTION + n + 4 * span) * p[j] : 0);
+            if (with_d)
+                near(&m, dtype, r * n + j, get(dtype, d, spot(l_d, r, j)), dy[j] * w * 0.25L,
+                     off_dy[j] * w * 0.25L);
+        }
+    }
+    near(&m_loss, dtype, 0, tile.loss, total, total_off);
+    CHECK_MATCH(m_loss, "loss");
+    CHECK_MATCH(m_y, "y");
+    CHECK_MATCH(m, "gradient");
+    CHECK(fabs(tile.correct - correct) < 1e-12, "correct %g, not %g", tile.correct, correct);
+}
+
+static int accuracy_of(int loss)
+{
+    switch (loss) {
+    case FR_LOSS_categorical_crossentropy: return FR_ACCURACY_categorical;
+    case FR_LOSS_sparse_categorical_crossentropy: return FR_ACCURACY_sparse_categorical;
+    default: return FR_ACCURACY_binary;
+    }
+}
+
+/* The activation that a loss fuses with, -1 for none. */
+static int fusion_of(fr_dtype dtype, int loss)
+{
+    for (int f = 0; f < FR_N_ACTIVATIONS; f++) {
+        bool has = fr_kernels_for(dtype)->fused_loss[loss][f] != NULL;
+        CHECK(has == oracle_fuses(loss, f), "%s of %s", fr_loss_name(loss), fr_activation_name(f));
+        if (has) return f;
+    }
+    return -1;
+}
+
+static void check_losses(fr_dtype dtype)
+{
+    for (int loss = 0; loss < FR_N_LOSSES; loss++) {
+        int f = fusion_of(dtype, loss);
+        for (int i = 0; i < N_ROW_LENGTHS; i++)
+            for (int variant = 0; variant < 8; variant++)
+                for (int fused = 0; fused <= (f >= 0); fused++) {
+                    test_case("%s%s n %td variant %d %s %s", fused ? "fused " : "",
+                              fr_loss_name(loss), length(i), variant, name_of(dtype), fr_isa());
+                    loss_case(dtype, loss, fused ? f : -1, length(i), variant & 4, variant & 1,
+                              variant & 2, variant == 3 ? FR_ACCURACY_none : accuracy_of(loss));
+                }
+    }
+}
+
+/* NaN and infinity in y, z, a target or a weight are never hidden: training stops on the loss. */
+static void not_finite_case(fr_dtype dtype, int loss, int fused_with, ptrdiff_t n, double bad,
+                            int place)
+{
+    bool labels = loss == FR_LOSS_sparse_categorical_crossentropy;
+    void *y = array_in(&buffer_a, dtype, 1), *target = array_in(&buffer_c, dtype, 2);
+    void *d = array_in(&buffer_b, dtype, 0);
+    double weight[1];
+    ptrdiff_t where = test_below(n);
+    int32_t label = (int32_t)test_below(n);
+    fill(dtype, y, n, 0.1, 0.9);
+    fill(dtype, target, n, 0, 0);
+    put(dtype, target, label, 1);
+    put(dtype, weight, 0, place == 2 ? bad : 1);
+    if (place == 0) put(dtype, y, where, bad);
+    if (place == 1) put(dtype, target, where, bad);
+    fr_loss_tile tile = {.rows = 1,
+                         .n = n,
+                         .y = y,
+                         .ld = n,
+                         .target = labels ? (void *)&label : target,
+                         .weight = weight,
+                         .d = d,
+                         .ld_d = n,
+                         .scale = 1,
+                         .accuracy = FR_ACCURACY_none};
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    (fused_with >= 0 ? kernels->fused_loss[loss][fused_with] : kernels->loss[loss])(&tile);
+    static const char *const places[] = {"y or z", "target", "weight"};
+    CHECK(!isfinite(tile.loss), "loss %g for %g in %s at %td, label %d", tile.loss, bad,
+          places[place], where, (int)label);
+}
+
+static void check_not_finite(fr_dtype dtype)
+{
+    static const double bad[] = {NAN, INFINITY, -INFINITY};
+    for (int loss = 0; loss < FR_N_LOSSES; loss++) {
+        int f = fusion_of(dtype, loss);
+        bool labels = loss == FR_LOSS_sparse_categorical_crossentropy;
+        for (ptrdiff_t n = 1; n <= 40; n++)
+            for (int i = 0; i < 3; i++)
+                for (int place = 0; place < 3; place++)
+                    for (int fused = 0; fused <= (f >= 0); fused++) {
+                        if (labels && place == 1) continue; /* a label is an integer */
+                        test_case("%s%s not finite, n %td %s %s", fused ? "fused " : "",
+                                  fr_loss_name(loss), n, name_of(dtype), fr_isa());
+                        not_finite_case(dtype, loss, fused ? f : -1, n, bad[i], place);
+                    }
+    }
+}
+
+/* ---- updates ---- */
+
+static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, ptrdiff_t n,
+                        ptrdiff_t ld, fr_regularizer regularizer)
+{
+    double unit = unit_of(dtype);
+    const int64_t iteration = 4;
+    void *w = array_in(&buffer_a, dtype, n % 4), *dw = array_in(&buffer_b, dtype, (n + 1) % 4);
+    void *slots[2] = {NULL, NULL}, *old = array_in(&buffer_e, dtype, 0);
+    bool adam = o->kind == FR_OPTIMIZER_adam;
+    ptrdiff_t count = (rows - 1) * ld + n;
+    fill(dtype, w, count, -1, 1);
+    fill(dtype, dw, count, -1, 1);
+    if (n > 2) put(dtype, w, n / 2, 0); /* sign(0) = 0 */
+    if (o->momentum != 0 || adam)
+        fill(dtype, slots[0] = array_in(&buffer_c, dtype, 3), count, -1, 1);
+    if (adam) fill(dtype, slots[1] = array_in(&buffer_d, dtype, 1), count, 0.01, 1);
+    wide before[2][MOST];
+    for (ptrdiff_t j = 0; j < count; j++)
+        for (int s = 0; s < 2; s++) before[s][j] = slots[s] ? get(dtype, slots[s], j) : 0;
+    memcpy(old, w, (size_t)(count * size_of(dtype)));
+
+    double t = (double)iteration + 1, rate = o->learning_rate;
+    if (adam) rate *= sqrt(1 - pow(o->beta_2, t)) / (1 - pow(o->beta_1, t));
+    fr_update_step step = {.rate = rate,
+                           .keep = 1 - o->learning_rate * o->weight_decay,
+                           .momentum = o->momentum,
+                           .beta_1 = o->beta_1,
+                           .beta_2 = o->beta_2,
+                           .epsilon = o->epsilon,
+                           .nesterov = o->nesterov,
+                           .regularizer = regularizer};
+    fr_sums sums = {5, 7};
+    fr_kernels_for(dtype)->update[o->kind](&step, rows, n, ld, w, dw, slots, &sums);
+
+    match m = {0}, m_slots = {0}, m_sums = {0};
+    wide abs = 0, square = 0;
+    for (ptrdiff_t j = 0; j < count; j++) {
+        if (j % ld >= n) continue;
+        wide was = get(dtype, old, j), new = was, state[2] = {before[0][j], before[1][j]};
+        wide penalty = oracle_penalty_gradient(regularizer, was), g = get(dtype, dw, j);
+        wide size = fabsl(g) + fabsl(penalty), off[2] = {0, 0}, off_w;
+        oracle_update(o, iteration, g + penalty, &new, state);
+        if (adam) {
+            wide c1 = 1 - (wide)o->beta_1, c2 = 1 - (wide)o->beta_2;
+            off[0] = 8 * unit * (fabsl(before[0][j]) + c1 * size);
+            off[1] = 16 * unit * (before[1][j] + c2 * size * size);
+            wide root = sqrtl(state[1]), below = root + o->epsilon, above = fabsl(state[0]);
+            off_w = rate *
+                    (off[0] / below + above / (below * below) * (off[1] / root + 3 * unit * below) +
+                     6 * unit * above / below);
+        } else {
+            off[0] = 10 * unit * (o->momentum * fabsl(before[0][j]) + rate * size);
+            off_w = 2 * off[0] + 10 * unit * rate * size;
+        }
+        near(&m, dtype, j, get(dtype, w, j), new, off_w + 4 * unit * (fabsl(was) + fabsl(new)));
+        for (int s = 0; s < 2; s++)
+            if (slots[s]) near(&m_slots, dtype, j, get(dtype, slots[s], j), state[s], off[s]);
+        abs += fabsl(was), square += was * was;
+    }
+    CHECK_MATCH(m, "w");
+    CHECK_MATCH(m_slots, "slots");
+    if (regularizer.l1 == 0 && regularizer.l2 == 0) abs = square = 0;
+    /* a lane sums 64 elements before they go into doubles */
+    near(&m_sums, dtype, 0, sums.abs - 5, abs, 68 * unit * abs + 1e-14);
+    near(&m_sums, dtype, 1, sums.square - 7, square, 68 * unit * square + 1e-14);
+    CHECK_MATCH(m_sums, "sums of the old w");
+}
+
+static void check_updates(fr_dtype dtype)
+{
+    static const fr_optimizer optimizers[] = {
+        {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.1},
+        {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.1, .momentum = 0.9},
+        {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.1, .momentum = 0.9, .nesterov = 1},
+        {.kind = FR_OPTIMIZER_adam,
+         .learning_rate = 0.01,
+         .beta_1 = 0.9,
+         .beta_2 = 0.999,
+         .epsilon = 1e-7},
+    };
+    static const fr_regularizer regularizers[] = {{0, 0}, {0.1, 0}, {0, 0.2}, {0.05, 0.01}};
+    for (int i = 0; i < 4; i++)
+        for (int l = 0; l < N_LENGTHS; l++)
+            for (int variant = 0; variant < 8; variant++) {
+                fr_optimizer o = optimizers[i];
+                o.weight_decay = variant & 4 ? 0.3 : 0;
+                test_case("update %d n %td variant %d %s %s", i, length(l), variant, name_of(dtype),
+                          fr_isa());
+                update_case(dtype, &o, 1, length(l), length(l), regularizers[variant & 3]);
+                if (l < N_ROW_LENGTHS)
+                    update_case(dtype, &o, 3, length(l), odd_ld(length(l)),
+                                regularizers[variant & 3]);
+            }
+}
+
+/* ---- sums, penalty gradient, add, multiply ---- */
+
+static void check_sums(fr_dtype dtype)
+{
+    double unit = unit_of(dtype);
+    static const fr_regularizer regularizers[] = {{0, 0}, {0.1, 0}, {0, 0.2}, {0.05, 0.01}};
+    for (int i = 0; i < N_LENGTHS; i++) {
+        ptrdiff_t n = length(i);
+        test_case("sums n %td %s %s", n, name_of(dtype), fr_isa());
+        void *w = array_in(&buffer_a, dtype, n % 4), *dw = array_in(&buffer_b, dtype, 3);
+        void *old = array_in(&buffer_c, dtype, 1);
+        fill(dtype, w, n, -1, 1);
+        put(dtype, w, n / 3, 0);
+        put(dtype, w, n / 2, -0.0);
+        fr_sums sums = fr_kernels_for(dtype)->sums(n, w);
+        wide abs = 0, square = 0;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            wide a = get(dtype, w, j);
+            abs += fabsl(a), square += a * a;
+        }
+        match m = {0}, m_add = {0};
+        near(&m, dtype, 0, sums.abs, abs, 68 * unit * abs);
+        near(&m, dtype, 1, sums.square, square, 68 * unit * square);
+        CHECK_MATCH(m, "sums");
+
+        fr_regularizer r = regularizers[i % 4];
+        fr_kernels_for(dtype)->penalty_gradient(n, w, r, dw);
+        m = (match){0};
+        for (ptrdiff_t j = 0; j < n; j++) {
+            wide want = oracle_penalty_gradient(r, get(dtype, w, j));
+            near(&m, dtype, j, get(dtype, dw, j), want, 4 * unit * fabsl(want));
+        }
+        CHECK_MATCH(m, "penalty gradient");
+
+        memcpy(old, dw, (size_t)(n * size_of(dtype)));
+        fr_kernels_for(dtype)->add(n, w, dw);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            wide want = (wide)get(dtype, w, j) + get(dtype, old, j);
+            near(&m_add, dtype, j, get(dtype, dw, j), want, unit * fabsl(want));
+        }
+        CHECK_MATCH(m_add, "add");
+    }
+}
+
+static void check_multiply(fr_dtype dtype)
+{
+    for (int i = 0; i < N_ROW_LENGTHS; i++) {
+        ptrdiff_t n = length(i), ld_x = odd_ld(n), ld_f = n + 1, ld_y = n + n % 2;
+        test_case("multiply n %td %s %s", n, name_of(dtype), fr_isa());
+        void *x = array_in(&buffer_a, dtype, 1), *f = array_in(&buffer_b, dtype, 2);
+        void *y = array_in(&buffer_c, dtype, 3);
+        fill(dtype, x, ROWS * ld_x, -1, 1);
+        fill(dtype, f, ROWS * ld_f, -1, 1);
+        fr_kernels_for(dtype)->multiply(ROWS, n, x, ld_x, f, ld_f, y, ld_y);
+        match m = {0};
+        for (ptrdiff_t r = 0; r < ROWS; r++)
+            for (ptrdiff_t j = 0; j < n; j++) {
+                wide want = (wide)get(dtype, x, r * ld_x + j) * get(dtype, f, r * ld_f + j);
+                near(&m, dtype, r * n + j, get(dtype, y, r * ld_y + j), want,
+                     unit_of(dtype) * fabsl(want));
+            }
+        CHECK_MATCH(m, "product");
+    }
+}
+
+/* ---- dropout ---- */
+
+/* The known answers that Philox' authors publish (Random123, kat_vectors). */
+static void check_philox(void)
+{
+    static const struct {
+        uint32_t counter[4], key[2], out[4];
+    } known[] = {
+        {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+         {0xffffffff, 0xffffffff},
+         {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
+         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+    };
+    test_case("philox");
+    for (int i = 0; i < 3; i++) {
+        const uint32_t *c = known[i].counter, *key = known[i].key;
+        uint32_t out[4], words[4][FR_PHILOX_LANES];
+        oracle_philox(c, key, out);
+        CHECK(memcmp(out, known[i].out, sizeof out) == 0, "the oracle's block %d", i);
+        fr_philox(c[0], c[1], c[2], c[3], (uint64_t)key[1] << 32 | key[0], words);
+        for (uint32_t lane = 0; lane < FR_PHILOX_LANES; lane++) {
+            uint32_t counter[4] = {c[0] + lane, c[1], c[2], c[3]};
+            oracle_philox(counter, key, out);
+            for (int word = 0; word < 4; word++)
+                CHECK(words[word][lane] == out[word], "block %d lane %u word %d", i, lane, word);
+        }
+    }
+}
+
+static void check_dropout(fr_dtype dtype)
+{
+    static const double rates[] = {0, 0.3, 0.5, 0.999};
+    for (int i = 0; i < N_ROW_LENGTHS; i++)
+        for (int variant = 0; variant < 8; variant++) {
+            ptrdiff_t n = length(i), first = variant * 1000;
+            bool panels = variant & 4;
+            layout l = layout_of(dtype, n, panels), l_y = l;
+            if (!panels) l_y.ld = n + n % 3;
+            double rate = rates[(i + variant) % 4];
+            uint64_t seed = 0x123456789ABCDEFu * (uint64_t)(i + 1);
+            uint32_t layer = (uint32_t)variant, iteration = 0xFFFFFFFEu + (uint32_t)variant;
+            test_case("dropout n %td variant %d %s %s", n, variant, name_of(dtype), fr_isa());
+            void *x = array_in(&buffer_a, dtype, 1), *y = array_in(&buffer_b, dtype, 3);
+            void *factor = array_in(&buffer_c, dtype, 2);
+            fill(dtype, x, extent(l, n), -1, 1);
+            fr_dropout_tile tile = {.rows = ROWS,
+                                    .n = n,
+                                    .x = x,
+                                    .ld_x = l.ld,
+                                    .y = y,
+                                    .ld_y = l_y.ld,
+                                    .gap = l.gap,
+                                    .factor = variant & 1 ? factor : NULL,
+                                    .rate = rate,
+                                    .seed = seed,
+                                    .first_row = first,
+                                    .layer = layer,
+                                    .iteration = iteration};
+            fr_kernels_for(dtype)->dropout(&tile);
+            double kept = rounded(dtype, 1 / (1 - rate));
+            ptrdiff_t wrong = 0, n_kept = 0;
+            for (ptrdiff_t r = 0; r < ROWS; r++)
+                for (ptrdiff_t j = 0; j < n; j++) {
+                    bool drops = oracle_drops(rate, seed, j, first + r, layer, iteration);
+                    double f = drops ? 0 : kept, a = get(dtype, x, spot(l, r, j));
+                    wrong += get(dtype, y, spot(l_y, r, j)) != rounded(dtype, a * f);
+                    wrong += tile.factor && get(dtype, factor, spot(l_y, r, j)) != f;
+                    n_kept += !drops;
+                }
+            CHECK(wrong == 0, "%td wrong elements at rate %g", wrong, rate);
+            CHECK(rate > 0 || n_kept == ROWS * n, "rate 0 drops");
+        }
+}
+
+/* ---- products on panels ---- */
+
+/* a (rows, depth) in whole panels, at the element (r, k); `rows` are what a panel holds. */
+static ptrdiff_t in_panels(ptrdiff_t panel, ptrdiff_t rows, ptrdiff_t r, ptrdiff_t k)
+{
+    return k / panel * rows * panel + r * panel + k % panel;
+}
+
+static void product_case(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t n)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    ptrdiff_t panel = kernels->panel, held = rows + 2; /* a view of some of a matrix' rows */
+    void *a = array_in(&buffer_a, dtype, 1), *b = array_in(&buffer_b, dtype, 2);
+    void *c = array_in(&buffer_c, dtype, 3);
+    fill(dtype, a, (depth / panel + 1) * held * panel, -1, 1);
+    fill(dtype, b, depth * panel, -1, 1);
+    fill(dtype, c, rows * panel, -1, 1);
+    kernels->product(rows, depth, n, a, held * panel, b, c);
+    match m = {0};
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            wide want = 0, size = 0;
+            for (ptrdiff_t k = 0; k < depth; k++) {
+                wide term = (wide)get(dtype, a, in_panels(panel, held, r, k)) *
+                            get(dtype, b, k * panel + j);
+                want += term, size += fabsl(term);
+            }
+            near(&m, dtype, r * panel + j, get(dtype, c, r * panel + j), want,
+                 (depth + 1) * unit_of(dtype) * size);
+        }
+    CHECK_MATCH(m, "product");
+    ptrdiff_t n_zero = 0, padding = n > panel / 2 ? 0 : panel / 2;
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t j = panel - padding; j < panel; j++)
+            n_zero += get(dtype, c, r * panel + j) == 0;
+    CHECK(n_zero == rows * padding, "padding of the product");
+}
+
+static void kernel_product_case(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_i, ptrdiff_t n)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    ptrdiff_t panel = kernels->panel;
+    void *x = array_in(&buffer_a, dtype, 1), *dz = array_in(&buffer_b, dtype, 2);
+    void *dw = array_in(&buffer_c, dtype, 3);
+    fill(dtype, x, n_batch * panel, -1, 1);
+    fill(dtype, dz, n_batch * panel, -1, 1);
+    kernels->kernel_product(n_batch, n_i, n, x, dz, dw);
+    match m = {0};
+    for (ptrdiff_t i = 0; i < n_i; i++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            wide want = 0, size = 0;
+            for (ptrdiff_t r = 0; r < n_batch; r++) {
+                wide term = (wide)get(dtype, x, r * panel + i) * get(dtype, dz, r * panel + j);
+                want += term, size += fabsl(term);
+            }
+            near(&m, dtype, i * panel + j, get(dtype, dw, i * panel + j), want,
+                 (n_batch + 1) * unit_of(dtype) * size);
+        }
+    CHECK_MATCH(m, "kernel product");
+}
+
+static void transpose_case(fr_dtype dtype, ptrdiff_t n_i, ptrdiff_t n_o)
+{
+    ptrdiff_t panel = fr_kernels_for(dtype)->panel, wrong = 0;
+    void *w = array_in(&buffer_a, dtype, 1), *wt = array_in(&buffer_b, dtype, 2);
+    fill(dtype, w, panel * panel, -1, 1);
+    fill(dtype, wt, panel * panel, 5, 6);
+    fr_kernels_for(dtype)->transpose(n_i, n_o, w, wt);
+    for (ptrdiff_t i = 0; i < n_i; i++)
+        for (ptrdiff_t o = 0; o < n_o; o++)
+            wrong += get(dtype, wt, o * panel + i) != get(dtype, w, i * panel + o);
+    CHECK(wrong == 0, "transpose of %td x %td: %td wrong", n_i, n_o, wrong);
+}
+
+static void check_products(fr_dtype dtype)
+{
+    static const ptrdiff_t depths[] = {1, 2, 7, 31, 32, 33, 65, 100};
+    ptrdiff_t panel = fr_kernels_for(dtype)->panel;
+    for (ptrdiff_t rows = 1; rows <= 40; rows++)
+        for (int i = 0; i < 8; i++) {
+            ptrdiff_t n = 1 + (rows * 5 + i * 3) % panel;
+            test_case("products rows %td depth %td n %td %s %s", rows, depths[i], n, name_of(dtype),
+                      fr_isa());
+            product_case(dtype, rows, depths[i], n);
+            kernel_product_case(dtype, depths[i], 1 + (rows - 1) % panel, n);
+        }
+    for (ptrdiff_t n = 1; n <= panel; n++) {
+        test_case("products n %td %s %s", n, name_of(dtype), fr_isa());
+        product_case(dtype, 13, 9, n);
+        kernel_product_case(dtype, 9, panel, n);
+        for (ptrdiff_t n_o = 1; n_o <= panel; n_o++) transpose_case(dtype, n, n_o);
+    }
+}
+
+void test_kernels(void)
+{
+    check_philox();
+    test_each_target(check_forward);
+    test_each_target(check_forward_of_nan);
+    test_each_target(check_backward);
+    test_each_target(check_losses);
+    test_each_target(check_not_finite);
+    test_each_target(check_updates);
+    test_each_target(check_sums);
+    test_each_target(check_multiply);
+    test_each_target(check_dropout);
+    test_each_target(check_products);
+}

@@ -1,0 +1,1303 @@
+/* Networks against a model of them in plain loops: training, evaluation, inference; then what must
+ * hold of any network: one result for all numbers of threads, gradients that are the slope of the
+ * loss, failures that change nothing.
+ */
+#define _GNU_SOURCE
+#include "base/platform.h"
+#include "oracle.h"
+#include "test.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MOST_LAYERS = 4, MOST_UNITS = 600, MOST_KERNEL = 8000, MOST_BATCH = 64, MOST_ROWS = 128 };
+enum { KERNEL, BIAS };
+
+/* ---- the model ---- */
+
+typedef struct {
+    wide value[MOST_KERNEL], gradient[MOST_KERNEL];
+    wide slots[2][MOST_KERNEL];
+} parameter;
+
+typedef struct {
+    parameter part[2]; /* kernel, bias */
+    wide y[MOST_BATCH][MOST_UNITS], d[MOST_BATCH][MOST_UNITS], factor[MOST_BATCH][MOST_UNITS];
+} model_layer;
+
+typedef struct {
+    fr_dtype dtype;
+    int n_layers;
+    fr_layer specs[MOST_LAYERS];
+    model_layer layers[MOST_LAYERS];
+    wide x[MOST_BATCH][MOST_UNITS];
+} model;
+
+static ptrdiff_t size_of_part(const fr_layer *s, int part)
+{
+    if (s->kind != FR_LAYER_dense || (part == BIAS && !s->use_bias)) return 0;
+    return (part == KERNEL ? s->n_in : 1) * s->n_out;
+}
+
+static const fr_regularizer *regularizer_of(const fr_layer *s, int part)
+{
+    return part == KERNEL ? &s->kernel : &s->bias;
+}
+
+static const fr_layer *last_of(const model *m) { return &m->specs[m->n_layers - 1]; }
+
+/* z of the last layer where the loss takes z, y everywhere else. */
+static void model_forward(model *m, ptrdiff_t n, bool keep_z, const fr_training *dropout_of,
+                          int64_t iteration)
+{
+    for (int l = 0; l < m->n_layers; l++) {
+        const fr_layer *s = &m->specs[l];
+        model_layer *a = &m->layers[l];
+        for (ptrdiff_t r = 0; r < n; r++) {
+            const wide *x = l ? m->layers[l - 1].y[r] : m->x[r];
+            if (s->kind == FR_LAYER_dropout) {
+                for (ptrdiff_t o = 0; o < s->n_out; o++) {
+                    a->factor[r][o] = 1;
+                    if (dropout_of)
+                        a->factor[r][o] =
+                            oracle_drops(s->rate, s->has_seed ? s->seed : dropout_of->seed, o, r,
+                                         (uint32_t)l, (uint32_t)iteration)
+                                ? 0
+                                : rounded(m->dtype, 1 / (1 - s->rate));
+                    a->y[r][o] = x[o] * a->factor[r][o];
+                }
+                continue;
+            }
+            wide z[MOST_UNITS];
+            for (ptrdiff_t o = 0; o < s->n_out; o++) {
+                z[o] = s->use_bias ? a->part[BIAS].value[o] : 0;
+                for (ptrdiff_t i = 0; i < s->n_in; i++)
+                    z[o] += x[i] * a->part[KERNEL].value[i * s->n_out + o];
+            }
+            if (keep_z && l == m->n_layers - 1)
+                memcpy(a->y[r], z, sizeof z);
+            else
+                oracle_activation(s->activation, s->n_out, z, a->y[r]);
+        }
+    }
+}
+
+static void model_target(const model *m, const fr_training *call, ptrdiff_t row, wide *target)
+{
+    ptrdiff_t n = last_of(m)->n_out;
+    for (ptrdiff_t o = 0; o < n; o++)
+        target[o] = call->loss == FR_LOSS_sparse_categorical_crossentropy
+                        ? ((const int32_t *)call->data.y)[row] == o
+                        : get(m->dtype, call->data.y, row * n + o);
+}
+
+/* The loss of a batch, added to the ledger; d of the last layer is dL/dz of the data loss. */
+static void model_loss(model *m, const fr_training *call, const ptrdiff_t *rows, ptrdiff_t n,
+                       wide *ledger)
+{
+    const fr_layer *last = last_of(m);
+    model_layer *a = &m->layers[m->n_layers - 1];
+    bool fused = last->kind == FR_LAYER_dense && oracle_fuses(call->loss, last->activation);
+    for (ptrdiff_t r = 0; r < n; r++) {
+        wide target[MOST_UNITS], z[MOST_UNITS];
+        wide weight = call->data.weight ? get(m->dtype, call->data.weight, rows[r]) : 1;
+        model_target(m, call, rows[r], target);
+        memcpy(z, a->y[r], sizeof z);
+        wide value = fused ? oracle_fused_loss(call->loss, last->n_out, z, target, a->y[r], a->d[r])
+                           : oracle_loss(call->loss, m->dtype, last->n_out, z, target, a->d[r]);
+        for (ptrdiff_t o = 0; o < last->n_out; o++) a->d[r][o] *= weight / n;
+        ledger[FR_LEDGER_DATA_LOSS] += weight * value;
+        ledger[FR_LEDGER_CORRECT] += oracle_correct(call->accuracy, last->n_out, a->y[r], target);
+        ledger[FR_LEDGER_ROWS] += 1;
+    }
+    for (int l = 0; l < m->n_layers; l++) {
+        const fr_layer *s = &m->specs[l];
+        for (int part = 0; part < 2 && s->trainable; part++)
+            for (ptrdiff_t i = 0; i < size_of_part(s, part); i++)
+                ledger[part == KERNEL ? FR_LEDGER_KERNEL_PENALTY : FR_LEDGER_BIAS_PENALTY] +=
+                    n * oracle_penalty(*regularizer_of(s, part), m->layers[l].part[part].value[i]);
+        for (ptrdiff_t r = 0; r < n && s->kind == FR_LAYER_dense; r++)
+            for (ptrdiff_t o = 0; o < s->n_out; o++)
+                ledger[FR_LEDGER_ACTIVITY_PENALTY] +=
+                    oracle_penalty(s->activity, m->layers[l].y[r][o]);
+    }
+}
+
+/* Gradients of all parameters, from d of the last layer. */
+static void model_backward(model *m, ptrdiff_t n, bool fused)
+{
+    for (int l = m->n_layers - 1; l >= 0; l--) {
+        const fr_layer *s = &m->specs[l];
+        model_layer *a = &m->layers[l];
+        for (int part = 0; part < 2; part++)
+            for (ptrdiff_t i = 0; i < size_of_part(s, part); i++) a->part[part].gradient[i] = 0;
+        for (ptrdiff_t r = 0; r < n; r++) {
+            wide *below = l ? m->layers[l - 1].d[r] : NULL, dz[MOST_UNITS], dy[MOST_UNITS];
+            const wide *x = l ? m->layers[l - 1].y[r] : m->x[r];
+            if (s->kind == FR_LAYER_dropout) {
+                for (ptrdiff_t o = 0; o < s->n_out && l; o++)
+                    below[o] = a->d[r][o] * a->factor[r][o];
+                continue;
+            }
+            bool has_dz = fused && l == m->n_layers - 1;
+            for (ptrdiff_t o = 0; o < s->n_out; o++)
+                dy[o] = (has_dz ? 0 : a->d[r][o]) +
+                        oracle_penalty_gradient(s->activity, a->y[r][o]) / n;
+            oracle_activation_gradient(s->activation, s->n_out, a->y[r], dy, dz);
+            for (ptrdiff_t o = 0; o < s->n_out; o++) {
+                if (has_dz) dz[o] += a->d[r][o];
+                a->part[BIAS].gradient[o] += dz[o];
+                for (ptrdiff_t i = 0; i < s->n_in; i++)
+                    a->part[KERNEL].gradient[i * s->n_out + o] += x[i] * dz[o];
+            }
+            for (ptrdiff_t i = 0; i < s->n_in && l; i++) {
+                below[i] = 0;
+                for (ptrdiff_t o = 0; o < s->n_out; o++)
+                    below[i] += dz[o] * a->part[KERNEL].value[i * s->n_out + o];
+            }
+        }
+    }
+}
+
+static void model_update(model *m, const fr_optimizer *o, int64_t iteration)
+{
+    for (int l = 0; l < m->n_layers; l++)
+        for (int part = 0; part < 2 && m->specs[l].trainable; part++) {
+            parameter *p = &m->layers[l].part[part];
+            for (ptrdiff_t i = 0; i < size_of_part(&m->specs[l], part); i++) {
+                wide slots[2] = {p->slots[0][i], p->slots[1][i]};
+                wide g = p->gradient[i] +
+                         oracle_penalty_gradient(*regularizer_of(&m->specs[l], part), p->value[i]);
+                oracle_update(o, iteration, g, &p->value[i], slots);
+                p->slots[0][i] = slots[0], p->slots[1][i] = slots[1];
+            }
+        }
+}
+
+/* What fr_network_train and fr_network_evaluate do. */
+static void model_run(model *m, const fr_training *call, bool training, wide *ledger)
+{
+    const fr_layer *last = last_of(m);
+    bool fused = last->kind == FR_LAYER_dense && oracle_fuses(call->loss, last->activation);
+    int64_t iteration = call->iteration;
+    for (ptrdiff_t first = call->start; first < call->stop;
+         first += call->batch_size, iteration++) {
+        ptrdiff_t rows[MOST_BATCH], n = 0, n_in = m->specs[0].n_in;
+        for (ptrdiff_t i = first; i < call->stop && n < call->batch_size; i++, n++) {
+            rows[n] = training && call->data.index ? (ptrdiff_t)call->data.index[i] : i;
+            for (ptrdiff_t j = 0; j < n_in; j++)
+                m->x[n][j] = get(m->dtype, call->data.x, rows[n] * n_in + j);
+        }
+        model_forward(m, n, fused, training ? call : NULL, iteration);
+        model_loss(m, call, rows, n, ledger);
+        if (!training) continue;
+        model_backward(m, n, fused);
+        model_update(m, &call->optimizer, iteration);
+    }
+}
+
+/* ---- networks beside their models ---- */
+
+typedef struct {
+    fr_network *network;
+    model *model;
+} pair;
+
+static fr_network *create(fr_dtype dtype, const fr_layer *layers, int n_layers)
+{
+    fr_network *network = NULL;
+    CHECK(fr_network_create(&network, dtype, layers, n_layers) == FR_OK, "create");
+    return network;
+}
+
+/* Weights of moderate size, never near 0, where an L1 penalty has its kink. */
+static void initialize(fr_dtype dtype, fr_network *network, model *m)
+{
+    for (int l = 0; l < m->n_layers; l++)
+        for (int part = 0; part < 2; part++) {
+            double values[MOST_KERNEL];
+            ptrdiff_t n = size_of_part(&m->specs[l], part);
+            if (n == 0) continue;
+            bool last = l == m->n_layers - 1;
+            for (ptrdiff_t i = 0; i < n; i++) {
+                double size = test_uniform(0.05, last ? 0.15 : 0.6);
+                /* outputs near 0.5: inside the range of probabilities without an activation too */
+                put(dtype, values, i, last && part == BIAS ? 0.5 : test_below(2) ? size : -size);
+                m->layers[l].part[part].value[i] = get(dtype, values, i);
+            }
+            CHECK(fr_network_set(network, -1, l, part, values) == FR_OK, "set");
+        }
+}
+
+static pair create_pair(fr_dtype dtype, const fr_layer *layers, int n_layers)
+{
+    pair p = {create(dtype, layers, n_layers), calloc(1, sizeof(model))};
+    p.model->dtype = dtype;
+    p.model->n_layers = n_layers;
+    memcpy(p.model->specs, layers, (size_t)n_layers * sizeof *layers);
+    initialize(dtype, p.network, p.model);
+    return p;
+}
+
+static void destroy_pair(pair p)
+{
+    fr_network_destroy(p.network);
+    free(p.model);
+}
+
+/* The largest difference of weights and slots to the model's, relative to values of at least 1. */
+static double difference(pair p)
+{
+    double worst = 0;
+    for (int l = 0; l < p.model->n_layers; l++)
+        for (int part = 0; part < 2; part++) {
+            ptrdiff_t n = size_of_part(&p.model->specs[l], part);
+            const parameter *want = &p.model->layers[l].part[part];
+            for (int slot = -1; slot < fr_network_slots(p.network) && n > 0; slot++) {
+                double got[MOST_KERNEL];
+                CHECK(fr_network_get(p.network, slot, l, part, got) == FR_OK, "get");
+                for (ptrdiff_t i = 0; i < n; i++) {
+                    wide exact = slot < 0 ? want->value[i] : want->slots[slot][i];
+                    double gap = (double)(fabsl(get(p.model->dtype, got, i) - exact) /
+                                          fmaxl(1, fabsl(exact)));
+                    worst = gap <= worst ? worst : gap;
+                }
+            }
+        }
+    return worst;
+}
+
+static double ledger_difference(const double *got, const wide *want)
+{
+    double worst = 0;
+    for (int i = 0; i < FR_LEDGER_SIZE; i++) {
+        double gap = (double)(fabsl(got[i] - want[i]) / fmaxl(1, fabsl(want[i])));
+        worst = gap <= worst ? worst : gap;
+    }
+    return worst;
+}
+
+/* A few steps of sums of up to 600 terms; measured: 3e-7 and 2e-15. */
+static double tolerance(fr_dtype dtype) { return dtype == FR_FLOAT32 ? 2e-6 : 1e-14; }
+
+/* body(dtype) for both dtypes, all instruction sets, and both kinds of products. */
+static void (*network_body)(fr_dtype dtype);
+
+static void with_both_products(fr_dtype dtype)
+{
+    for (int i = 0; i < 2; i++) {
+        const char *name = i ? "native" : "blas";
+        CHECK(fr_gemm_choose(name) == FR_OK && strcmp(fr_gemm(), name) == 0, "choose %s", name);
+        network_body(dtype);
+    }
+    CHECK(fr_gemm_choose(NULL) == FR_OK, "the default");
+}
+
+static void test_each_network(void (*body)(fr_dtype dtype))
+{
+    network_body = body;
+    test_each_target(with_both_products);
+}
+
+/* ---- data ---- */
+
+enum { MOST_ENDS = 100 }; /* columns of x and y */
+
+typedef struct {
+    double x[MOST_ROWS * MOST_ENDS], y[MOST_ROWS * MOST_ENDS], weight[MOST_ROWS];
+    int32_t label[MOST_ROWS];
+    int64_t index[MOST_ROWS];
+} rows_of_data;
+
+static rows_of_data data;
+
+static fr_training make_call(fr_dtype dtype, int loss, ptrdiff_t n_rows, ptrdiff_t n_in,
+                             ptrdiff_t n_out)
+{
+    fill(dtype, data.x, n_rows * n_in, -1, 1);
+    fill(dtype, data.y, n_rows * n_out, 0, 1);
+    fill(dtype, data.weight, n_rows, 0.2, 2);
+    for (ptrdiff_t i = 0; i < n_rows; i++) {
+        data.label[i] = (int32_t)test_below(n_out);
+        data.index[i] = test_below(n_rows);
+        for (ptrdiff_t o = 0; o < n_out; o++)
+            if (loss == FR_LOSS_binary_crossentropy)
+                put(dtype, data.y, i * n_out + o, (double)test_below(2));
+    }
+    bool labels = loss == FR_LOSS_sparse_categorical_crossentropy;
+    return (fr_training){
+        .data = {.n_rows = n_rows,
+                 .x = data.x,
+                 .y = labels ? (void *)data.label : data.y,
+                 .weight = data.weight,
+                 .index = data.index},
+        .stop = n_rows,
+        .batch_size = n_rows,
+        .loss = loss,
+        .accuracy = labels                                     ? FR_ACCURACY_sparse_categorical
+                    : loss == FR_LOSS_categorical_crossentropy ? FR_ACCURACY_categorical
+                                                               : FR_ACCURACY_binary,
+        .optimizer = {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.1},
+        .seed = 99,
+        .n_threads = 1,
+    };
+}
+
+static const fr_optimizer optimizers[] = {
+    {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.03},
+    {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.03, .momentum = 0.9, .weight_decay = 0.1},
+    {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.03, .momentum = 0.9, .nesterov = 1},
+    {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.03, .weight_decay = 0.2},
+    /* an epsilon that a gradient's rounding cannot compete with */
+    {.kind = FR_OPTIMIZER_adam,
+     .learning_rate = 0.02,
+     .beta_1 = 0.9,
+     .beta_2 = 0.99,
+     .epsilon = 1e-2},
+    {.kind = FR_OPTIMIZER_adam,
+     .learning_rate = 0.02,
+     .beta_1 = 0.8,
+     .beta_2 = 0.99,
+     .epsilon = 1e-2,
+     .weight_decay = 0.1},
+};
+enum { N_OPTIMIZERS = sizeof optimizers / sizeof optimizers[0] };
+
+/* Dense, dropout, a dense layer that is frozen or has no bias, and the last one. */
+static void make_layers(fr_layer *layers, int hidden, int last)
+{
+    const fr_layer four[] = {
+        {.kind = FR_LAYER_dense,
+         .n_in = 5,
+         .n_out = 9,
+         .activation = hidden,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {0.01, 0.02},
+         .bias = {0.02, 0},
+         .activity = {0.01, 0.03}},
+        {.kind = FR_LAYER_dropout, .n_in = 9, .n_out = 9, .rate = 0.25},
+        {.kind = FR_LAYER_dense,
+         .n_in = 9,
+         .n_out = 7,
+         .activation = FR_ACTIVATION_tanh,
+         .trainable = 1,
+         .kernel = {0, 0.01},
+         .activity = {0, 0.05}},
+        {.kind = FR_LAYER_dense,
+         .n_in = 7,
+         .n_out = 4,
+         .activation = last,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {0.01, 0},
+         .bias = {0, 0.05},
+         .activity = {0.02, 0.01}},
+    };
+    memcpy(layers, four, sizeof four);
+}
+
+/* ---- against the model ---- */
+
+static double largest_gap[2]; /* by dtype: what `tolerance` is set from */
+
+static void train_both(pair p, const fr_training *call, const char *what)
+{
+    double ledger[FR_LEDGER_SIZE] = {0};
+    wide want[FR_LEDGER_SIZE] = {0};
+    ptrdiff_t steps, asked = (call->stop - call->start + call->batch_size - 1) / call->batch_size;
+    CHECK(fr_network_train(p.network, call, ledger, &steps) == FR_OK, "%s", what);
+    CHECK(steps == asked, "%s: %td steps", what, steps);
+    model_run(p.model, call, true, want);
+    double gap = fmax(difference(p), ledger_difference(ledger, want));
+    largest_gap[p.model->dtype] = fmax(largest_gap[p.model->dtype], gap);
+    CHECK(difference(p) <= tolerance(p.model->dtype), "%s: weights off by %g", what, difference(p));
+    CHECK(ledger_difference(ledger, want) <= tolerance(p.model->dtype), "%s: ledger off by %g",
+          what, ledger_difference(ledger, want));
+}
+
+static void evaluate_both(pair p, const fr_training *call)
+{
+    double ledger[FR_LEDGER_SIZE] = {0};
+    wide want[FR_LEDGER_SIZE] = {0};
+    CHECK(fr_network_evaluate(p.network, call, ledger) == FR_OK, "evaluate");
+    model_run(p.model, call, false, want);
+    CHECK(ledger_difference(ledger, want) <= tolerance(p.model->dtype),
+          "evaluate: ledger off by %g", ledger_difference(ledger, want));
+}
+
+static void forward_both(pair p, ptrdiff_t n_rows)
+{
+    static double out[MOST_ROWS * MOST_ENDS];
+    fr_dtype dtype = p.model->dtype;
+    ptrdiff_t n_in = p.model->specs[0].n_in, n_out = last_of(p.model)->n_out;
+    CHECK(fr_network_forward(p.network, n_rows, data.x, out, 1) == FR_OK, "forward");
+    double worst = 0;
+    for (ptrdiff_t first = 0; first < n_rows; first += MOST_BATCH) {
+        ptrdiff_t n = n_rows - first < MOST_BATCH ? n_rows - first : MOST_BATCH;
+        for (ptrdiff_t r = 0; r < n; r++)
+            for (ptrdiff_t j = 0; j < n_in; j++)
+                p.model->x[r][j] = get(dtype, data.x, (first + r) * n_in + j);
+        model_forward(p.model, n, false, NULL, 0);
+        for (ptrdiff_t r = 0; r < n; r++)
+            for (ptrdiff_t o = 0; o < n_out; o++) {
+                wide want = p.model->layers[p.model->n_layers - 1].y[r][o];
+                double gap = (double)fabsl(get(dtype, out, (first + r) * n_out + o) - want);
+                worst = gap <= worst ? worst : gap;
+            }
+    }
+    CHECK(worst <= tolerance(dtype), "forward off by %g", worst);
+}
+
+static void check_against_model(fr_dtype dtype)
+{
+    for (int activation = 0; activation < FR_N_ACTIVATIONS; activation++)
+        for (int loss = 0; loss < FR_N_LOSSES; loss++)
+            for (int i = 0; i < N_OPTIMIZERS; i++) {
+                int variant = activation + loss + i;
+                test_case("train %s %s optimizer %d %s %s %s", fr_activation_name(activation),
+                          fr_loss_name(loss), i, name_of(dtype), fr_isa(), fr_gemm());
+                fr_layer layers[4];
+                make_layers(layers, variant % FR_N_ACTIVATIONS, activation);
+                layers[2].trainable = variant % 3 != 0;
+                layers[0].trainable = variant % 5 != 0;
+                layers[3].trainable = variant % 7 != 0;
+                layers[1].has_seed = variant % 2, layers[1].seed = 0xFEDCBA9876543210u;
+                fr_training call = make_call(dtype, loss, 29, 5, 4);
+                call.optimizer = optimizers[i];
+                call.start = 2, call.stop = 27;
+                call.batch_size = 8; /* the last batch has one row */
+                call.iteration = variant % 4 == 3 ? ((int64_t)1 << 32) + 5 : variant % 4;
+                if (variant % 3 == 1) call.data.weight = NULL;
+                if (variant % 4 == 2) call.data.index = NULL;
+                pair p = create_pair(dtype, layers, 4);
+                train_both(p, &call, "first call");
+                call.iteration += 4;
+                call.start = 0, call.stop = 12, call.batch_size = 12;
+                train_both(p, &call, "second call");
+                evaluate_both(p, &call);
+                forward_both(p, 29);
+                destroy_pair(p);
+            }
+}
+
+/* Several panels: their column sums, activity penalties and dropout rows must meet. */
+static void check_panels(fr_dtype dtype)
+{
+    for (int loss = 0; loss < FR_N_LOSSES; loss++) {
+        test_case("panels %s %s %s %s", fr_loss_name(loss), name_of(dtype), fr_isa(), fr_gemm());
+        fr_layer layers[4];
+        int last = loss == FR_LOSS_mean_squared_error    ? FR_ACTIVATION_linear
+                   : loss == FR_LOSS_binary_crossentropy ? FR_ACTIVATION_sigmoid
+                                                         : FR_ACTIVATION_softmax;
+        make_layers(layers, FR_ACTIVATION_relu, last);
+        fr_training call = make_call(dtype, loss, 120, 5, 4);
+        call.batch_size = 50, call.n_threads = 2;
+        pair p = create_pair(dtype, layers, 4);
+        train_both(p, &call, "batches of 50, 50, 20");
+        call.batch_size = 7, call.stop = 20;
+        train_both(p, &call, "smaller batches in the same plan");
+        call.batch_size = 60, call.stop = 120, call.n_threads = 4;
+        train_both(p, &call, "larger batches again");
+        evaluate_both(p, &call);
+        forward_both(p, 120);
+        forward_both(p, 3);
+        destroy_pair(p);
+    }
+}
+
+/* Hyper-parameters and frozen layers may change between calls. */
+static void check_updated_layers(fr_dtype dtype)
+{
+    test_case("updated layers %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[] = {
+        {.kind = FR_LAYER_dense,
+         .n_in = 45,
+         .n_out = 40,
+         .activation = FR_ACTIVATION_tanh,
+         .use_bias = 1},
+        {.kind = FR_LAYER_dense,
+         .n_in = 40,
+         .n_out = 2,
+         .activation = FR_ACTIVATION_linear,
+         .use_bias = 1,
+         .trainable = 1},
+    };
+    fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 10, 45, 2);
+    pair p = create_pair(dtype, layers, 2);
+    train_both(p, &call, "the large layer frozen");
+    for (int step = 0; step < 3; step++) {
+        layers[step % 2].trainable = 1, layers[1 - step % 2].trainable = 0;
+        layers[0].kernel.l2 = 0.01 * step;
+        layers[1].bias.l1 = 0.02 * step;
+        CHECK(fr_network_update_layers(p.network, layers) == FR_OK, "update layers");
+        memcpy(p.model->specs, layers, sizeof layers);
+        train_both(p, &call, "the other layer frozen");
+        evaluate_both(p, &call);
+    }
+    layers[0].trainable = layers[1].trainable = 0;
+    CHECK(fr_network_update_layers(p.network, layers) == FR_OK, "update layers");
+    memcpy(p.model->specs, layers, sizeof layers);
+    train_both(p, &call, "both frozen");
+    destroy_pair(p);
+}
+
+/* Nothing but dropout; dropout first and last. */
+static void check_dropout_layers(fr_dtype dtype)
+{
+    test_case("dropout layers %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[] = {
+        {.kind = FR_LAYER_dropout, .n_in = 6, .n_out = 6, .rate = 0.4},
+        {.kind = FR_LAYER_dense,
+         .n_in = 6,
+         .n_out = 3,
+         .activation = FR_ACTIVATION_sigmoid,
+         .use_bias = 1,
+         .trainable = 1},
+        {.kind = FR_LAYER_dropout, .n_in = 3, .n_out = 3, .rate = 0.2},
+    };
+    fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 20, 6, 3);
+    call.batch_size = 6;
+    pair p = create_pair(dtype, layers, 3);
+    train_both(p, &call, "dropout around");
+    evaluate_both(p, &call);
+    forward_both(p, 20);
+    destroy_pair(p);
+
+    call = make_call(dtype, FR_LOSS_mean_squared_error, 20, 6, 6);
+    p = create_pair(dtype, layers, 1);
+    train_both(p, &call, "dropout alone");
+    evaluate_both(p, &call);
+    forward_both(p, 20);
+    destroy_pair(p);
+}
+
+/* Kernels of several panels and blocks. */
+static void check_wide_layers(fr_dtype dtype)
+{
+    fr_layer tall[] = {
+        {.kind = FR_LAYER_dense,
+         .n_in = 100,
+         .n_out = 70,
+         .activation = FR_ACTIVATION_tanh,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {1e-4, 1e-3},
+         .activity = {1e-3, 1e-3}},
+        {.kind = FR_LAYER_dropout, .n_in = 70, .n_out = 70, .rate = 0.3},
+        {.kind = FR_LAYER_dense,
+         .n_in = 70,
+         .n_out = 37,
+         .activation = FR_ACTIVATION_softmax,
+         .use_bias = 1,
+         .trainable = 1,
+         .bias = {1e-3, 1e-3},
+         .activity = {1e-2, 1e-2}},
+    };
+    fr_layer flat[] = {
+        {.kind = FR_LAYER_dense,
+         .n_in = 8,
+         .n_out = 600,
+         .activation = FR_ACTIVATION_softmax,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {1e-4, 1e-3}},
+        {.kind = FR_LAYER_dense,
+         .n_in = 600,
+         .n_out = 3,
+         .activation = FR_ACTIVATION_relu,
+         .trainable = 1},
+    };
+    test_case("wide layers %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_training call = make_call(dtype, FR_LOSS_categorical_crossentropy, 60, 100, 37);
+    call.batch_size = 25, call.optimizer = optimizers[4];
+    pair p = create_pair(dtype, tall, 3);
+    train_both(p, &call, "tall");
+    evaluate_both(p, &call);
+    forward_both(p, 60);
+    destroy_pair(p);
+    call = make_call(dtype, FR_LOSS_mean_squared_error, 60, 8, 3);
+    call.batch_size = 40;
+    p = create_pair(dtype, flat, 2);
+    train_both(p, &call, "flat");
+    evaluate_both(p, &call);
+    forward_both(p, 60);
+    destroy_pair(p);
+}
+
+/* Weights that became NaN and are set again: nothing of it remains, nor in the padding. */
+static void check_restored_weights(fr_dtype dtype)
+{
+    test_case("restored weights %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[] = {
+        {.kind = FR_LAYER_dense, .n_in = 3, .n_out = 5, .trainable = 1, .kernel = {0.01, 0.01}},
+        {.kind = FR_LAYER_dense,
+         .n_in = 5,
+         .n_out = 13,
+         .activation = FR_ACTIVATION_tanh,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {0.01, 0.01},
+         .bias = {0.01, 0.01}},
+    };
+    pair p = create_pair(dtype, layers, 2);
+    fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 6, 3, 13);
+    double large[5 * 13], ledger[FR_LEDGER_SIZE] = {0};
+    ptrdiff_t steps;
+    call.optimizer = optimizers[4];
+    fill(dtype, large, 5 * 13, 10, 10);
+    for (int l = 0; l < 2; l++)
+        CHECK(fr_network_set(p.network, -1, l, KERNEL, large) == FR_OK, "set");
+    /* an infinite activation that tanh hides from the loss: dw = inf * 0 */
+    fill(dtype, data.x, 6 * 3, dtype == FR_FLOAT32 ? 1e38 : 1e308,
+         dtype == FR_FLOAT32 ? 1e38 : 1e308);
+    CHECK(fr_network_train(p.network, &call, ledger, &steps) == FR_OK && steps == 1, "train");
+    CHECK(fr_network_get(p.network, -1, 1, KERNEL, large) == FR_OK && isnan(get(dtype, large, 0)),
+          "no NaN to restore from");
+    CHECK(fr_network_keep(p.network) == FR_NOT_FINITE, "keeps NaN");
+    initialize(dtype, p.network, p.model);
+    CHECK(fr_network_set_slots(p.network, 0) == FR_OK, "set slots");
+    CHECK(fr_network_keep(p.network) == FR_OK, "keep");
+    call = make_call(dtype, FR_LOSS_mean_squared_error, 6, 3, 13);
+    call.optimizer = optimizers[4];
+    evaluate_both(p, &call);
+    train_both(p, &call, "after NaN");
+    destroy_pair(p);
+}
+
+/* Without epsilon, the padding of panels would divide 0 by 0. */
+static void check_no_epsilon(fr_dtype dtype)
+{
+    test_case("no epsilon %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[] = {
+        {.kind = FR_LAYER_dense,
+         .n_in = 3,
+         .n_out = 5,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {0.01, 0.01},
+         .bias = {0.01, 0.01}},
+        {.kind = FR_LAYER_dense,
+         .n_in = 5,
+         .n_out = 2,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {0, 0.01}},
+    };
+    fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 9, 3, 2);
+    call.optimizer = optimizers[4];
+    call.optimizer.epsilon = 0;
+    pair p = create_pair(dtype, layers, 2);
+    train_both(p, &call, "first step");
+    call.iteration = 1;
+    train_both(p, &call, "second step");
+    evaluate_both(p, &call);
+    CHECK(fr_network_keep(p.network) == FR_OK, "keep");
+    destroy_pair(p);
+}
+
+/* Weights and slots set aside and put back, past a change of the optimizer and weights that are
+ * NaN. */
+static void check_keep(fr_dtype dtype)
+{
+    test_case("keep %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[4];
+    make_layers(layers, FR_ACTIVATION_sigmoid, FR_ACTIVATION_linear);
+    fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 30, 5, 4);
+    pair p = create_pair(dtype, layers, 4);
+    double nan[9 * 7];
+    fill(dtype, nan, 9 * 7, NAN, NAN);
+    CHECK(fr_network_put_back(p.network) == FR_BAD_ARGUMENT, "put back nothing");
+    for (int i = 0; i < 3; i++) {
+        call.optimizer = optimizers[i == 0 ? 0 : i == 1 ? 4 : 1]; /* 0, 2 and 1 slots */
+        for (int l = 0; l < 4; l++)
+            for (int part = 0; part < 2; part++)
+                memset(p.model->layers[l].part[part].slots, 0,
+                       sizeof p.model->layers[l].part[part].slots);
+        train_both(p, &call, "before");
+        CHECK(fr_network_keep(p.network) == FR_OK, "keep");
+        model *kept = malloc(sizeof *kept);
+        *kept = *p.model;
+        train_both(p, &call, "further");
+        CHECK(fr_network_set(p.network, -1, 2, KERNEL, nan) == FR_OK, "set");
+        CHECK(fr_network_keep(p.network) == FR_NOT_FINITE, "keeps NaN");
+        CHECK(fr_network_set_slots(p.network, i % 3) == FR_OK, "set slots");
+        CHECK(fr_network_put_back(p.network) == FR_OK, "put back");
+        *p.model = *kept;
+        free(kept);
+        CHECK(difference(p) <= tolerance(dtype), "put back: off by %g", difference(p));
+        train_both(p, &call, "after it was put back");
+    }
+    destroy_pair(p);
+}
+
+/* ---- one result for all numbers of threads ---- */
+
+typedef struct {
+    double weights[3][100 * 64], ledger[FR_LEDGER_SIZE], out[300 * 33];
+} outcome;
+
+static void run_with_threads(fr_dtype dtype, int n_threads, outcome *result)
+{
+    fr_layer layers[] = {
+        {.kind = FR_LAYER_dense,
+         .n_in = 70,
+         .n_out = 64,
+         .activation = FR_ACTIVATION_tanh,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {1e-4, 1e-3},
+         .activity = {1e-3, 1e-3}},
+        {.kind = FR_LAYER_dropout, .n_in = 64, .n_out = 64, .rate = 0.3},
+        {.kind = FR_LAYER_dense,
+         .n_in = 64,
+         .n_out = 33,
+         .activation = FR_ACTIVATION_softmax,
+         .use_bias = 1,
+         .trainable = 1,
+         .bias = {1e-3, 1e-3}},
+    };
+    static double x[300 * 70], weights[70 * 64];
+    static int32_t label[300];
+    test_seed(11);
+    fill(dtype, x, 300 * 70, -1, 1);
+    for (int i = 0; i < 300; i++) label[i] = (int32_t)test_below(33);
+    fr_network *network = create(dtype, layers, 3);
+    fill(dtype, weights, 70 * 64, -0.2, 0.2);
+    CHECK(fr_network_set(network, -1, 0, KERNEL, weights) == FR_OK, "set");
+    fill(dtype, weights, 64 * 33, -0.2, 0.2);
+    CHECK(fr_network_set(network, -1, 2, KERNEL, weights) == FR_OK, "set");
+    fr_training call = {.data = {.n_rows = 300, .x = x, .y = label},
+                        .stop = 300,
+                        .batch_size = 96,
+                        .loss = FR_LOSS_sparse_categorical_crossentropy,
+                        .accuracy = FR_ACCURACY_sparse_categorical,
+                        .optimizer = optimizers[4],
+                        .seed = 5,
+                        .n_threads = n_threads};
+    memset(result, 0, sizeof *result);
+    for (int epoch = 0; epoch < 2; epoch++, call.iteration += 4) {
+        ptrdiff_t steps;
+        CHECK(fr_network_train(network, &call, result->ledger, &steps) == FR_OK && steps == 4,
+              "train");
+    }
+    CHECK(fr_network_evaluate(network, &call, result->ledger) == FR_OK, "evaluate");
+    CHECK(fr_network_forward(network, 300, x, result->out, n_threads) == FR_OK, "forward");
+    CHECK(fr_network_get(network, -1, 0, KERNEL, result->weights[0]) == FR_OK, "get");
+    CHECK(fr_network_get(network, 1, 2, KERNEL, result->weights[1]) == FR_OK, "get");
+    CHECK(fr_network_get(network, -1, 2, BIAS, result->weights[2]) == FR_OK, "get");
+    fr_network_destroy(network);
+}
+
+static void check_threads_agree(fr_dtype dtype)
+{
+    static const int numbers[] = {1, 2, 3, 4, 8};
+    static outcome first, other;
+    for (int repeat = 0; repeat < 3; repeat++)
+        for (int i = 0; i < 5; i++) {
+            test_case("%d threads, run %d %s %s", numbers[i], repeat, name_of(dtype), fr_gemm());
+            run_with_threads(dtype, numbers[i], i + repeat == 0 ? &first : &other);
+            CHECK(i + repeat == 0 || memcmp(&first, &other, sizeof first) == 0, "another result");
+        }
+}
+
+/* ---- a loss that is not finite ---- */
+
+static void check_stop(fr_dtype dtype)
+{
+    static const double bad[] = {NAN, INFINITY};
+    for (int i = 0; i < 2 * N_OPTIMIZERS; i++) {
+        test_case("not finite %d %s %s %s", i, name_of(dtype), fr_isa(), fr_gemm());
+        fr_layer layers[4];
+        make_layers(layers, FR_ACTIVATION_relu, FR_ACTIVATION_linear);
+        fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 40, 5, 4);
+        call.data.index = NULL;
+        call.batch_size = 10;
+        call.optimizer = optimizers[i / 2];
+        pair p = create_pair(dtype, layers, 4);
+        double ledger[FR_LEDGER_SIZE] = {0};
+        wide want[FR_LEDGER_SIZE] = {0};
+        ptrdiff_t steps;
+        put(dtype, data.x, 25 * 5 + 1, bad[i % 2]);
+        CHECK(fr_network_train(p.network, &call, ledger, &steps) == FR_NOT_FINITE, "no stop");
+        CHECK(steps == 2, "%td steps", steps);
+        call.stop = 20;
+        model_run(p.model, &call, true, want);
+        CHECK(difference(p) <= tolerance(dtype), "the step changed weights by %g", difference(p));
+        CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "the step is in the ledger");
+
+        /* To the bit: the same network stops at once when it starts there, and has not moved. */
+        double before[2][9 * 7], after[2][9 * 7];
+        CHECK(fr_network_get(p.network, -1, 2, KERNEL, before[0]) == FR_OK, "get");
+        int n_slots = fr_network_slots(p.network);
+        if (n_slots)
+            CHECK(fr_network_get(p.network, n_slots - 1, 2, KERNEL, before[1]) == FR_OK, "get");
+        call.start = 20, call.stop = 40;
+        CHECK(fr_network_train(p.network, &call, ledger, &steps) == FR_NOT_FINITE && steps == 0,
+              "stop");
+        CHECK(fr_network_get(p.network, -1, 2, KERNEL, after[0]) == FR_OK, "get");
+        size_t bytes = (size_t)(9 * 7 * size_of(dtype));
+        CHECK(memcmp(before[0], after[0], bytes) == 0, "weights moved");
+        if (n_slots) {
+            CHECK(fr_network_get(p.network, n_slots - 1, 2, KERNEL, after[1]) == FR_OK, "get");
+            CHECK(memcmp(before[1], after[1], bytes) == 0, "slots moved");
+        }
+        CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "the step is in the ledger");
+        destroy_pair(p);
+    }
+}
+
+/* ---- gradients are slopes ---- */
+
+/* The total loss per row of one batch, with dropout; the weights stay. */
+static double total_loss(fr_network *network, fr_training call)
+{
+    double ledger[FR_LEDGER_SIZE] = {0};
+    ptrdiff_t steps;
+    call.optimizer = (fr_optimizer){.kind = FR_OPTIMIZER_sgd};
+    CHECK(fr_network_train(network, &call, ledger, &steps) == FR_OK && steps == 1, "train");
+    return (ledger[FR_LEDGER_DATA_LOSS] + ledger[FR_LEDGER_KERNEL_PENALTY] +
+            ledger[FR_LEDGER_BIAS_PENALTY] + ledger[FR_LEDGER_ACTIVITY_PENALTY]) /
+           ledger[FR_LEDGER_ROWS];
+}
+
+static void check_slopes_of(int activation, int loss)
+{
+    test_case("slopes %s %s", fr_activation_name(activation), fr_loss_name(loss));
+    const double h = 1e-6;
+    fr_layer layers[4];
+    make_layers(layers, (activation + loss) % FR_N_ACTIVATIONS, activation);
+    fr_training call = make_call(FR_FLOAT64, loss, 11, 5, 4);
+    pair p = create_pair(FR_FLOAT64, layers, 4);
+    double worst = 0;
+    for (int l = 0; l < 4; l++)
+        for (int part = 0; part < 2; part++) {
+            ptrdiff_t n = size_of_part(&layers[l], part);
+            double at_rest[9 * 7], moved[9 * 7], ledger[FR_LEDGER_SIZE];
+            if (n == 0) continue;
+            /* A step of size 1 moves the weights by the gradient. */
+            fr_training one = call;
+            ptrdiff_t steps;
+            one.optimizer = (fr_optimizer){.kind = FR_OPTIMIZER_sgd, .learning_rate = 1};
+            pair q = create_pair(FR_FLOAT64, layers, 4);
+            for (int k = 0; k < 4; k++)
+                for (int other = 0; other < 2; other++)
+                    if (size_of_part(&layers[k], other)) {
+                        CHECK(fr_network_get(p.network, -1, k, other, moved) == FR_OK, "get");
+                        CHECK(fr_network_set(q.network, -1, k, other, moved) == FR_OK, "set");
+                    }
+            CHECK(fr_network_train(q.network, &one, ledger, &steps) == FR_OK, "train");
+            CHECK(fr_network_get(p.network, -1, l, part, at_rest) == FR_OK, "get");
+            CHECK(fr_network_get(q.network, -1, l, part, moved) == FR_OK, "get");
+            for (ptrdiff_t i = 0; i < n; i++) {
+                double gradient = at_rest[i] - moved[i], here = at_rest[i];
+                at_rest[i] = here + h;
+                fr_network_set(p.network, -1, l, part, at_rest);
+                double above = total_loss(p.network, call);
+                at_rest[i] = here - h;
+                fr_network_set(p.network, -1, l, part, at_rest);
+                double slope = (above - total_loss(p.network, call)) / (2 * h);
+                at_rest[i] = here;
+                fr_network_set(p.network, -1, l, part, at_rest);
+                double gap = fabs(slope - gradient) / fmax(1, fabs(gradient));
+                worst = gap <= worst ? worst : gap;
+            }
+            destroy_pair(q);
+        }
+    /* rounding 1e-16 / h and the third derivative times h^2 */
+    CHECK(worst < 1e-8, "gradient off by %g", worst);
+    destroy_pair(p);
+}
+
+/* ---- arguments ---- */
+
+static void check_layer_arguments(void)
+{
+    test_case("layer arguments");
+    fr_layer good = {.kind = FR_LAYER_dense, .n_in = 3, .n_out = 2};
+    fr_layer dropout = {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = 0.5};
+    fr_network *network = NULL;
+    struct {
+        fr_layer layers[2];
+        fr_status status;
+    } cases[] = {
+        {{{.kind = 9, .n_in = 3, .n_out = 2}, dropout}, FR_BAD_ARGUMENT},
+        {{{.kind = -1, .n_in = 3, .n_out = 2}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 0, .n_out = 2}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = -2}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = 5}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = 2, .activation = -1}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = 2, .activation = FR_N_ACTIVATIONS}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = 2, .kernel = {-1, 0}}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = 2, .bias = {0, NAN}}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = 2, .activity = {INFINITY, 0}}, dropout}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 3}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = 1}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = -0.1}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = NAN}}, FR_BAD_ARGUMENT},
+        {{{.n_in = PTRDIFF_MAX, .n_out = 2}, dropout}, FR_TOO_LARGE},
+        {{{.n_in = INT_MAX, .n_out = 2}, dropout}, FR_TOO_LARGE},
+        {{{.n_in = INT_MAX / 2, .n_out = INT_MAX / 2}, {.n_in = INT_MAX / 2, .n_out = 1}},
+         FR_TOO_LARGE},
+        /* 2^50 bytes: no address space holds them */
+        {{{.n_in = 1 << 24, .n_out = 1 << 24}, {.n_in = 1 << 24, .n_out = 1}}, FR_NO_MEMORY},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fr_status status = fr_network_create(&network, FR_FLOAT32, cases[i].layers, 2);
+        CHECK(status == cases[i].status, "case %zu: %s", i, fr_status_text(status));
+        CHECK(network == NULL, "case %zu: a network", i);
+    }
+    CHECK(fr_network_create(&network, FR_FLOAT32, &good, 0) == FR_BAD_ARGUMENT, "no layers");
+    CHECK(fr_network_create(&network, FR_FLOAT32, &good, -1) == FR_BAD_ARGUMENT, "-1 layers");
+    CHECK(fr_network_create(&network, (fr_dtype)2, &good, 1) == FR_BAD_ARGUMENT, "dtype 2");
+
+    network = create(FR_FLOAT32, &good, 1);
+    fr_layer changes[] = {
+        {.kind = FR_LAYER_dense, .n_in = 3, .n_out = 4},
+        {.kind = FR_LAYER_dense, .n_in = 2, .n_out = 2},
+        {.kind = FR_LAYER_dropout, .n_in = 3, .n_out = 3},
+        {.kind = FR_LAYER_dense, .n_in = 3, .n_out = 2, .use_bias = 1},
+        {.kind = FR_LAYER_dense, .n_in = 3, .n_out = 2, .activation = FR_ACTIVATION_relu},
+        {.kind = FR_LAYER_dense, .n_in = 3, .n_out = 2, .kernel = {0, -1}},
+    };
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++)
+        CHECK(fr_network_update_layers(network, &changes[i]) == FR_BAD_ARGUMENT, "change %zu", i);
+
+    float array[6];
+    CHECK(fr_network_get(network, -1, 0, KERNEL, array) == FR_OK, "get");
+    CHECK(fr_network_get(network, -1, 0, BIAS, array) == FR_BAD_ARGUMENT, "no bias");
+    CHECK(fr_network_get(network, -1, 0, 2, array) == FR_BAD_ARGUMENT, "part 2");
+    CHECK(fr_network_get(network, -1, 0, -1, array) == FR_BAD_ARGUMENT, "part -1");
+    CHECK(fr_network_get(network, -1, 1, KERNEL, array) == FR_BAD_ARGUMENT, "layer 1");
+    CHECK(fr_network_get(network, -1, -1, KERNEL, array) == FR_BAD_ARGUMENT, "layer -1");
+    CHECK(fr_network_get(network, 0, 0, KERNEL, array) == FR_BAD_ARGUMENT, "slot 0 of none");
+    CHECK(fr_network_set(network, -2, 0, KERNEL, array) == FR_BAD_ARGUMENT, "slot -2");
+    CHECK(fr_network_set_slots(network, 3) == FR_BAD_ARGUMENT, "3 slots");
+    CHECK(fr_network_set_slots(network, -1) == FR_BAD_ARGUMENT, "-1 slots");
+    CHECK(fr_network_set_slots(network, 2) == FR_OK && fr_network_slots(network) == 2, "2 slots");
+    CHECK(fr_network_set(network, 1, 0, KERNEL, array) == FR_OK, "slot 1 of 2");
+    CHECK(fr_network_set_slots(network, 0) == FR_OK && fr_network_slots(network) == 0, "no slots");
+    fr_network_destroy(network);
+    fr_network_destroy(NULL);
+}
+
+static void check_call_arguments(void)
+{
+    test_case("call arguments");
+    fr_layer layer = {.kind = FR_LAYER_dense, .n_in = 3, .n_out = 2, .use_bias = 1, .trainable = 1};
+    fr_training good = make_call(FR_FLOAT64, FR_LOSS_mean_squared_error, 8, 3, 2);
+    pair p = create_pair(FR_FLOAT64, &layer, 1);
+    const struct {
+        const char *what;
+        size_t offset;
+        ptrdiff_t value;
+        size_t size;
+        bool evaluate; /* looks at it too */
+    } cases[] = {
+#define FIELD(member, value, evaluate)                                                             \
+    {#member " = " #value, offsetof(fr_training, member), value, sizeof good.member, evaluate}
+        FIELD(start, -1, true),
+        FIELD(start, 9, true),
+        FIELD(stop, 9, true),
+        FIELD(stop, -1, true),
+        FIELD(batch_size, 0, false),
+        FIELD(batch_size, -3, false),
+        FIELD(loss, -1, true),
+        FIELD(loss, FR_N_LOSSES, true),
+        FIELD(accuracy, -1, true),
+        FIELD(accuracy, FR_N_ACCURACIES, true),
+        FIELD(accuracy, FR_ACCURACY_sparse_categorical, true), /* there are no labels */
+        FIELD(optimizer.kind, -1, false),
+        FIELD(optimizer.kind, FR_N_OPTIMIZERS, false),
+        FIELD(iteration, -1, false),
+        FIELD(data.x, 0, true),
+        FIELD(data.y, 0, true),
+#undef FIELD
+    };
+    double ledger[FR_LEDGER_SIZE] = {0};
+    ptrdiff_t steps;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fr_training bad = good;
+        int number = (int)cases[i].value;
+        memcpy((char *)&bad + cases[i].offset,
+               cases[i].size == sizeof number ? (void *)&number : (void *)&cases[i].value,
+               cases[i].size);
+        CHECK(fr_network_train(p.network, &bad, ledger, &steps) == FR_BAD_ARGUMENT && steps == 0,
+              "train with %s", cases[i].what);
+        if (cases[i].evaluate)
+            CHECK(fr_network_evaluate(p.network, &bad, ledger) == FR_BAD_ARGUMENT,
+                  "evaluate with %s", cases[i].what);
+    }
+    fr_training labels = good;
+    labels.data.y = data.label;
+    labels.loss = FR_LOSS_sparse_categorical_crossentropy;
+    for (labels.accuracy = FR_ACCURACY_binary; labels.accuracy <= FR_ACCURACY_categorical;
+         labels.accuracy++)
+        CHECK(fr_network_train(p.network, &labels, ledger, &steps) == FR_BAD_ARGUMENT,
+              "labels with accuracy %s", fr_accuracy_name(labels.accuracy));
+
+    fr_training large = good;
+    large.data.n_rows = large.stop = large.batch_size = PTRDIFF_MAX;
+    CHECK(fr_network_train(p.network, &large, ledger, &steps) == FR_TOO_LARGE, "a huge batch");
+    fr_blas_set(NULL, NULL);
+    double out[16];
+    CHECK(fr_network_train(p.network, &good, ledger, &steps) == FR_NO_BLAS, "train without BLAS");
+    CHECK(fr_network_evaluate(p.network, &good, ledger) == FR_NO_BLAS, "evaluate without BLAS");
+    CHECK(fr_network_forward(p.network, 8, data.x, out, 1) == FR_NO_BLAS, "forward without BLAS");
+    fr_blas_set(naive_sgemm, naive_dgemm);
+    CHECK(fr_network_forward(p.network, -1, data.x, out, 1) == FR_BAD_ARGUMENT,
+          "forward of -1 rows");
+    CHECK(fr_network_forward(p.network, 8, NULL, out, 1) == FR_BAD_ARGUMENT, "forward of NULL");
+    CHECK(fr_network_forward(p.network, 8, data.x, NULL, 1) == FR_BAD_ARGUMENT, "forward to NULL");
+    for (int i = 0; i < FR_LEDGER_SIZE; i++) CHECK(ledger[i] == 0, "ledger %d", i);
+    CHECK(fr_network_slots(p.network) == 0 && difference(p) == 0, "the network changed");
+
+    good.stop = good.start = 3;
+    CHECK(fr_network_train(p.network, &good, ledger, &steps) == FR_OK && steps == 0, "no rows");
+    CHECK(fr_network_evaluate(p.network, &good, ledger) == FR_OK && ledger[FR_LEDGER_ROWS] == 0,
+          "no rows");
+    CHECK(fr_network_forward(p.network, 0, data.x, out, 1) == FR_OK, "no rows");
+    destroy_pair(p);
+}
+
+static void check_function_arguments(void)
+{
+    test_case("function arguments");
+    double a[4] = {0}, b[4] = {0}, c[4] = {0};
+    double *slots[2] = {b, c}, value;
+    const ptrdiff_t large = (ptrdiff_t)INT_MAX + 1;
+    fr_optimizer none = {.kind = FR_N_OPTIMIZERS}, sgd = {.kind = FR_OPTIMIZER_sgd};
+    fr_regularizer r = {0, 0};
+    const fr_dtype d = FR_FLOAT64;
+    const int linear = FR_ACTIVATION_linear;
+#define STATUS(expected, call) CHECK((call) == (expected), "%s", #call)
+    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 0, 1, 1, a, a, a, linear, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 1, 0, 1, a, a, a, linear, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 1, 1, -1, a, a, a, linear, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 1, 1, 1, a, a, a, -1, b, 1));
+    STATUS(FR_TOO_LARGE, fr_dense_forward(d, large, 1, 1, a, a, a, linear, b, 1));
+    STATUS(FR_TOO_LARGE, fr_dense_forward(d, 1, large, 1, a, a, a, linear, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_backward(d, 0, 1, 1, a, a, a, a, linear, b, b, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_backward(d, 1, 1, 1, a, a, a, a, 77, b, b, b, 1));
+    STATUS(FR_TOO_LARGE, fr_dense_backward(d, 1, 1, large, a, a, a, a, linear, b, b, b, 1));
+    /* 2^58 bytes for dz */
+    STATUS(FR_NO_MEMORY, fr_dense_backward(d, 1 << 29, 1, 1 << 26, a, a, a, a, linear, b, b, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_activation_forward(d, 1, 1, a, FR_N_ACTIVATIONS, b));
+    STATUS(FR_BAD_ARGUMENT, fr_activation_backward(d, 1, 1, a, a, -1, b));
+    STATUS(FR_BAD_ARGUMENT, fr_loss(d, FR_N_LOSSES, 1, 1, a, a, NULL, &value, b));
+    STATUS(FR_BAD_ARGUMENT, fr_loss(d, -1, 1, 1, a, a, NULL, &value, b));
+    STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, 0, 1, a, a, NULL, &value, b));
+    STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, 1, 0, a, a, NULL, &value, b));
+    STATUS(FR_BAD_ARGUMENT, fr_dropout(d, 1, 1, a, 1, 0, 0, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_dropout(d, 1, 1, a, NAN, 0, 0, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_update(d, &none, 0, 1, a, a, (void *const *)slots, r));
+    STATUS(FR_BAD_ARGUMENT, fr_update(d, &sgd, -1, 1, a, a, (void *const *)slots, r));
+    fr_blas_set(NULL, NULL);
+    STATUS(FR_NO_BLAS, fr_dense_forward(d, 1, 1, 1, a, a, a, linear, b, 1));
+    STATUS(FR_NO_BLAS, fr_dense_backward(d, 1, 1, 1, a, a, a, a, linear, b, b, b, 1));
+    fr_blas_set(naive_sgemm, naive_dgemm);
+    for (int i = 0; i < 4; i++) CHECK(a[i] == 0 && b[i] == 0 && c[i] == 0, "an array changed");
+    STATUS(FR_BAD_ARGUMENT, fr_isa_choose("avx9"));
+    STATUS(FR_BAD_ARGUMENT, fr_gemm_choose("abacus"));
+#undef STATUS
+    CHECK(strcmp(fr_activation_name(FR_ACTIVATION_relu), "relu") == 0, "name");
+    CHECK(!fr_activation_name(-1) && !fr_activation_name(FR_N_ACTIVATIONS), "no name");
+    CHECK(!fr_loss_name(FR_N_LOSSES) && !fr_optimizer_name(FR_N_OPTIMIZERS), "no name");
+    CHECK(!fr_accuracy_name(FR_N_ACCURACIES) && !fr_layer_kind_name(FR_N_LAYER_KINDS), "no name");
+    CHECK(!fr_isa_built(-1) && !fr_isa_built(99), "no name");
+    for (int status = FR_OK; status <= FR_NOT_FINITE; status++)
+        CHECK(strcmp(fr_status_text((fr_status)status), "unknown status") != 0, "status %d",
+              status);
+    CHECK(strcmp(fr_status_text((fr_status)99), "unknown status") == 0, "status 99");
+}
+
+/* ---- memory ---- */
+
+/* A layer as wide as 2^22 and a claim of 2^29 rows: more than any address space, before a row is
+ * read. */
+static void check_plans_too_large(void)
+{
+    test_case("plans too large");
+    fr_layer wide_layer = {.kind = FR_LAYER_dense, .n_in = 1, .n_out = 1 << 22, .trainable = 1};
+    fr_network *network = create(FR_FLOAT32, &wide_layer, 1);
+    float x = 0, y = 0;
+    double ledger[FR_LEDGER_SIZE] = {0};
+    ptrdiff_t steps;
+    fr_training call = {.data = {.n_rows = 1 << 29, .x = &x, .y = &y},
+                        .stop = 1 << 29,
+                        .batch_size = 1 << 29,
+                        .optimizer = optimizers[4],
+                        .n_threads = 1};
+    for (int i = 0; i < 2; i++)
+        CHECK(fr_network_train(network, &call, ledger, &steps) == FR_NO_MEMORY && steps == 0,
+              "train");
+    CHECK(fr_network_slots(network) == 0 && ledger[FR_LEDGER_ROWS] == 0, "something was written");
+    fr_network_destroy(network);
+
+    /* The network goes on after it. */
+    fr_layer layer = {.kind = FR_LAYER_dense, .n_in = 3, .n_out = 2, .use_bias = 1, .trainable = 1};
+    fr_training good = make_call(FR_FLOAT64, FR_LOSS_mean_squared_error, 8, 3, 2);
+    pair p = create_pair(FR_FLOAT64, &layer, 1);
+    train_both(p, &good, "before");
+    fr_training huge = good;
+    huge.data.n_rows = huge.stop = huge.batch_size = INT_MAX / 2;
+    huge.data.index = NULL;
+    huge.n_threads = 256;
+    if (sizeof(void *) == 8) {
+        /* 2^30 rows of a small network: some 2^37 bytes; too much for the limit set here alone */
+        struct rlimit old, limit;
+        getrlimit(RLIMIT_AS, &old);
+        limit = old;
+        limit.rlim_cur = (rlim_t)1 << 36;
+        setrlimit(RLIMIT_AS, &limit);
+        CHECK(fr_network_train(p.network, &huge, ledger, &steps) == FR_NO_MEMORY, "train");
+        setrlimit(RLIMIT_AS, &old);
+    }
+    train_both(p, &good, "after");
+    destroy_pair(p);
+}
+
+/* What a child does under a limit of memory; the number of the call that did not say so, or 0. */
+static int calls_without_memory(void)
+{
+    enum { WIDE = 10000 };
+    fr_network *network = NULL;
+    fr_layer square = {.kind = FR_LAYER_dense, .n_in = WIDE, .n_out = WIDE};
+    fr_layer thin = {.kind = FR_LAYER_dense, .n_in = 1, .n_out = 1, .trainable = 1};
+    ptrdiff_t n_rows = (ptrdiff_t)1 << 27, steps;
+    double *x = calloc(64, 1), ledger[FR_LEDGER_SIZE] = {0};
+    struct rlimit limit;
+    getrlimit(RLIMIT_AS, &limit);
+    /* Room for 32 MB more than what the process has. */
+    limit.rlim_cur = (rlim_t)32 << 20;
+    FILE *statm = fopen("/proc/self/statm", "r");
+    unsigned long pages = 0;
+    if (statm && fscanf(statm, "%lu", &pages) == 1)
+        limit.rlim_cur += (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE);
+    if (statm) fclose(statm);
+    if (!x || setrlimit(RLIMIT_AS, &limit) != 0) return 1;
+    if (fr_network_create(&network, FR_FLOAT64, &square, 1) != FR_NO_MEMORY || network) return 2;
+    if (fr_network_create(&network, FR_FLOAT64, &thin, 1) != FR_OK) return 3;
+    fr_training call = {.data = {.n_rows = n_rows, .x = x, .y = x},
+                        .stop = n_rows,
+                        .batch_size = n_rows,
+                        .optimizer = optimizers[4],
+                        .n_threads = 8};
+    if (fr_network_train(network, &call, ledger, &steps) != FR_NO_MEMORY || steps) return 4;
+    if (fr_network_slots(network) != 0) return 5;
+    if (fr_network_evaluate(network, &call, ledger) != FR_NO_MEMORY) return 6;
+    if (ledger[FR_LEDGER_ROWS] != 0) return 7;
+    if (fr_dense_backward(FR_FLOAT64, n_rows, 1, 1, x, x, x, x, FR_ACTIVATION_linear, NULL, x, x,
+                          8) != FR_NO_MEMORY)
+        return 8;
+    /* What fits goes on, with as many threads as there is memory for. */
+    call.data.n_rows = call.stop = call.batch_size = 4;
+    if (fr_network_train(network, &call, ledger, &steps) != FR_OK || steps != 1) return 9;
+    fr_network_destroy(network);
+    free(x);
+    return 0;
+}
+
+static void check_memory_limit(void)
+{
+    test_case("memory limit");
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) _exit(calls_without_memory());
+    int status = 0;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child, "fork");
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child's call %d, status %d",
+          WEXITSTATUS(status), status);
+}
+
+/* ---- the caller's floating-point state ---- */
+
+#if FR_X86_64
+/* Rounding and flush-to-zero as the caller had them; bits 0 to 5 are flags that any code raises. */
+static void check_float_state(void)
+{
+    enum { FLAGS = 0x3F, FLUSH = 0x8040, ROUND_UP = 0x4000 };
+    static const unsigned states[] = {0x1F80, 0x1F80 | FLUSH, 0x1F80 | ROUND_UP};
+    unsigned at_start = _mm_getcsr();
+    for (int i = 0; i < 3; i++) {
+        test_case("floating-point state %#x", states[i]);
+        fr_layer layers[4];
+        make_layers(layers, FR_ACTIVATION_tanh, FR_ACTIVATION_softmax);
+        fr_training call = make_call(FR_FLOAT32, FR_LOSS_categorical_crossentropy, 29, 5, 4);
+        pair p = create_pair(FR_FLOAT32, layers, 4);
+        double ledger[FR_LEDGER_SIZE] = {0}, out[29 * 9], value;
+        ptrdiff_t steps;
+        fr_regularizer r = {0.1, 0.1};
+        call.n_threads = 4;
+#define KEEPS(call)                                                                                \
+    do {                                                                                           \
+        _mm_setcsr(states[i]);                                                                     \
+        fr_status status = call;                                                                   \
+        unsigned now = _mm_getcsr();                                                               \
+        _mm_setcsr(at_start);                                                                      \
+        CHECK(status == FR_OK, "%s", #call);                                                       \
+        CHECK((now & ~(unsigned)FLAGS) == states[i], "%s leaves %#x", #call, now);                 \
+    } while (0)
+        KEEPS(fr_network_train(p.network, &call, ledger, &steps));
+        KEEPS(fr_network_evaluate(p.network, &call, ledger));
+        KEEPS(fr_network_forward(p.network, 29, data.x, out, 4));
+        KEEPS(fr_dense_forward(FR_FLOAT32, 29, 5, 4, data.x, data.y, data.weight, 0, out, 4));
+        KEEPS(fr_activation_forward(FR_FLOAT32, 1, 20, data.x, FR_ACTIVATION_sigmoid, out));
+        KEEPS(
+            fr_activation_backward(FR_FLOAT32, 1, 20, data.y, data.x, FR_ACTIVATION_sigmoid, out));
+        KEEPS(fr_penalty(FR_FLOAT32, 20, data.x, r, &value));
+        KEEPS(fr_penalty_gradient(FR_FLOAT32, 20, data.x, r, out));
+        KEEPS(fr_loss(FR_FLOAT32, call.loss, 29, 4, data.y, data.y, NULL, &value, out));
+        KEEPS(fr_dropout(FR_FLOAT32, 5, 4, data.x, 0.5, 1, 0, 0, out));
+        CHECK(fr_network_update_layers(p.network, layers) == FR_OK, "update layers");
+        put(FR_FLOAT32, data.x, 0, NAN);
+        call.data.index = NULL;
+        _mm_setcsr(states[i]);
+        fr_status status = fr_network_train(p.network, &call, ledger, &steps);
+        unsigned now = _mm_getcsr();
+        _mm_setcsr(at_start);
+        CHECK(status == FR_NOT_FINITE, "stop");
+        CHECK((now & ~(unsigned)FLAGS) == states[i], "a stop leaves %#x", now);
+#undef KEEPS
+        destroy_pair(p);
+    }
+}
+#else
+static void check_float_state(void) {}
+#endif
+
+void test_network(void)
+{
+    fr_blas_set(naive_sgemm, naive_dgemm);
+    test_each_network(check_against_model);
+    test_each_network(check_panels);
+    test_each_network(check_wide_layers);
+    test_each_network(check_updated_layers);
+    test_each_network(check_dropout_layers);
+    test_each_network(check_restored_weights);
+    test_each_network(check_no_epsilon);
+    test_each_network(check_keep);
+    printf("  largest difference to the model: float32 %.2g, float64 %.2g\n",
+           largest_gap[FR_FLOAT32], largest_gap[FR_FLOAT64]);
+    test_each_network(check_stop);
+    for (int activation = 0; activation < FR_N_ACTIVATIONS; activation++)
+        for (int loss = 0; loss < FR_N_LOSSES; loss++) check_slopes_of(activation, loss);
+    for (int i = 0; i < 2; i++) {
+        CHECK(fr_gemm_choose(i ? "native" : "blas") == FR_OK, "choose products");
+        check_threads_agree(FR_FLOAT32);
+        check_threads_agree(FR_FLOAT64);
+    }
+    fr_isa_choose(NULL);
+    check_layer_arguments();
+    check_call_arguments();
+    check_function_arguments();
+    check_plans_too_large();
+    check_memory_limit();
+    check_float_state();
+}
