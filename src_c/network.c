@@ -113,12 +113,19 @@ ptrdiff_t fr_panel_rows(ptrdiff_t n_batch)
     return smaller(256, larger(16, round_up(pieces(n_batch, 2), 8)));
 }
 
-int fr_threads_for(double flops, int n_threads) { return flops < 2e5 ? 1 : n_threads; }
+int fr_threads_for(double flops, int n_threads)
+{
+    /* Some 15 microseconds of work: below that the hand-off cost more than the second thread gave. */
+    return flops < 2e6 ? 1 : n_threads;
+}
 
 static ptrdiff_t native_panel_rows(ptrdiff_t n_batch)
 {
-    /* Nothing is packed: small panels cost little, and share out better. */
-    return smaller(96, larger(16, round_up(pieces(n_batch, 4), 4)));
+    /* Every panel reads all kernels once, from L3 where they are large: panels near to 64 rows, an even
+     * number of them. */
+    ptrdiff_t count = larger(2, pieces(n_batch, 96));
+    count += count % 2;
+    return larger(16, round_up(pieces(n_batch, count), 4));
 }
 
 static ptrdiff_t panel_rows(const fr_network *net, ptrdiff_t n_batch)

@@ -467,11 +467,17 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
     if (n > 2) put(dtype, w, n / 2, 0); /* sign(0) = 0 */
     if (o->momentum != 0 || adam)
         fill(dtype, slots[0] = array_in(&buffer_c, dtype, 3), count, -1, 1);
-    if (adam) fill(dtype, slots[1] = array_in(&buffer_d, dtype, 1), count, 0.01, 1);
+    if (adam) {
+        slots[1] = array_in(&buffer_d, dtype, 1);
+        for (ptrdiff_t j = 0; j < count; j++)
+            put(dtype, slots[1], j, pow(10, test_uniform(-12, 4)));
+        for (int a = 0; a < 4 && n > 3; a++) /* a weight that has never had a gradient */
+            put(dtype, (void *[]){w, dw, slots[0], slots[1]}[a], 1, 0);
+    }
     wide before[2][MOST];
     for (ptrdiff_t j = 0; j < count; j++)
         for (int s = 0; s < 2; s++) before[s][j] = slots[s] ? get(dtype, slots[s], j) : 0;
-    memcpy(old, w, (size_t)(count * size_of(dtype)));
+    for (ptrdiff_t j = 0; j < count; j++) put(dtype, old, j, get(dtype, w, j));
 
     double t = (double)iteration + 1, rate = o->learning_rate;
     if (adam) rate *= sqrt(1 - pow(o->beta_2, t)) / (1 - pow(o->beta_1, t));
@@ -499,9 +505,10 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
             off[0] = 8 * unit * (fabsl(before[0][j]) + c1 * size);
             off[1] = 16 * unit * (before[1][j] + c2 * size * size);
             wide root = sqrtl(state[1]), below = root + o->epsilon, above = fabsl(state[0]);
-            off_w = rate *
-                    (off[0] / below + above / (below * below) * (off[1] / root + 3 * unit * below) +
-                     6 * unit * above / below);
+            wide off_root = root > 0 ? off[1] / root : 0;
+            off_w = rate * (off[0] / below +
+                            above / (below * below) * (off_root + 3 * unit * below) +
+                            6 * unit * above / below);
         } else {
             off[0] = 10 * unit * (o->momentum * fabsl(before[0][j]) + rate * size);
             off_w = 2 * off[0] + 10 * unit * rate * size;
