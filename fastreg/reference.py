@@ -396,8 +396,9 @@ def _categorical_logits_gradient(y: Array, p: Array, out: Array) -> None:
 
 def _sparse_logits(y: Array, z: Array) -> Array:
     shifted, logsum = _shifted_logsumexp(z)
-    rows = logsum[:, 0] - shifted[np.arange(len(y)), y]
-    return (rows + 0 * z.sum(axis=1)).astype(np.float64)  # NaN for -infinity in any class
+    rows: Array = logsum[:, 0] - shifted[np.arange(len(y)), y]
+    rows += 0 * z.sum(axis=1)  # NaN for -infinity in any class
+    return rows.astype(np.float64)
 
 
 def _sparse_logits_gradient(y: Array, p: Array, out: Array) -> None:
