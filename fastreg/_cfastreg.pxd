@@ -83,7 +83,8 @@ cdef extern from "fastreg.h" nogil:
     int fr_network_slots(const fr_network *network)
     fr_status fr_network_set_slots(fr_network *network, int n_slots)
 
-    fr_status fr_network_keep(fr_network *network)
+    fr_status fr_network_keep(fr_network *network, int n_threads)
+    fr_status fr_network_finite(fr_network *network, int n_threads)
     fr_status fr_network_put_back(fr_network *network)
 
     ctypedef struct fr_training:

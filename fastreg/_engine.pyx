@@ -288,9 +288,13 @@ cdef class Network:
         for slot, arrays in enumerate(slots):
             self._write(slot, arrays)
 
-    def keep(self):
+    def finite(self, int n_threads):
+        """Whether all weights are finite."""
+        return fr_network_finite(self.network, n_threads) == FR_OK
+
+    def keep(self, int n_threads):
         """Set weights and slots aside; False, and nothing done, if a weight is not finite."""
-        cdef fr_status status = fr_network_keep(self.network)
+        cdef fr_status status = fr_network_keep(self.network, n_threads)
         if status == FR_NOT_FINITE:
             return False
         _check(status)

@@ -936,9 +936,13 @@ class Network:
             for slot in slots
         ]
 
-    def keep(self) -> bool:
+    def finite(self, n_threads: int = 1) -> bool:
+        """Whether all weights are finite."""
+        return all(bool(np.isfinite(parameter.value).all()) for parameter in self._parameters)
+
+    def keep(self, n_threads: int = 1) -> bool:
         """Set weights and slots aside; False, and nothing done, if a weight is not finite."""
-        if not all(np.isfinite(parameter.value).all() for parameter in self._parameters):
+        if not self.finite():
             return False
         self._kept = self.get_weights(), self.get_slots()
         return True

@@ -38,7 +38,8 @@ class Network(Protocol):
     def set_weights(self, weights: list[Array]) -> None: ...
     def get_slots(self) -> list[list[Array]]: ...
     def set_slots(self, slots: list[list[Array]]) -> None: ...
-    def keep(self) -> bool: ...
+    def finite(self, n_threads: int) -> bool: ...
+    def keep(self, n_threads: int) -> bool: ...
     def put_back(self) -> None: ...
     def train(
         self,
@@ -302,7 +303,13 @@ def keep(model: Model) -> int | None:
     """Set aside what a step changes; returns the iterations, or None if a weight is not finite."""
     assert model.optimizer is not None
     with model.lock:
-        return model.optimizer.iterations if model.network.keep() else None
+        return model.optimizer.iterations if model.network.keep(model.n_threads) else None
+
+
+def finite(model: Model) -> bool:
+    """Whether all weights are."""
+    with model.lock:
+        return model.network.finite(model.n_threads)
 
 
 def put_back(model: Model, iterations: int) -> None:
@@ -361,7 +368,9 @@ def fit(
         except NonFiniteLoss as error:
             put_back(model, kept)
             raise _diverged(epoch, n_steps(start, batch_size) + error.steps + 1, error) from None
-        reached = keep(model)
+        # Nothing will come back to the end of the last epoch.
+        is_last = epoch == epochs[-1]
+        reached = (kept if finite(model) else None) if is_last else keep(model)
         if reached is None:  # the last update: no later step can tell
             put_back(model, kept)
             raise _diverged(epoch, n_steps(stop, batch_size), "a weight became not finite")

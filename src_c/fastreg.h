@@ -135,7 +135,9 @@ fr_status fr_network_set_slots(fr_network *network, int n_slots);
 
 /* Sets weights and slots aside for fr_network_put_back: FR_NOT_FINITE, and what was kept before stays,
  * when a weight is not finite. */
-fr_status fr_network_keep(fr_network *network);
+fr_status fr_network_keep(fr_network *network, int n_threads);
+/* FR_NOT_FINITE when a weight is not finite. */
+fr_status fr_network_finite(fr_network *network, int n_threads);
 fr_status fr_network_put_back(fr_network *network);
 
 typedef struct {

@@ -372,12 +372,61 @@ fr_status fr_network_set(fr_network *net, int slot, ptrdiff_t l, int part, const
     return copy_array(net, slot, l, part, (void *)in, false); /* only read */
 }
 
-fr_status fr_network_keep(fr_network *net)
+/* Checking and copying run in pieces on the pool: an epoch of few steps should not wait for one core. */
+enum { PIECE = 1 << 18 };
+
+typedef struct {
+    const fr_network *net;
+    enum { BEGIN, CHECK, COPY, END } phase;
+    bool copies;
+    _Atomic bool not_finite;
+} keep_run;
+
+static ptrdiff_t next_keep_phase(void *context)
 {
-    /* A sum that overflows comes of weights as good as infinite. */
-    fr_sums sums = fr_kernels_for(net->dtype)->sums(net->n_weights, net->weights.base);
-    if (!isfinite(sums.abs)) return FR_NOT_FINITE;
+    keep_run *run = context;
+    run->phase++;
+    bool goes_on = run->phase == CHECK || (run->phase == COPY && run->copies && !run->not_finite);
+    return goes_on ? pieces(run->net->n_weights, PIECE) : 0;
+}
+
+static void keep_task(void *context, int thread, ptrdiff_t i)
+{
+    (void)thread;
+    keep_run *run = context;
+    const fr_network *net = run->net;
+    ptrdiff_t first = i * PIECE, n = smaller(PIECE, net->n_weights - first);
+    if (run->phase == CHECK) {
+        /* A sum that overflows comes of weights as good as infinite. */
+        fr_sums sums = fr_kernels_for(net->dtype)->sums(n, weight_at(net, first));
+        if (!isfinite(sums.abs)) run->not_finite = true;
+        return;
+    }
+    size_t bytes = (size_t)(n * net->size);
+    memcpy(fr_at(net->kept.base, first, net->size), weight_at(net, first), bytes);
+    for (int slot = 0; slot < net->n_slots; slot++)
+        memcpy(fr_at(net->kept.base, (1 + slot) * net->n_weights + first, net->size),
+               slot_at(net, slot, first), bytes);
+}
+
+static fr_status check_and_keep(fr_network *net, bool copies, int n_threads)
+{
+    keep_run run = {.net = net, .copies = copies};
+    n_threads = net->n_weights < 4 * PIECE ? 1 : n_threads;
+    fr_parallel(n_threads, next_keep_phase, keep_task, &run);
+    return run.not_finite ? FR_NOT_FINITE : FR_OK;
+}
+
+fr_status fr_network_finite(fr_network *net, int n_threads)
+{
+    return check_and_keep(net, false, n_threads);
+}
+
+fr_status fr_network_keep(fr_network *net, int n_threads)
+{
     if (!net->kept.base || net->n_slots_kept != net->n_slots) {
+        fr_status status = fr_network_finite(net, n_threads);
+        if (status != FR_OK) return status;
         fr_arena kept = {0};
         fr_arena_take(&kept, fr_size_product(1 + net->n_slots, net->n_weights), net->size);
         if (!fr_arena_allocate(&kept)) return kept.overflow ? FR_TOO_LARGE : FR_NO_MEMORY;
@@ -385,11 +434,7 @@ fr_status fr_network_keep(fr_network *net)
         net->kept = kept;
         net->n_slots_kept = net->n_slots;
     }
-    size_t bytes = (size_t)(net->n_weights * net->size);
-    memcpy(net->kept.base, net->weights.base, bytes);
-    if (net->n_slots > 0)
-        memcpy(net->kept.base + bytes, net->slots.base, bytes * (size_t)net->n_slots);
-    return FR_OK;
+    return check_and_keep(net, true, n_threads);
 }
 
 fr_status fr_network_put_back(fr_network *net)

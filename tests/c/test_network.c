@@ -660,10 +660,10 @@ static void check_restored_weights(fr_dtype dtype)
     CHECK(fr_network_train(p.network, &call, ledger, &steps) == FR_OK && steps == 1, "train");
     CHECK(fr_network_get(p.network, -1, 1, KERNEL, large) == FR_OK && isnan(get(dtype, large, 0)),
           "no NaN to restore from");
-    CHECK(fr_network_keep(p.network) == FR_NOT_FINITE, "keeps NaN");
+    CHECK(fr_network_keep(p.network, 2) == FR_NOT_FINITE, "keeps NaN");
     initialize(dtype, p.network, p.model);
     CHECK(fr_network_set_slots(p.network, 0) == FR_OK, "set slots");
-    CHECK(fr_network_keep(p.network) == FR_OK, "keep");
+    CHECK(fr_network_keep(p.network, 2) == FR_OK, "keep");
     call = make_call(dtype, FR_LOSS_mean_squared_error, 6, 3, 13);
     call.optimizer = optimizers[4];
     evaluate_both(p, &call);
@@ -698,7 +698,7 @@ static void check_no_epsilon(fr_dtype dtype)
     call.iteration = 1;
     train_both(p, &call, "second step");
     evaluate_both(p, &call);
-    CHECK(fr_network_keep(p.network) == FR_OK, "keep");
+    CHECK(fr_network_keep(p.network, 2) == FR_OK, "keep");
     destroy_pair(p);
 }
 
@@ -721,12 +721,12 @@ static void check_keep(fr_dtype dtype)
                 memset(p.model->layers[l].part[part].slots, 0,
                        sizeof p.model->layers[l].part[part].slots);
         train_both(p, &call, "before");
-        CHECK(fr_network_keep(p.network) == FR_OK, "keep");
+        CHECK(fr_network_keep(p.network, 2) == FR_OK, "keep");
         model *kept = malloc(sizeof *kept);
         *kept = *p.model;
         train_both(p, &call, "further");
         CHECK(fr_network_set(p.network, -1, 2, KERNEL, nan) == FR_OK, "set");
-        CHECK(fr_network_keep(p.network) == FR_NOT_FINITE, "keeps NaN");
+        CHECK(fr_network_keep(p.network, 2) == FR_NOT_FINITE, "keeps NaN");
         CHECK(fr_network_set_slots(p.network, i % 3) == FR_OK, "set slots");
         CHECK(fr_network_put_back(p.network) == FR_OK, "put back");
         *p.model = *kept;
