@@ -70,8 +70,8 @@ typedef struct {
 typedef void fr_forward_kernel(const fr_forward_tile *tile);
 typedef void fr_backward_kernel(const fr_backward_tile *tile);
 typedef void fr_loss_kernel(fr_loss_tile *tile);
-/* rows x n with ld from row to row, in all arrays. sums: += of the old w, where the regularizer is not
- * zero. */
+/* rows x n with ld from row to row, in all arrays. sums: += of the old w, abs where the regularizer has
+ * l1, square where it has l2. */
 typedef void fr_update_kernel(const fr_update_step *step, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld,
                               void *w, const void *dw, void *const *slots, fr_sums *sums);
 
@@ -98,6 +98,11 @@ typedef struct {
     void (*kernel_product)(ptrdiff_t n_batch, ptrdiff_t n_i, ptrdiff_t n, const void *x,
                            const void *dz, void *dw);
     void (*transpose)(ptrdiff_t n_i, ptrdiff_t n_o, const void *w, void *wt);
+    /* Plain rows, n apart, into a tile and back; row r is the plain row index[r], or r without one. */
+    void (*pack)(ptrdiff_t rows, ptrdiff_t n, const void *plain, const int64_t *index, void *panels,
+                 ptrdiff_t ld, ptrdiff_t gap);
+    void (*unpack)(ptrdiff_t rows, ptrdiff_t n, const void *panels, ptrdiff_t ld, ptrdiff_t gap,
+                   void *plain);
     /* y = x * factor over rows x n, both factor and y with ld_y */
     void (*multiply)(ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t ld_x, const void *factor,
                      ptrdiff_t ld_factor, void *y, ptrdiff_t ld_y);

@@ -7,7 +7,7 @@
  *   columns   the kernels are cut into blocks. A block's dw = x'dz over the whole batch goes into a
  *             thread's scratch, and the regularized update consumes it there: gradients are not stored.
  *
- * Panels and blocks depend on the plan alone; threads take them from a counter, each writes what no
+ * Panels and blocks depend on the plan alone; threads share them out, each writes what no
  * other does, and partial sums are added in the order of panels and blocks. So the weights do not depend
  * on the number of threads. There are no element loops here: those are the kernels'.
  *
@@ -44,10 +44,10 @@ typedef struct {
     void *factor;     /* dropout: as y */
 } layer;
 
-/* A view of rows of a matrix in column panels; `next` elements lie between panels. */
+/* A view of rows of a matrix in column panels. */
 typedef struct {
     void *at;
-    ptrdiff_t width, next;
+    ptrdiff_t width, height; /* of a panel, `height` rows of the whole matrix */
 } matrix;
 
 /* A block of a kernel: rows i..i+n_i, columns o..o+n_o. The blocks with i = 0 update the bias too. */
@@ -84,6 +84,7 @@ typedef struct {
 struct fr_network {
     fr_dtype dtype;
     ptrdiff_t size; /* of an element */
+    const fr_kernels *kernels;
     ptrdiff_t n_layers, n_in, n_out, n_weights;
     ptrdiff_t first_trainable; /* n_layers when there is none */
     double flops;              /* of one row's forward pass */
@@ -136,7 +137,7 @@ static ptrdiff_t panel_rows(const fr_network *net, ptrdiff_t n_batch)
 /* Panels of columns: as wide as the table's products take, or the whole matrix for BLAS. */
 static ptrdiff_t width_of(const fr_network *net, ptrdiff_t n)
 {
-    return net->native ? fr_kernels_for(net->dtype)->panel
+    return net->native ? net->kernels->panel
                        : round_up(n, FR_ALIGNMENT / net->size);
 }
 
@@ -193,7 +194,7 @@ static fr_loss_kernel *fused_loss(const fr_network *net, int loss)
 {
     const fr_layer *last = &net->layers[net->n_layers - 1].spec;
     if (last->kind != FR_LAYER_dense) return NULL;
-    return fr_kernels_for(net->dtype)->fused_loss[loss][last->activation];
+    return net->kernels->fused_loss[loss][last->activation];
 }
 
 /* ---- life ---- */
@@ -271,6 +272,7 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
     net->n_layers = n_layers;
     net->n_in = layers[0].n_in;
     net->n_out = layers[n_layers - 1].n_out;
+    net->kernels = fr_kernels_for(dtype);
     net->native = fr_gemm_native();
     net->width_x = width_of(net, net->n_in);
     for (ptrdiff_t l = 0; l < n_layers; l++) {
@@ -398,7 +400,7 @@ static void keep_task(void *context, int thread, ptrdiff_t i)
     ptrdiff_t first = i * PIECE, n = smaller(PIECE, net->n_weights - first);
     if (run->phase == CHECK) {
         /* A sum that overflows comes of weights as good as infinite. */
-        fr_sums sums = fr_kernels_for(net->dtype)->sums(n, weight_at(net, first));
+        fr_sums sums = net->kernels->sums(n, weight_at(net, first));
         if (!isfinite(sums.abs)) run->not_finite = true;
         return;
     }
@@ -457,19 +459,19 @@ fr_status fr_network_put_back(fr_network *net)
 /* Rows `first`.. of a matrix of `rows` rows. */
 static matrix view(const fr_network *net, void *at, ptrdiff_t width, ptrdiff_t rows, ptrdiff_t first)
 {
-    return (matrix){fr_at(at, first * width, net->size), width, rows * width};
+    return (matrix){fr_at(at, first * width, net->size), width, rows};
 }
 
 /* Element (0, column) of a view, for a column where a panel begins (BLAS: anywhere). */
 static void *column(const fr_network *net, matrix m, ptrdiff_t j)
 {
-    return fr_at(m.at, j / m.width * m.next + j % m.width, net->size);
+    return fr_at(m.at, net->native ? j * m.height : j, net->size);
 }
 
 /* What the kernels on whole rows call the gap between panels. */
 static ptrdiff_t gap(const fr_network *net, matrix m)
 {
-    return net->native ? m.next - m.width : 0;
+    return net->native ? (m.height - 1) * m.width : 0;
 }
 
 static void *kernel_panel(const fr_network *net, const layer *a, ptrdiff_t o)
@@ -482,7 +484,7 @@ static void product_forward(const fr_network *net, const layer *a, ptrdiff_t row
                             ptrdiff_t o, matrix y)
 {
     if (net->native)
-        fr_kernels_for(net->dtype)->product(rows, a->spec.n_in, a->spec.n_out - o, x.at, x.next,
+        net->kernels->product(rows, a->spec.n_in, a->spec.n_out - o, x.at, x.height * x.width,
                                             kernel_panel(net, a, o), column(net, y, o));
     else
         fr_product_forward(net->dtype, rows, a->spec.n_in, a->n_padded, (fr_matrix){x.at, x.width},
@@ -500,8 +502,8 @@ static void product_backward(const fr_network *net, const layer *a, ptrdiff_t ro
         return;
     }
     for (ptrdiff_t i = 0; i < a->spec.n_in; i += dx.width)
-        fr_kernels_for(net->dtype)
-            ->product(rows, a->spec.n_out, a->spec.n_in - i, dz.at, dz.next,
+        net->kernels
+            ->product(rows, a->spec.n_out, a->spec.n_in - i, dz.at, dz.height * dz.width,
                       fr_at(a->transposed, i * a->spec.n_out, net->size), column(net, dx, i));
 }
 
@@ -510,7 +512,7 @@ static void product_kernel(const fr_network *net, const layer *a, ptrdiff_t n_ba
                            ptrdiff_t i, ptrdiff_t n_i, matrix dz, ptrdiff_t o, void *dw)
 {
     if (net->native)
-        fr_kernels_for(net->dtype)->kernel_product(n_batch, n_i, a->spec.n_out - o,
+        net->kernels->kernel_product(n_batch, n_i, a->spec.n_out - o,
                                                    column(net, x, i), column(net, dz, o), dw);
     else
         fr_product_kernel(net->dtype, n_batch, n_i, a->width, (fr_matrix){column(net, x, i), x.width},
@@ -522,7 +524,7 @@ static void transpose_block(const fr_network *net, const layer *a, ptrdiff_t i, 
                             ptrdiff_t o)
 {
     ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
-    fr_kernels_for(net->dtype)
+    net->kernels
         ->transpose(n_i, n_o, fr_at(kernel_panel(net, a, o), i * a->width, net->size),
                     fr_at(a->transposed, i * a->spec.n_out + o * a->width, net->size));
 }
@@ -539,21 +541,6 @@ static void transpose_all(fr_network *net)
     net->transposed_stale = false;
 }
 
-/* Copies a plain row of n elements into row r of a view, or back. */
-static void pack_row(const fr_network *net, matrix m, ptrdiff_t r, const void *row, ptrdiff_t n)
-{
-    for (ptrdiff_t j = 0; j < n; j += m.width)
-        memcpy(fr_at(column(net, m, j), r * m.width, net->size), fr_at(row, j, net->size),
-               (size_t)(smaller(m.width, n - j) * net->size));
-}
-
-static void unpack_row(const fr_network *net, matrix m, ptrdiff_t r, void *row, ptrdiff_t n)
-{
-    for (ptrdiff_t j = 0; j < n; j += m.width)
-        memcpy(fr_at(row, j, net->size), fr_at(column(net, m, j), r * m.width, net->size),
-               (size_t)(smaller(m.width, n - j) * net->size));
-}
-
 /* ---- forward ---- */
 
 /* y = f(x W + b) on a panel of rows, each panel of columns finished while it is hot; returns the
@@ -561,7 +548,7 @@ static void unpack_row(const fr_network *net, matrix m, ptrdiff_t r, void *row, 
 static double dense_forward(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
                             matrix x, matrix y)
 {
-    const fr_kernels *kernels = fr_kernels_for(net->dtype);
+    const fr_kernels *kernels = net->kernels;
     bool whole = kernels->whole_rows[activation];
     bool counted = penalizes(a->spec.activity) && activation == a->spec.activation;
     fr_sums sums = {0, 0};
@@ -588,7 +575,7 @@ static double dense_forward(const fr_network *net, const layer *a, int activatio
  * penalty that dense_forward could not see yet is then added here. */
 static panel_sums panel_loss(const fr_network *net, int loss, matrix y, fr_loss_tile *tile)
 {
-    const fr_kernels *kernels = fr_kernels_for(net->dtype);
+    const fr_kernels *kernels = net->kernels;
     fr_loss_kernel *fused = fused_loss(net, loss);
     fr_regularizer activity = net->layers[net->n_layers - 1].spec.activity;
     tile->n = net->n_out;
@@ -646,18 +633,24 @@ static void gather(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
     const fr_network *net = run->net;
     const training_plan *plan = run->plan;
     const fr_data *data = &run->call->data;
-    size_t target_bytes =
-        takes_labels(plan->loss) ? sizeof(int32_t) : (size_t)(net->n_out * net->size);
-    matrix x = input_of(run, 0, 0);
-    for (ptrdiff_t r = first; r < first + rows; r++) {
-        ptrdiff_t from = data->index ? (ptrdiff_t)data->index[run->row + r] : run->row + r;
-        pack_row(net, x, r, fr_at(data->x, from * net->n_in, net->size), net->n_in);
-        memcpy((char *)plan->target + (size_t)r * target_bytes,
-               (const char *)data->y + (size_t)from * target_bytes, target_bytes);
-        if (data->weight)
-            memcpy(fr_at(plan->weight, r, net->size), fr_at(data->weight, from, net->size),
-                   (size_t)net->size);
+    matrix x = input_of(run, 0, first);
+    /* Rows from.. of the data, or the rows that index names there. */
+    ptrdiff_t from = run->row + first, start = data->index ? 0 : from;
+    const int64_t *index = data->index ? data->index + from : NULL;
+    run->kernels->pack(rows, net->n_in, fr_at(data->x, start * net->n_in, net->size), index, x.at,
+                       x.width, gap(net, x));
+    if (takes_labels(plan->loss)) {
+        const int32_t *labels = data->y;
+        for (ptrdiff_t r = 0; r < rows; r++)
+            ((int32_t *)plan->target)[first + r] = labels[index ? (ptrdiff_t)index[r] : from + r];
+    } else {
+        run->kernels->pack(rows, net->n_out, fr_at(data->y, start * net->n_out, net->size), index,
+                           fr_at(plan->target, first * net->n_out, net->size), net->n_out,
+                           0);
     }
+    if (data->weight)
+        run->kernels->pack(rows, 1, fr_at(data->weight, start, net->size), index,
+                           fr_at(plan->weight, first, net->size), 1, 0);
 }
 
 static void dropout_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
@@ -1037,7 +1030,7 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
         .net = net,
         .plan = &net->training,
         .call = call,
-        .kernels = fr_kernels_for(net->dtype),
+        .kernels = net->kernels,
         .fused = fused_loss(net, call->loss) != NULL,
         .ledger = ledger,
         .row = call->start,
@@ -1071,9 +1064,9 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
     ptrdiff_t one = plan->n_rows * plan->n_padded * net->size;
     char *here = plan->activations + 2 * (ptrdiff_t)thread * one, *other = here + one;
     matrix x = view(net, here, net->width_x, plan->n_rows, 0);
-    for (ptrdiff_t r = 0; r < rows; r++)
-        pack_row(net, x, r, fr_at(run->x, (run->start + first + r) * net->n_in, net->size),
-                 net->n_in);
+    net->kernels
+        ->pack(rows, net->n_in, fr_at(run->x, (run->start + first) * net->n_in, net->size), NULL, x.at,
+               x.width, gap(net, x));
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
         if (a->spec.kind != FR_LAYER_dense) continue;
@@ -1103,8 +1096,9 @@ static void inference_task(void *context, int thread, ptrdiff_t panel)
     double activity = 0;
     matrix y = infer_panel(run, first, rows, thread, &activity);
     if (run->out) {
-        for (ptrdiff_t r = 0; r < rows; r++)
-            unpack_row(net, y, r, fr_at(run->out, (first + r) * net->n_out, net->size), net->n_out);
+        net->kernels
+            ->unpack(rows, net->n_out, y.at, y.width, gap(net, y),
+                     fr_at(run->out, first * net->n_out, net->size));
         return;
     }
     const fr_data *data = &run->call->data;
@@ -1164,7 +1158,7 @@ fr_status fr_network_forward(fr_network *net, ptrdiff_t n_rows, const void *x, v
 
 static void add_weight_penalties(const fr_network *net, double rows, double *ledger)
 {
-    const fr_kernels *kernels = fr_kernels_for(net->dtype);
+    const fr_kernels *kernels = net->kernels;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
         if (a->spec.kind != FR_LAYER_dense || !a->spec.trainable) continue;

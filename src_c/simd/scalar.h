@@ -38,10 +38,8 @@ FR_INLINE vreal v_mul(vreal a, vreal b) { return a * b; }
 FR_INLINE vreal v_div(vreal a, vreal b) { return a / b; }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; } /* may round twice */
 FR_INLINE vreal v_sqrt(vreal a) { return SCALAR(sqrt)(a); }
-/* Estimates of 1 / sqrt(a) and 1 / a to at least 11 bits, where they are quicker than the exact ones. */
+/* 1 where estimates to 11 bits beat the exact operations: v_rsqrt_estimate and v_reciprocal_estimate. */
 #define V_ESTIMATES 0
-FR_INLINE vreal v_rsqrt_estimate(vreal a) { return 1 / SCALAR(sqrt)(a); }
-FR_INLINE vreal v_reciprocal_estimate(vreal a) { return 1 / a; }
 FR_INLINE vreal v_abs(vreal a) { return SCALAR(fabs)(a); }
 FR_INLINE vreal v_max(vreal a, vreal b) { return a > b ? a : b; } /* b where either is NaN */
 FR_INLINE vreal v_min(vreal a, vreal b) { return a < b ? a : b; } /* b where either is NaN */

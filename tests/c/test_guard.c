@@ -275,6 +275,18 @@ static void guard_dropout(fr_dtype dtype, ptrdiff_t n, layout l)
     check_around(1, "product");
 }
 
+static void guard_pack(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    test_case("guard pack n %td ld %td %s %s", n, l.ld, name_of(dtype), fr_isa());
+    const void *rows = locked(0, matrix(0, dtype, ROWS, n, plain(n), -1, 1));
+    void *panels = matrix(1, dtype, ROWS, n, l, 0, 0);
+    void *back = matrix(2, dtype, ROWS, n, plain(n), 0, 0);
+    fr_kernels_for(dtype)->pack(ROWS, n, rows, NULL, panels, l.ld, l.gap);
+    check_around(1, "panels");
+    fr_kernels_for(dtype)->unpack(ROWS, n, locked(1, panels), l.ld, l.gap, back);
+    check_around(2, "rows");
+}
+
 /* n rows, a depth of n, n columns as far as a panel holds them. */
 static void guard_products(fr_dtype dtype, ptrdiff_t n)
 {
@@ -453,6 +465,7 @@ static void guard_target(fr_dtype dtype)
                 guard_backward(dtype, n, layouts[i]);
                 guard_losses(dtype, n, layouts[i]);
                 guard_dropout(dtype, n, layouts[i]);
+                guard_pack(dtype, n, layouts[i]);
                 if (!layouts[i].gap) guard_update(dtype, n, layouts[i]);
             }
             guard_products(dtype, n);
