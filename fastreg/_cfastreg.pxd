@@ -103,6 +103,8 @@ cdef extern from "fastreg.h" nogil:
                                ptrdiff_t *steps_done)
     fr_status fr_network_evaluate(fr_network *network, const fr_training *evaluation,
                                   double *ledger)
+    double fr_network_flops(const fr_network *network)
+    bint fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x)
     fr_status fr_network_forward(fr_network *network, ptrdiff_t n_rows, const void *x, void *out,
                                  int n_threads)
 

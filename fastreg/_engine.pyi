@@ -1,7 +1,8 @@
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+
+from fastreg import training
 
 Array = NDArray[Any]
 
@@ -10,49 +11,11 @@ def isa() -> str: ...
 def isas_built() -> list[str]: ...
 def gemm() -> str: ...
 def blas_info() -> list[dict[str, Any]]: ...
+def is_ready(x: object, dtype: object, n_rows: int, n_columns: int, finite: bool) -> bool: ...
 
-class Network:
+class Network(training.Network):
     dtype: str
     def __init__(self, layers: list[dict[str, Any]], dtype: str) -> None: ...
-    def update_layers(self, layers: list[dict[str, Any]]) -> None: ...
-    def get_weights(self) -> list[Array]: ...
-    def set_weights(self, arrays: list[Array]) -> None: ...
-    def get_slots(self) -> list[list[Array]]: ...
-    def set_slots(self, slots: list[list[Array]]) -> None: ...
-    def finite(self, n_threads: int) -> bool: ...
-    def keep(self, n_threads: int) -> bool: ...
-    def put_back(self) -> None: ...
-    def train(
-        self,
-        x: Array,
-        y: Array,
-        sample_weight: Array | None,
-        index: NDArray[np.int64] | None,
-        start: int,
-        stop: int,
-        batch_size: int,
-        loss: str,
-        optimizer: dict[str, Any],
-        iteration: int,
-        seed: int,
-        accuracy: str | None,
-        ledger: NDArray[np.float64],
-        n_threads: int,
-    ) -> int: ...
-    def evaluate(
-        self,
-        x: Array,
-        y: Array,
-        sample_weight: Array | None,
-        start: int,
-        stop: int,
-        batch_size: int,
-        loss: str,
-        accuracy: str | None,
-        ledger: NDArray[np.float64],
-        n_threads: int,
-    ) -> None: ...
-    def forward(self, x: Array, batch_size: int, out: Array, n_threads: int) -> None: ...
 
 def dense_forward(
     x: Array, kernel: Array, bias: Array | None, activation: str, out: Array, n_threads: int

@@ -170,11 +170,38 @@ cdef inline void *_data_or_null(array):
     return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
-cdef fr_dtype _dtype(cnp.ndarray array):
+cdef inline int _type_number(str dtype):
+    return cnp.NPY_FLOAT32 if dtype == "float32" else cnp.NPY_FLOAT64
+
+
+cdef inline fr_dtype _dtype(cnp.ndarray array):
     return FR_FLOAT32 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 else FR_FLOAT64
 
 
+def is_ready(x, dtype, ptrdiff_t n_rows, ptrdiff_t n_columns, bint finite):
+    """Whether `x` is what the engine reads as it stands: no conversion, no error to come.
+
+    A plain, aligned, C-contiguous array of `dtype` and of that shape, where -1 is any size but 0; and,
+    with `finite`, few enough numbers to look at here, whose sum is finite. False says nothing.
+    """
+    cdef cnp.ndarray array
+    if not cnp.PyArray_CheckExact(x) or not isinstance(dtype, str):
+        return False
+    array = <cnp.ndarray>x
+    if (cnp.PyArray_NDIM(array) != 2 or not cnp.PyArray_ISCARRAY_RO(array)
+            or cnp.PyArray_TYPE(array) != _type_number(dtype)):
+        return False
+    cdef ptrdiff_t rows = cnp.PyArray_DIM(array, 0), columns = cnp.PyArray_DIM(array, 1)
+    if rows * columns == 0 or (n_rows >= 0 and rows != n_rows) or (n_columns >= 0 and columns != n_columns):
+        return False
+    return not finite or (rows * columns <= 4096
+                          and fr_is_finite(_dtype(array), rows * columns, _data(array)))
+
+
 # ---- network ----
+
+# A call this short, some 20 microseconds, holds the GIL: letting it go costs as much as it gives.
+cdef double SHORT_FLOPS = 2e6
 
 cdef fr_layer _layer(dict layer) except *:
     cdef fr_layer out
@@ -214,11 +241,16 @@ cdef class Network:
     cdef list shapes  # of the weights: (layer, part, shape)
     cdef ptrdiff_t n_layers
     cdef object limit  # what BLAS needs around a call
+    cdef bint busy  # a call is at work without the GIL, or weights are half written
+    cdef int type_number
+    cdef ptrdiff_t n_in, n_out
 
     def __cinit__(self, list layers, str dtype):
         self.dtype = dtype
         self.n_layers = len(layers)
         self.limit = _no_limit if gemm() == "native" else _blas_limit
+        self.type_number = _type_number(dtype)
+        self.n_in, self.n_out = layers[0]["n_in"], layers[self.n_layers - 1]["n_out"]
         self.shapes = []
         for number, layer in enumerate(layers):
             if layer["kind"] == "dense":
@@ -265,11 +297,15 @@ cdef class Network:
         return arrays
 
     cdef int _write(self, int slot, arrays) except -1:
-        for (layer, part, shape), array in zip(self.shapes, arrays, strict=True):
-            array = np.ascontiguousarray(array, self.dtype)
-            if array.shape != shape:
-                raise ValueError(f"weights: got shape {array.shape}; {shape} is needed")
-            _check(fr_network_set(self.network, slot, layer, part, _data(array)))
+        self.busy = True
+        try:
+            for (layer, part, shape), array in zip(self.shapes, arrays, strict=True):
+                array = np.ascontiguousarray(array, self.dtype)
+                if array.shape != shape:
+                    raise ValueError(f"weights: got shape {array.shape}; {shape} is needed")
+                _check(fr_network_set(self.network, slot, layer, part, _data(array)))
+        finally:
+            self.busy = False
         return 0
 
     def get_weights(self):
@@ -331,9 +367,14 @@ cdef class Network:
         cdef double *sums = <double *>_data(ledger)
         cdef ptrdiff_t steps_done = 0
         cdef fr_status status
-        with self.limit:
-            with nogil:
-                status = fr_network_train(self.network, &call, sums, &steps_done)
+        if self._is_short(3 * (stop - start)):
+            status = fr_network_train(self.network, &call, sums, &steps_done)
+        else:
+            with self.limit:
+                self.busy = True
+                with nogil:
+                    status = fr_network_train(self.network, &call, sums, &steps_done)
+                self.busy = False
         if status != FR_NOT_FINITE:
             _check(status)
         return steps_done
@@ -347,8 +388,10 @@ cdef class Network:
         cdef double *sums = <double *>_data(ledger)
         cdef fr_status status
         with self.limit:
+            self.busy = True
             with nogil:
                 status = fr_network_evaluate(self.network, &call, sums)
+            self.busy = False
         _check(status)
 
     def forward(self, cnp.ndarray x, ptrdiff_t batch_size, cnp.ndarray out, int n_threads):
@@ -358,9 +401,49 @@ cdef class Network:
         cdef void *out_data = _data(out)
         cdef fr_status status
         with self.limit:
+            self.busy = True
             with nogil:
                 status = fr_network_forward(self.network, n_rows, x_data, out_data, n_threads)
+            self.busy = False
         _check(status)
+
+    cdef inline bint _is_short(self, ptrdiff_t n_rows):
+        return self.limit is _no_limit and n_rows * fr_network_flops(self.network) <= SHORT_FLOPS
+
+    def answer(self, x, out):
+        """`forward` for a few rows that need no check, in about a microsecond; None: go the long way.
+
+        Needs no lock: the GIL is held, and a call that works without it has set `busy`.
+        """
+        cdef cnp.ndarray rows
+        cdef cnp.npy_intp shape[2]
+        if self.busy or not cnp.PyArray_CheckExact(x):
+            return None
+        rows = <cnp.ndarray>x
+        if (cnp.PyArray_NDIM(rows) != 2 or cnp.PyArray_TYPE(rows) != self.type_number
+                or cnp.PyArray_DIM(rows, 1) != self.n_in or cnp.PyArray_DIM(rows, 0) == 0
+                or not cnp.PyArray_ISCARRAY_RO(rows)
+                or not self._is_short(cnp.PyArray_DIM(rows, 0))):
+            return None
+        shape[0], shape[1] = cnp.PyArray_DIM(rows, 0), self.n_out
+        if out is None:
+            out = cnp.PyArray_EMPTY(2, shape, self.type_number, 0)
+        elif not self._fits(out, rows):
+            return None
+        _check(fr_network_forward(self.network, shape[0], _data(rows), _data(<cnp.ndarray>out), 1))
+        return out
+
+    cdef bint _fits(self, out, cnp.ndarray rows) except -1:
+        if not cnp.PyArray_CheckExact(out):
+            return False
+        cdef cnp.ndarray array = <cnp.ndarray>out
+        if (cnp.PyArray_NDIM(array) != 2 or cnp.PyArray_TYPE(array) != self.type_number
+                or cnp.PyArray_DIM(array, 0) != cnp.PyArray_DIM(rows, 0)
+                or cnp.PyArray_DIM(array, 1) != self.n_out or not cnp.PyArray_ISCARRAY(array)):
+            return False
+        cdef char *here = <char *>_data(array)
+        cdef char *there = <char *>_data(rows)
+        return here + cnp.PyArray_NBYTES(array) <= there or there + cnp.PyArray_NBYTES(rows) <= here
 
 
 # ---- the kernels as functions; docstrings stand in functional.py ----

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastreg._engine import is_ready
 from fastreg.errors import check_choice, check_int, check_real
 
 Array = NDArray[Any]
@@ -65,6 +66,8 @@ def check_features(
     Traceback (most recent call last):
     ValueError: x: got shape (1, 3); (n, 2) is needed
     """
+    if is_ready(x, dtype, -1, -1 if n_in is None else n_in, not allow_nonfinite):
+        return cast(Array, x)
     array = _real(argument, x)
     _check_shape(argument, array, ("n", "n_in" if n_in is None else n_in))
     array = _converted(array, np.dtype(dtype))
@@ -93,6 +96,9 @@ def check_targets(
     array([[0.],
            [1.]])
     """
+    ranges = loss == SPARSE or loss == "binary_crossentropy"
+    if not ranges and is_ready(y, dtype, n_rows, n_out, True):
+        return cast(Array, y)
     array = _real(argument, y)
     if loss == SPARSE:
         return _labels(argument, array, n_rows, n_out)

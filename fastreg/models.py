@@ -764,6 +764,11 @@ class Sequential:
         ValueError, TypeError
             For an argument that does not fit.
         """
+        network = self._core.network
+        if network is not None and batch_size is None and verbose == "auto":
+            y = network.answer(x, out)
+            if y is not None:
+                return y
         array = self._features("x", x, allow_nonfinite=True)
         size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE)
         resolve_verbose(verbose)
@@ -777,6 +782,11 @@ class Sequential:
 
     def __call__(self, x: ArrayLike, training: bool = False) -> Array:
         """The network's output, (n, n_out); with `training` inputs are dropped at random."""
+        network = self._core.network
+        if training is False and network is not None:
+            y = network.answer(x, None)
+            if y is not None:
+                return y
         if not check_bool("training", training):
             return self.predict(x, verbose=0)
         y = self._features("x", x, allow_nonfinite=True)

@@ -72,6 +72,8 @@ class Network(Protocol):
         n_threads: int,
     ) -> None: ...
     def forward(self, x: Array, batch_size: int, out: Array, n_threads: int) -> None: ...
+    def answer(self, x: object, out: object) -> Array | None:
+        """The output for few rows that need no check; None where `forward` must be asked."""
 
 
 class Model(Protocol):
@@ -215,7 +217,7 @@ def train(
             # only the ledger tells how many steps were done.
             rows = ledger[5] - rows_before
             steps = n_steps(rows, batch_size)
-            optimizer.iterations += steps
+            optimizer.count(steps)
     if rows < stop - start:
         raise NonFiniteLoss(f"the loss ({task.loss}) is not finite", steps)
 

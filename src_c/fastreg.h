@@ -120,6 +120,7 @@ typedef struct fr_network fr_network;
 fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer *layers,
                             ptrdiff_t n_layers);
 void fr_network_destroy(fr_network *network);
+double fr_network_flops(const fr_network *network); /* of one row's forward pass */
 
 /* New hyper-parameters for the same kinds, sizes and activations. */
 fr_status fr_network_update_layers(fr_network *network, const fr_layer *layers);
@@ -175,6 +176,8 @@ fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, co
 fr_status fr_penalty(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r, double *value);
 fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
                               void *dw);
+/* 1 if the sum of |x| is finite; 0 may also mean that it overflowed. */
+int fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x);
 /* dy NULL: the value alone; value NULL: the gradient alone. The value is sum(weight * loss) / rows. */
 fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
                   const void *y_pred, const void *weight, double *value, void *dy);

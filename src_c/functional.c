@@ -203,6 +203,11 @@ fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, co
     return FR_OK;
 }
 
+int fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x)
+{
+    return isfinite(fr_kernels_for(dtype)->sums(n, x).abs);
+}
+
 fr_status fr_penalty(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r, double *value)
 {
     fr_sums sums = fr_kernels_for(dtype)->sums(n, w);

@@ -315,6 +315,8 @@ void fr_network_destroy(fr_network *net)
     free(net);
 }
 
+double fr_network_flops(const fr_network *net) { return net->flops; }
+
 int fr_network_slots(const fr_network *net) { return net->n_slots; }
 
 fr_status fr_network_set_slots(fr_network *net, int n_slots)

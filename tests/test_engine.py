@@ -625,3 +625,87 @@ def test_wherever_it_comes_from(module, where, optimizer):
     assert [w.tobytes() for w in network.get_weights()] == before
     assert not any(np.any(a) for a in itertools.chain(*network.get_slots()))
     assert not ledger.any()
+
+
+# ------------------------------------------------ the short way of a few rows
+
+
+def short_network(dtype="float32"):
+    layers = [dense(5, 9, "tanh"), dense(9, 3)]
+    network = _engine.Network(layers, dtype)
+    rng = np.random.default_rng(3)
+    network.set_weights([rng.standard_normal(w.shape) for w in network.get_weights()])
+    return network
+
+
+def long_way(network, x):
+    out = np.empty((len(x), 3), network.dtype)
+    network.forward(np.ascontiguousarray(x, network.dtype), 256, out, 1)
+    return out
+
+
+def takes_the_short_way():
+    return _engine.gemm() == "native"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 100])
+def test_answer_has_the_bits_of_forward(n, dtype):
+    network = short_network(dtype)
+    x = np.random.default_rng(n).standard_normal((n, 5)).astype(dtype)
+    x[0, 0] = np.nan
+    x.flags.writeable = False
+    out = np.full((n, 3), 7, dtype)
+    found, into = network.answer(x, None), network.answer(x, out)
+    if not takes_the_short_way():
+        assert found is None and into is None and (out == 7).all()
+        return
+    assert found.tobytes() == out.tobytes() == long_way(network, x).tobytes()
+    assert into is out and found.dtype == dtype and found.shape == (n, 3)
+
+
+def test_answer_leaves_the_rest_to_the_long_way():
+    network = short_network()
+    x = np.ones((4, 5), "float32")
+    memory = np.ones(40, "float32")
+    for other in (
+        x.tolist(),
+        x[0],
+        x[:0],
+        x[:, :4],
+        x.astype("float64"),
+        x.astype(">f4"),
+        np.asfortranarray(x),
+        x[::2],
+        np.ma.array(x),
+        np.ones((10**6, 5), "float32"),
+    ):
+        assert network.answer(other, None) is None
+    for out in (
+        np.ones((3, 3), "float32"),
+        np.ones((4, 4), "float32"),
+        np.ones((4, 3)),
+        np.ones((3, 4), "float32").T,
+        np.broadcast_to(np.float32(1), (4, 3)),
+        [[1.0] * 3] * 4,
+        memory[10:22].reshape(4, 3),  # overlaps x
+    ):
+        assert network.answer(memory[:20].reshape(4, 5), out) is None
+        assert np.all(np.asarray(out) == 1)
+
+
+def test_is_ready():
+    x = np.ones((4, 5), "float32")
+    assert _engine.is_ready(x, "float32", -1, 5, True)
+    assert _engine.is_ready(x, "float32", 4, -1, False)
+    for other in (x.astype(">f4"), x.T, x[::2], x.tolist(), x[0], x[:0], x.view(np.recarray)):
+        assert not _engine.is_ready(other, "float32", -1, -1, False)
+    assert not _engine.is_ready(x, "float64", -1, 5, False)
+    assert not _engine.is_ready(x, "float32", 3, 5, False)
+    assert not _engine.is_ready(x, "float32", 4, 4, False)
+    for strange in (np.nan, np.inf, -np.inf):
+        for place in ((0, 0), (3, 4)):
+            y = x.copy()
+            y[place] = strange
+            assert _engine.is_ready(y, "float32", 4, 5, False)
+            assert not _engine.is_ready(y, "float32", 4, 5, True)
