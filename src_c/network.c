@@ -120,18 +120,15 @@ int fr_threads_for(double flops, int n_threads)
     return flops < 2e6 ? 1 : n_threads;
 }
 
-static ptrdiff_t native_panel_rows(ptrdiff_t n_batch)
+/* Rows of a panel where n_batch rows take `flops`. */
+static ptrdiff_t panel_rows(const fr_network *net, ptrdiff_t n_batch, double flops)
 {
+    if (!net->native) return fr_panel_rows(n_batch);
     /* Every panel reads all kernels once, from L3 where they are large: panels near to 64 rows, an even
-     * number of them. */
-    ptrdiff_t count = larger(2, pieces(n_batch, 96));
-    count += count % 2;
+     * number of them where several threads would share them. */
+    ptrdiff_t count = pieces(n_batch, 96);
+    if (fr_threads_for(flops, 2) > 1) count += count % 2;
     return larger(16, round_up(pieces(n_batch, count), 4));
-}
-
-static ptrdiff_t panel_rows(const fr_network *net, ptrdiff_t n_batch)
-{
-    return net->native ? native_panel_rows(n_batch) : fr_panel_rows(n_batch);
 }
 
 /* Panels of columns: as wide as the table's products take, or the whole matrix for BLAS. */
@@ -826,13 +823,13 @@ static void update_kernel_block(const training_run *run, task *t, void *scratch)
     for (ptrdiff_t i = t->i; i < t->i + t->n_i; i += strip) {
         ptrdiff_t n_i = smaller(strip, t->i + t->n_i - i);
         for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
+            ptrdiff_t element = a->kernel + o * a->spec.n_in + i * a->width;
             product_kernel(net, a, run->n_batch, x, i, n_i, dz, o, scratch);
             /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
             ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
             bool by_rows = n_o < a->width;
-            update(run, a->spec.kernel, a->kernel + o * a->spec.n_in + i * a->width,
-                   by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width, a->width, scratch,
-                   &t->kernel);
+            update(run, a->spec.kernel, element, by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width,
+                   a->width, scratch, &t->kernel);
             if (a->transposed) transpose_block(net, a, i, n_i, o);
         }
     }
@@ -976,6 +973,12 @@ static void take_training(fr_network *net, training_plan *plan)
     plan->scratch = fr_arena_take(arena, plan->n_threads, plan->scratch_size);
 }
 
+/* Of a training step: each of the three products takes what the forward one does. */
+static double step_flops(const fr_network *net, ptrdiff_t n_batch)
+{
+    return 3 * net->flops * (double)n_batch;
+}
+
 /* The plan for this call; buffers that are large enough stay. */
 static fr_status plan_training(fr_network *net, const fr_training *call, int n_threads)
 {
@@ -993,7 +996,7 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
         take_training(net, plan);
         net->transposed_stale = true;
     }
-    plan->n_rows = panel_rows(net, n_batch);
+    plan->n_rows = panel_rows(net, n_batch, step_flops(net, n_batch));
     plan->loss = call->loss;
     plan_tasks(net, plan->tasks);
     if (net->transposed_stale) transpose_all(net);
@@ -1022,7 +1025,8 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     if (call->start == call->stop) return FR_OK;
 
     int n_threads = call->n_threads < 1 ? 1 : (int)smaller(call->n_threads, FR_MAX_THREADS);
-    n_threads = fr_threads_for(3 * net->flops * (double)call->batch_size, n_threads);
+    n_threads = fr_threads_for(
+        step_flops(net, smaller(call->batch_size, call->data.n_rows)), n_threads);
     fr_status status = plan_training(net, call, n_threads);
     bool new_slots = net->n_slots != fr_slots_of(optimizer);
     if (status == FR_OK && new_slots) status = fr_network_set_slots(net, fr_slots_of(optimizer));
@@ -1129,10 +1133,11 @@ static void take_inference(const fr_network *net, inference_plan *plan)
 static fr_status infer(fr_network *net, inference_run *run, int n_threads)
 {
     if (!fr_blas_ready()) return FR_NO_BLAS;
+    double flops = net->flops * (double)run->n_rows;
     n_threads = n_threads < 1 ? 1 : (int)smaller(n_threads, FR_MAX_THREADS);
-    n_threads = fr_threads_for(net->flops * (double)run->n_rows, n_threads);
+    n_threads = fr_threads_for(flops, n_threads);
     inference_plan *plan = &net->inference;
-    ptrdiff_t n_rows = smaller(run->n_rows, panel_rows(net, run->n_rows));
+    ptrdiff_t n_rows = smaller(run->n_rows, panel_rows(net, run->n_rows, flops));
     if (!plan->arena.base || plan->n_rows < n_rows || plan->n_threads < n_threads) {
         fr_arena_free(&plan->arena);
         *plan = (inference_plan){.n_rows = n_rows, .n_threads = n_threads};
