@@ -18,6 +18,7 @@ cdef extern from "fastreg.h" nogil:
     const char *fr_activation_name(int id)
     const char *fr_loss_name(int id)
     const char *fr_optimizer_name(int id)
+    const char *fr_l1_step_name(int id)
     const char *fr_accuracy_name(int id)
     const char *fr_layer_kind_name(int id)
     const char *fr_status_text(fr_status status)
@@ -42,6 +43,7 @@ cdef extern from "fastreg.h" nogil:
 
     ctypedef struct fr_optimizer:
         int kind
+        int l1_step
         double learning_rate
         double weight_decay
         double momentum

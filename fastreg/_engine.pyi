@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, TypeGuard
 
 from numpy.typing import NDArray
 
@@ -11,7 +11,9 @@ def isa() -> str: ...
 def isas_built() -> list[str]: ...
 def gemm() -> str: ...
 def blas_info() -> list[dict[str, Any]]: ...
-def is_ready(x: object, dtype: object, n_rows: int, n_columns: int, finite: bool) -> bool: ...
+def is_ready(
+    x: object, dtype: object, n_rows: int, n_columns: int, finite: bool
+) -> TypeGuard[Array]: ...
 
 # A class; its methods are the protocol's.
 def Network(layers: list[dict[str, Any]], dtype: str) -> training.Network: ...
@@ -38,28 +40,12 @@ def loss_gradient(
     name: str, y_true: Array, y_pred: Array, sample_weight: Array | None, out: Array
 ) -> None: ...
 def dropout(x: Array, rate: float, seed: int, iteration: int, layer: int, out: Array) -> None: ...
-def sgd_update(
+def update(
     w: Array,
     dw: Array,
-    velocity: Array | None,
-    learning_rate: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    l1: float,
-    l2: float,
-) -> None: ...
-def adam_update(
-    w: Array,
-    dw: Array,
-    m: Array,
-    v: Array,
+    slots: list[Array],
+    optimizer: dict[str, Any],
     iteration: int,
-    learning_rate: float,
-    beta_1: float,
-    beta_2: float,
-    epsilon: float,
-    weight_decay: float,
     l1: float,
     l2: float,
 ) -> None: ...

@@ -51,6 +51,7 @@ cdef dict _table(name_of function):
 cdef dict _ACTIVATIONS = _table(fr_activation_name)
 cdef dict _LOSSES = _table(fr_loss_name)
 cdef dict _OPTIMIZERS = _table(fr_optimizer_name)
+cdef dict _L1_STEPS = _table(fr_l1_step_name)
 cdef dict _ACCURACIES = _table(fr_accuracy_name)
 cdef dict _LAYER_KINDS = _table(fr_layer_kind_name)
 
@@ -68,6 +69,7 @@ def names():
         "activation": list(_ACTIVATIONS),
         "loss": list(_LOSSES),
         "optimizer": list(_OPTIMIZERS),
+        "l1_step": list(_L1_STEPS),
         "layer": list(_LAYER_KINDS),
     }
 
@@ -223,6 +225,7 @@ cdef fr_layer _layer(dict layer) except *:
 cdef fr_optimizer _optimizer(dict optimizer) except *:
     cdef fr_optimizer out
     out.kind = _id(_OPTIMIZERS, "optimizer", optimizer["kind"])
+    out.l1_step = _id(_L1_STEPS, "l1_step", optimizer.get("l1_step", "sign"))
     out.learning_rate = optimizer["learning_rate"]
     out.weight_decay = optimizer.get("weight_decay", 0.0)
     out.momentum = optimizer.get("momentum", 0.0)
@@ -531,21 +534,15 @@ def dropout(cnp.ndarray x, double rate, uint64_t seed, int64_t iteration, ptrdif
                       layer, _data(out)))
 
 
-cdef int _update(dict optimizer, int64_t iteration, cnp.ndarray w, cnp.ndarray dw, slot_0, slot_1,
-                 double l1, double l2) except -1:
+def update(cnp.ndarray w, cnp.ndarray dw, list slots, dict optimizer, int64_t iteration, double l1,
+           double l2):
+    """A regularized step in place; slots: the optimizer's, then those of the cumulative L1 step."""
     cdef fr_optimizer described = _optimizer(optimizer)
-    cdef void *slots[2]
-    slots[0], slots[1] = _data_or_null(slot_0), _data_or_null(slot_1)
-    return _check(fr_update(_dtype(w), &described, iteration, w.size, _data(w), _data(dw), slots,
-                            fr_regularizer(l1, l2)))
-
-
-def sgd_update(w, dw, velocity, learning_rate, momentum, nesterov, weight_decay, l1, l2):
-    _update({"kind": "sgd", "learning_rate": learning_rate, "momentum": momentum,
-             "nesterov": nesterov, "weight_decay": weight_decay}, 0, w, dw, velocity, None, l1, l2)
-
-
-def adam_update(w, dw, m, v, iteration, learning_rate, beta_1, beta_2, epsilon, weight_decay, l1,
-                l2):
-    _update({"kind": "adam", "learning_rate": learning_rate, "beta_1": beta_1, "beta_2": beta_2,
-             "epsilon": epsilon, "weight_decay": weight_decay}, iteration, w, dw, m, v, l1, l2)
+    cdef void *data[4]
+    cdef int own = len(slots) - (2 if optimizer["l1_step"] == "cumulative" else 0)
+    data[0] = _data_or_null(slots[0] if own > 0 else None)
+    data[1] = _data_or_null(slots[1] if own > 1 else None)
+    data[2] = _data_or_null(slots[own] if own < len(slots) else None)
+    data[3] = _data_or_null(slots[own + 1] if own < len(slots) else None)
+    _check(fr_update(_dtype(w), &described, iteration, w.size, _data(w), _data(dw), data,
+                     fr_regularizer(l1, l2)))

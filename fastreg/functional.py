@@ -280,6 +280,8 @@ def sgd_update(
     weight_decay: float = 0.0,
     l1: float = 0.0,
     l2: float = 0.0,
+    l1_step: str = "sign",
+    l1_budget: Array | None = None,
 ) -> None:
     """One step of stochastic gradient descent, w and velocity in place.
 
@@ -287,10 +289,18 @@ def sgd_update(
     w += velocity, or with Nesterov w += momentum velocity - lr g (Keras' form). Without momentum
     w -= lr g, and a velocity that was given is left alone.
 
+    l1_step says how L1 acts: "sign" as above. The others leave it out of g and end the step by
+    taking from |w|, until weights land on 0: "proximal" T = lr l1 / (1 - momentum),
+    "cumulative" what such steps could have taken so far and have not (Tsuruoka et al. 2009).
+
     Parameters
     ----------
     w, velocity : arrays of one shape, float32 or float64, C-contiguous. dw : like w.
-    learning_rate, weight_decay, l1, l2 : finite and >= 0. momentum : in [0, 1].
+    learning_rate, weight_decay, l1, l2 : finite and >= 0. momentum : in [0, 1];
+        below 1 where l1_step is not "sign".
+    l1_step : "sign", "proximal" or "cumulative".
+    l1_budget : (2, *w.shape), zeros at first, in place: what "cumulative" may still take from a
+        positive and from a negative weight.
 
     Raises
     ------
@@ -302,9 +312,19 @@ def sgd_update(
     >>> w
     array([ 0.25, -1.25])
     """
-    _engine.sgd_update(
+    _engine.update(
         *inputs.check_sgd_update(
-            w, dw, velocity, learning_rate, momentum, nesterov, weight_decay, l1, l2
+            w,
+            dw,
+            velocity,
+            learning_rate,
+            momentum,
+            nesterov,
+            weight_decay,
+            l1,
+            l2,
+            l1_step,
+            l1_budget,
         )
     )
 
@@ -323,6 +343,8 @@ def adam_update(
     weight_decay: float = 0.0,
     l1: float = 0.0,
     l2: float = 0.0,
+    l1_step: str = "sign",
+    l1_budget: Array | None = None,
 ) -> None:
     """One step of Adam (AdamW with weight_decay), w, m and v in place.
 
@@ -330,11 +352,19 @@ def adam_update(
     v += (g^2 - v)(1 - beta_2) and w -= a m / (sqrt(v) + epsilon) with t = iteration + 1 and
     a = lr sqrt(1 - beta_2^t) / (1 - beta_1^t) (Keras' form of Kingma and Ba 2015).
 
+    l1_step says how L1 acts: "sign" as above. The others leave it out of g and end the step by
+    taking from |w|, until weights land on 0: "proximal" T = lr sqrt(1 - beta_2^t) l1 / d, where
+    d = sqrt(v) + epsilon, at least min(1e-5, l1 / 10) (Yun, Lozano and Yang 2021), "cumulative"
+    what such steps could have taken so far and have not (Tsuruoka, Tsujii and Ananiadou 2009).
+
     Parameters
     ----------
     w, m, v : arrays of one shape, float32 or float64, C-contiguous. dw : like w.
     iteration : steps done before, >= 0. beta_1, beta_2 : in [0, 1).
     learning_rate, epsilon, weight_decay, l1, l2 : finite and >= 0.
+    l1_step : "sign", "proximal" or "cumulative".
+    l1_budget : (2, *w.shape), zeros at first, in place: what "cumulative" may still take from a
+        positive and from a negative weight.
 
     Raises
     ------
@@ -346,8 +376,21 @@ def adam_update(
     >>> print(w.round(6), m.round(6), v.round(6))
     [0.5] [0.4] [0.016]
     """
-    _engine.adam_update(
+    _engine.update(
         *inputs.check_adam_update(
-            w, dw, m, v, iteration, learning_rate, beta_1, beta_2, epsilon, weight_decay, l1, l2
+            w,
+            dw,
+            m,
+            v,
+            iteration,
+            learning_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            weight_decay,
+            l1,
+            l2,
+            l1_step,
+            l1_budget,
         )
     )

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastreg._engine import is_ready
 from fastreg.errors import check_choice, check_int, check_real
 
 Array = NDArray[Any]
@@ -30,6 +29,7 @@ LOSSES = (
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
 )
+L1_STEPS = ("sign", "proximal", "cumulative")
 SPARSE = "sparse_categorical_crossentropy"  # the loss whose targets are class numbers
 
 
@@ -66,8 +66,6 @@ def check_features(
     Traceback (most recent call last):
     ValueError: x: got shape (1, 3); (n, 2) is needed
     """
-    if is_ready(x, dtype, -1, -1 if n_in is None else n_in, not allow_nonfinite):
-        return cast(Array, x)
     array = _real(argument, x)
     _check_shape(argument, array, ("n", "n_in" if n_in is None else n_in))
     array = _converted(array, np.dtype(dtype))
@@ -96,9 +94,6 @@ def check_targets(
     array([[0.],
            [1.]])
     """
-    ranges = loss == SPARSE or loss == "binary_crossentropy"
-    if not ranges and is_ready(y, dtype, n_rows, n_out, True):
-        return cast(Array, y)
     array = _real(argument, y)
     if loss == SPARSE:
         return _labels(argument, array, n_rows, n_out)
@@ -327,6 +322,10 @@ def check_dropout(
     )
 
 
+# A step: w, dw, slots (the optimizer's, then the budget's), optimizer, iteration, l1, l2.
+Update = tuple[Array, Array, list[Array], dict[str, Any], int, float, float]
+
+
 def check_sgd_update(
     w: Array,
     dw: ArrayLike,
@@ -337,25 +336,31 @@ def check_sgd_update(
     weight_decay: float,
     l1: float,
     l2: float,
-) -> tuple[Array, Array, Array | None, float, float, bool, float, float, float]:
-    """Checked arguments in the same order, arrays flat; velocity is None when momentum is 0."""
-    w_, dw_, slots = _update(w, dw, {} if velocity is None else {"velocity": velocity})
+    l1_step: str,
+    l1_budget: Array | None,
+) -> Update:
+    """The step, arrays flat; a velocity is left out when momentum is 0."""
+    l1_step = check_choice("l1_step", l1_step, L1_STEPS)
+    slots = {} if velocity is None else {"velocity": velocity}
+    w_, dw_, slots_ = _update(w, dw, slots, l1_step, l1_budget)
     momentum = check_real("momentum", momentum, low=0, high=1)
-    if momentum and not slots:
+    if momentum and velocity is None:
         raise ValueError(f"velocity: got None, momentum {momentum:g}; an array like w is needed")
+    check_long_run(l1_step, momentum)
     if not isinstance(nesterov, (bool, np.bool_)):
         raise TypeError(f"nesterov: got {nesterov!r}; True or False is needed")
-    return (
-        w_,
-        dw_,
-        slots[0] if momentum else None,
-        check_real("learning_rate", learning_rate, low=0),
-        momentum,
-        bool(nesterov),
-        check_real("weight_decay", weight_decay, low=0),
-        check_real("l1", l1, low=0),
-        check_real("l2", l2, low=0),
-    )
+    optimizer = {
+        "kind": "sgd",
+        "learning_rate": check_real("learning_rate", learning_rate, low=0),
+        "momentum": momentum,
+        "nesterov": bool(nesterov),
+        "weight_decay": check_real("weight_decay", weight_decay, low=0),
+        "l1_step": l1_step,
+    }
+    if not momentum and velocity is not None:
+        del slots_[0]
+    l1, l2 = check_real("l1", l1, low=0), check_real("l2", l2, low=0)
+    return w_, dw_, slots_, optimizer, 0, l1, l2
 
 
 def check_adam_update(
@@ -371,23 +376,30 @@ def check_adam_update(
     weight_decay: float,
     l1: float,
     l2: float,
-) -> tuple[Array, Array, Array, Array, int, float, float, float, float, float, float, float]:
-    """Checked arguments in the same order, arrays flat."""
-    w_, dw_, slots = _update(w, dw, {"m": m, "v": v})
-    return (
-        w_,
-        dw_,
-        slots[0],
-        slots[1],
-        check_int("iteration", iteration, low=0, high=2**63 - 1),
-        check_real("learning_rate", learning_rate, low=0),
-        check_real("beta_1", beta_1, low=0, high=1, high_open=True),
-        check_real("beta_2", beta_2, low=0, high=1, high_open=True),
-        check_real("epsilon", epsilon, low=0),
-        check_real("weight_decay", weight_decay, low=0),
-        check_real("l1", l1, low=0),
-        check_real("l2", l2, low=0),
-    )
+    l1_step: str,
+    l1_budget: Array | None,
+) -> Update:
+    """The step, arrays flat."""
+    l1_step = check_choice("l1_step", l1_step, L1_STEPS)
+    w_, dw_, slots = _update(w, dw, {"m": m, "v": v}, l1_step, l1_budget)
+    iteration = check_int("iteration", iteration, low=0, high=2**63 - 1)
+    optimizer = {
+        "kind": "adam",
+        "learning_rate": check_real("learning_rate", learning_rate, low=0),
+        "beta_1": check_real("beta_1", beta_1, low=0, high=1, high_open=True),
+        "beta_2": check_real("beta_2", beta_2, low=0, high=1, high_open=True),
+        "epsilon": check_real("epsilon", epsilon, low=0),
+        "weight_decay": check_real("weight_decay", weight_decay, low=0),
+        "l1_step": l1_step,
+    }
+    l1, l2 = check_real("l1", l1, low=0), check_real("l2", l2, low=0)
+    return w_, dw_, slots, optimizer, iteration, l1, l2
+
+
+def check_long_run(l1_step: str, momentum: float) -> None:
+    """Refuse the momentum under which a constant gradient moves a weight without end."""
+    if l1_step != "sign" and momentum == 1:
+        raise ValueError(f"momentum: got 1; below 1 is needed for l1_step={l1_step!r}")
 
 
 # ------------------------------------------------ the checks they share
@@ -531,12 +543,24 @@ def _dense(x: ArrayLike, kernel: ArrayLike) -> tuple[Array, Array]:
 
 
 def _update(
-    w: Array, dw: ArrayLike, slots: Mapping[str, Array]
+    w: Array,
+    dw: ArrayLike,
+    slots: Mapping[str, Array],
+    l1_step: str,
+    l1_budget: Array | None,
 ) -> tuple[Array, Array, list[Array]]:
-    """Flat views of the weights, their gradient and the optimizer's state."""
+    """Flat views of the weights, their gradient and all state."""
     like = _array("w", w, (...,))
     w_ = _target("w", w, like.shape, like.dtype)
     dw_ = _array("dw", dw, like.shape, like=like)
     slots_ = {name: _target(name, slot, like.shape, like.dtype) for name, slot in slots.items()}
+    if l1_step == "cumulative":
+        slots_["l1_budget"] = _target("l1_budget", l1_budget, (2, *like.shape), like.dtype)
     _check_apart({"w": w_, **slots_}, {"dw": dw})
-    return w_.reshape(-1), dw_.reshape(-1), [slot.reshape(-1) for slot in slots_.values()]
+    budget = slots_.pop("l1_budget", None)
+    flat = [slot.reshape(-1) for slot in slots_.values()]
+    return (
+        w_.reshape(-1),
+        dw_.reshape(-1),
+        flat + ([] if budget is None else list(budget.reshape(2, -1))),
+    )

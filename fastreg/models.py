@@ -708,17 +708,27 @@ class Sequential:
         if self._task is None:
             self._task = self._make_task()
         loss, n = self._task.loss, len(x)
-        y = inputs.check_targets(f"{prefix}y", y, n, self._n_out, loss, self._dtype)
+        in_range = loss not in (inputs.SPARSE, "binary_crossentropy")  # whatever is finite
+        targets = (
+            y
+            if in_range and _engine.is_ready(y, self._dtype, n, self._n_out, True)
+            else inputs.check_targets(f"{prefix}y", y, n, self._n_out, loss, self._dtype)
+        )
         weight = None
         if sample_weight is not None:
             name = f"{prefix}sample_weight"
             weight = inputs.check_sample_weight(name, sample_weight, n, self._dtype)
         elif class_weight is not None:
-            weight = inputs.check_class_weight(class_weight, y, loss, self._n_out, self._dtype)
-        return self._task, Data(x, y, weight)
+            weight = inputs.check_class_weight(
+                class_weight, targets, loss, self._n_out, self._dtype
+            )
+        return self._task, Data(x, targets, weight)
 
     def _features(self, argument: str, x: ArrayLike, *, allow_nonfinite: bool) -> Array:
         """Checked rows; builds the model if it is not."""
+        n_in = self._n_in
+        if n_in is not None and _engine.is_ready(x, self._dtype, -1, n_in, not allow_nonfinite):
+            return x
         dtype = self._dtype or _one_dtype(self._layers) or config.floatx()
         array = inputs.check_features(
             argument, x, self._n_in, dtype, allow_nonfinite=allow_nonfinite

@@ -12,9 +12,8 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 from fastreg.errors import check_choice, check_int, check_real, unknown_name
+from fastreg.inputs import L1_STEPS, check_long_run
 from fastreg.serialization import Registry, check_bool, known_arguments
-
-L1_STEPS = ("sign",)
 
 Check = Callable[[str, Any], Any]
 
@@ -138,8 +137,11 @@ class SGD(Optimizer):
         Nesterov's form of momentum.
     weight_decay : float, optional
         Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
-    l1_step : "sign"
-        How an L1 regularizer acts: its gradient `l1 * sign(w)` is added, as in Keras.
+    l1_step : "sign", "proximal" or "cumulative"
+        How an L1 regularizer acts. "sign": its gradient `l1 * sign(w)` is added, as in Keras; no
+        weight becomes 0. "proximal": a step ends by moving weights toward 0 and leaving those
+        that get there at 0. "cumulative": the same for all steps so far, which keeps weights
+        at 0 where gradients are noisy; needs two more arrays of state. All have one minimum.
     name : str, optional
         Kept for the configuration.
     **keras
@@ -193,12 +195,14 @@ class SGD(Optimizer):
         )
 
     def describe(self) -> dict[str, Any]:
+        check_long_run(self.l1_step, self.momentum)
         return {
             "kind": self.kind,
             "learning_rate": self.learning_rate,
             "momentum": self.momentum,
             "nesterov": self.nesterov,
             "weight_decay": self.weight_decay or 0.0,
+            "l1_step": self.l1_step,
         }
 
 
@@ -220,8 +224,11 @@ class Adam(Optimizer):
         Not supported yet; the argument stands where Keras has it.
     weight_decay : float, optional
         Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
-    l1_step : "sign"
-        How an L1 regularizer acts: its gradient `l1 * sign(w)` is added, as in Keras.
+    l1_step : "sign", "proximal" or "cumulative"
+        How an L1 regularizer acts. "sign": its gradient `l1 * sign(w)` is added, as in Keras; no
+        weight becomes 0. "proximal": a step ends by moving weights toward 0 and leaving those
+        that get there at 0. "cumulative": the same for all steps so far, which keeps weights
+        at 0 where gradients are noisy; needs two more arrays of state. All have one minimum.
     name : str, optional
         Kept for the configuration.
     **keras
@@ -288,6 +295,7 @@ class Adam(Optimizer):
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
             "weight_decay": self.weight_decay or 0.0,
+            "l1_step": self.l1_step,
         }
 
 

@@ -587,6 +587,8 @@ class Optimizer(NamedTuple):
     n_slots: Callable[[dict[str, Any]], int]  # arrays of state a parameter, from the options
     # w, dw, slots, options, iteration, scratch
     update: Callable[[Array, Array, Sequence[Array], dict[str, Any], int, Array], None]
+    # l1, slots, options, iteration: what L1 takes from |w| in a step that is not by sign
+    threshold: Callable[[float, Sequence[Array], dict[str, Any], int], Any]
 
 
 def _decay(w: Array, options: dict[str, Any], scratch: Array) -> None:
@@ -647,10 +649,72 @@ def _adam(
     w -= scratch
 
 
+def _sgd_threshold(
+    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> float:
+    # Momentum makes of a constant gradient g the step lr g / (1 - momentum).
+    threshold: float = options["learning_rate"] * l1 / (1 - options["momentum"])
+    return threshold
+
+
+def _adam_threshold(
+    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> Array:
+    # Preconditioned as the step is (Yun, Lozano and Yang 2021), without its 1 / (1 - beta_1^t).
+    # The bound of d spares a weight whose v is still near 0, which would be wiped out.
+    d = np.maximum(np.sqrt(slots[1]) + options["epsilon"], min(1e-5, l1 / 10))
+    scale = options["learning_rate"] * math.sqrt(1 - options["beta_2"] ** (iteration + 1)) * l1
+    threshold: Array = (scale / d).astype(d.dtype)
+    return threshold
+
+
 OPTIMIZERS = {
-    "sgd": Optimizer(lambda options: 1 if options["momentum"] else 0, _sgd),
-    "adam": Optimizer(lambda options: 2, _adam),
+    "sgd": Optimizer(lambda options: 1 if options["momentum"] else 0, _sgd, _sgd_threshold),
+    "adam": Optimizer(lambda options: 2, _adam, _adam_threshold),
 }
+
+
+def _proximal(w: Array, threshold: Any, budget: Sequence[Array]) -> None:
+    w -= np.clip(w, -threshold, threshold)
+
+
+def _cumulative(w: Array, threshold: Any, budget: Sequence[Array]) -> None:
+    above, below = budget
+    above += threshold
+    below += threshold
+    taken = np.clip(w, -below, above)
+    w -= taken
+    above -= taken
+    below += taken
+
+
+# How L1 acts after the optimizer's step, and how many arrays it keeps; "sign" acts in the gradient.
+L1_STEPS = {"sign": (None, 0), "proximal": (_proximal, 0), "cumulative": (_cumulative, 2)}
+
+
+def _n_slots(optimizer: dict[str, Any]) -> int:
+    own = OPTIMIZERS[optimizer["kind"]].n_slots(optimizer)
+    return own + L1_STEPS[optimizer.get("l1_step", "sign")][1]
+
+
+def _step(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    optimizer: dict[str, Any],
+    iteration: int,
+    l1: float,
+    l2: float,
+    scratch: Array,
+) -> None:
+    """A regularized step, dw and scratch overwritten; slots: the optimizer's, then L1's."""
+    kind = OPTIMIZERS[optimizer["kind"]]
+    own = kind.n_slots(optimizer)
+    l1_step, _ = L1_STEPS[optimizer.get("l1_step", "sign")]
+    _add_penalty_gradient(w, l1 if l1_step is None else 0.0, l2, dw, scratch)
+    kind.update(w, dw, slots[:own], optimizer, iteration, scratch)
+    if l1 and l1_step is not None:
+        l1_step(w, kind.threshold(l1, slots, optimizer, iteration), slots[own:])
 
 
 @_quiet
@@ -665,6 +729,8 @@ def sgd_update(
     weight_decay: float = 0.0,
     l1: float = 0.0,
     l2: float = 0.0,
+    l1_step: str = "sign",
+    l1_budget: Array | None = None,
 ) -> None:
     """One step of stochastic gradient descent, w and velocity in place.
 
@@ -672,10 +738,18 @@ def sgd_update(
     w += velocity, or with Nesterov w += momentum velocity - lr g (Keras' form). Without momentum
     w -= lr g, and a velocity that was given is left alone.
 
+    l1_step says how L1 acts: "sign" as above. The others leave it out of g and end the step by
+    taking from |w|, until weights land on 0: "proximal" T = lr l1 / (1 - momentum),
+    "cumulative" what such steps could have taken so far and have not (Tsuruoka et al. 2009).
+
     Parameters
     ----------
     w, velocity : arrays of one shape, float32 or float64, C-contiguous. dw : like w.
-    learning_rate, weight_decay, l1, l2 : finite and >= 0. momentum : in [0, 1].
+    learning_rate, weight_decay, l1, l2 : finite and >= 0. momentum : in [0, 1];
+        below 1 where l1_step is not "sign".
+    l1_step : "sign", "proximal" or "cumulative".
+    l1_budget : (2, *w.shape), zeros at first, in place: what "cumulative" may still take from a
+        positive and from a negative weight.
 
     Raises
     ------
@@ -687,20 +761,20 @@ def sgd_update(
     >>> w
     array([ 0.25, -1.25])
     """
-    w, dw, velocity, learning_rate, momentum, nesterov, weight_decay, l1, l2 = (
-        inputs.check_sgd_update(
-            w, dw, velocity, learning_rate, momentum, nesterov, weight_decay, l1, l2
-        )
+    w, dw, slots, optimizer, iteration, l1, l2 = inputs.check_sgd_update(
+        w,
+        dw,
+        velocity,
+        learning_rate,
+        momentum,
+        nesterov,
+        weight_decay,
+        l1,
+        l2,
+        l1_step,
+        l1_budget,
     )
-    g, scratch = dw.copy(), np.empty_like(w)
-    _add_penalty_gradient(w, l1, l2, g, scratch)
-    options = {
-        "learning_rate": learning_rate,
-        "momentum": momentum,
-        "nesterov": nesterov,
-        "weight_decay": weight_decay,
-    }
-    _sgd(w, g, [] if velocity is None else [velocity], options, 0, scratch)
+    _step(w, dw.copy(), slots, optimizer, iteration, l1, l2, np.empty_like(w))
 
 
 @_quiet
@@ -718,6 +792,8 @@ def adam_update(
     weight_decay: float = 0.0,
     l1: float = 0.0,
     l2: float = 0.0,
+    l1_step: str = "sign",
+    l1_budget: Array | None = None,
 ) -> None:
     """One step of Adam (AdamW with weight_decay), w, m and v in place.
 
@@ -725,11 +801,19 @@ def adam_update(
     v += (g^2 - v)(1 - beta_2) and w -= a m / (sqrt(v) + epsilon) with t = iteration + 1 and
     a = lr sqrt(1 - beta_2^t) / (1 - beta_1^t) (Keras' form of Kingma and Ba 2015).
 
+    l1_step says how L1 acts: "sign" as above. The others leave it out of g and end the step by
+    taking from |w|, until weights land on 0: "proximal" T = lr sqrt(1 - beta_2^t) l1 / d, where
+    d = sqrt(v) + epsilon, at least min(1e-5, l1 / 10) (Yun, Lozano and Yang 2021), "cumulative"
+    what such steps could have taken so far and have not (Tsuruoka, Tsujii and Ananiadou 2009).
+
     Parameters
     ----------
     w, m, v : arrays of one shape, float32 or float64, C-contiguous. dw : like w.
     iteration : steps done before, >= 0. beta_1, beta_2 : in [0, 1).
     learning_rate, epsilon, weight_decay, l1, l2 : finite and >= 0.
+    l1_step : "sign", "proximal" or "cumulative".
+    l1_budget : (2, *w.shape), zeros at first, in place: what "cumulative" may still take from a
+        positive and from a negative weight.
 
     Raises
     ------
@@ -741,21 +825,23 @@ def adam_update(
     >>> print(w.round(6), m.round(6), v.round(6))
     [0.5] [0.4] [0.016]
     """
-    w, dw, m, v, iteration, learning_rate, beta_1, beta_2, epsilon, weight_decay, l1, l2 = (
-        inputs.check_adam_update(
-            w, dw, m, v, iteration, learning_rate, beta_1, beta_2, epsilon, weight_decay, l1, l2
-        )
+    w, dw, slots, optimizer, iteration, l1, l2 = inputs.check_adam_update(
+        w,
+        dw,
+        m,
+        v,
+        iteration,
+        learning_rate,
+        beta_1,
+        beta_2,
+        epsilon,
+        weight_decay,
+        l1,
+        l2,
+        l1_step,
+        l1_budget,
     )
-    g, scratch = dw.copy(), np.empty_like(w)
-    _add_penalty_gradient(w, l1, l2, g, scratch)
-    options = {
-        "learning_rate": learning_rate,
-        "beta_1": beta_1,
-        "beta_2": beta_2,
-        "epsilon": epsilon,
-        "weight_decay": weight_decay,
-    }
-    _adam(w, g, [m, v], options, iteration, scratch)
+    _step(w, dw.copy(), slots, optimizer, iteration, l1, l2, np.empty_like(w))
 
 
 # ------------------------------------------------ the network
@@ -772,9 +858,6 @@ class _Parameter:
 
     def penalty(self) -> float:
         return _penalty(self.value, self.l1, self.l2)
-
-    def add_penalty_gradient(self) -> None:
-        _add_penalty_gradient(self.value, self.l1, self.l2, self.gradient, self.scratch)
 
 
 class _Dense:
@@ -1084,8 +1167,7 @@ class Network:
             dy, is_dz = dx, False
 
     def _update(self, optimizer: dict[str, Any], iteration: int) -> None:
-        kind = OPTIMIZERS[optimizer["kind"]]
-        n_slots = kind.n_slots(optimizer)
+        n_slots = _n_slots(optimizer)
         if len(self._slots) != n_slots:
             self._slots = [
                 [np.zeros_like(parameter.value) for parameter in self._parameters]
@@ -1095,8 +1177,8 @@ class Network:
         for layer in self._dense:
             for parameter in layer.parameters:
                 if layer.trainable:
-                    parameter.add_penalty_gradient()
                     w, dw, scratch = parameter.value, parameter.gradient, parameter.scratch
                     slots = [slot[position] for slot in self._slots]
-                    kind.update(w, dw, slots, optimizer, iteration, scratch)
+                    l1, l2 = parameter.l1, parameter.l2
+                    _step(w, dw, slots, optimizer, iteration, l1, l2, scratch)
                 position += 1

@@ -29,17 +29,21 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
     ENTRY(categorical_crossentropy)                                                                \
     ENTRY(sparse_categorical_crossentropy)
 #define FR_OPTIMIZERS(ENTRY) ENTRY(sgd) ENTRY(adam)
+/* How an optimizer applies the L1 part of a kernel's or bias' regularizer; all but sign reach exact zeros. */
+#define FR_L1_STEPS(ENTRY) ENTRY(sign) ENTRY(proximal) ENTRY(cumulative)
 #define FR_ACCURACIES(ENTRY) ENTRY(none) ENTRY(binary) ENTRY(categorical) ENTRY(sparse_categorical)
 #define FR_LAYER_KINDS(ENTRY) ENTRY(dense) ENTRY(dropout)
 
 #define FR_ACTIVATION_ID(name) FR_ACTIVATION_##name,
 #define FR_LOSS_ID(name) FR_LOSS_##name,
 #define FR_OPTIMIZER_ID(name) FR_OPTIMIZER_##name,
+#define FR_L1_STEP_ID(name) FR_L1_STEP_##name,
 #define FR_ACCURACY_ID(name) FR_ACCURACY_##name,
 #define FR_LAYER_KIND_ID(name) FR_LAYER_##name,
 enum { FR_ACTIVATIONS(FR_ACTIVATION_ID) FR_N_ACTIVATIONS };
 enum { FR_LOSSES(FR_LOSS_ID) FR_N_LOSSES };
 enum { FR_OPTIMIZERS(FR_OPTIMIZER_ID) FR_N_OPTIMIZERS };
+enum { FR_L1_STEPS(FR_L1_STEP_ID) FR_N_L1_STEPS };
 enum { FR_ACCURACIES(FR_ACCURACY_ID) FR_N_ACCURACIES };
 enum { FR_LAYER_KINDS(FR_LAYER_KIND_ID) FR_N_LAYER_KINDS };
 
@@ -47,6 +51,7 @@ enum { FR_LAYER_KINDS(FR_LAYER_KIND_ID) FR_N_LAYER_KINDS };
 const char *fr_activation_name(int id);
 const char *fr_loss_name(int id);
 const char *fr_optimizer_name(int id);
+const char *fr_l1_step_name(int id);
 const char *fr_accuracy_name(int id);
 const char *fr_layer_kind_name(int id);
 const char *fr_status_text(fr_status status);
@@ -72,8 +77,9 @@ typedef struct {
  * weight_decay is decoupled: w -= learning_rate * weight_decay * w, before the update. */
 typedef struct {
     int kind; /* FR_OPTIMIZER_... */
+    int l1_step;
     double learning_rate, weight_decay;
-    double momentum;
+    double momentum; /* below 1, but for l1_step sign */
     int nesterov;
     double beta_1, beta_2, epsilon;
 } fr_optimizer;
@@ -183,7 +189,8 @@ fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const v
                   const void *y_pred, const void *weight, double *value, void *dy);
 fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, double rate,
                      uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y);
-/* slots[0], slots[1]: the optimizer's state for w; slots[0] NULL for sgd without momentum. */
+/* slots[0], slots[1]: the optimizer's state for w; slots[0] NULL for sgd without momentum. slots[2],
+ * slots[3]: for l1_step cumulative, else NULL. */
 fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t iteration, ptrdiff_t n,
                     void *w, const void *dw, void *const *slots, fr_regularizer r);
 

@@ -265,7 +265,7 @@ fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x,
 fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t iteration, ptrdiff_t n,
                     void *w, const void *dw, void *const *slots, fr_regularizer r)
 {
-    if (optimizer->kind < 0 || optimizer->kind >= FR_N_OPTIMIZERS || iteration < 0)
+    if (!fr_optimizer_valid(optimizer) || iteration < 0)
         return FR_BAD_ARGUMENT;
     fr_update_step step = fr_update_step_of(optimizer, iteration);
     step.regularizer = r;

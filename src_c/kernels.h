@@ -62,16 +62,20 @@ typedef struct {
 /* What one step's update needs beside the arrays; `rate` is Adam's bias-corrected one. */
 typedef struct {
     double rate, keep; /* w is first multiplied by keep = 1 - learning_rate * weight_decay */
+    int l1_step;
+    double shrink; /* l1 takes shrink * l1 from |w|, Adam's divided by its denominator */
     double momentum, beta_1, beta_2, epsilon;
     int nesterov;
     fr_regularizer regularizer;
 } fr_update_step;
 
+enum { FR_MOST_SLOTS = 4 }; /* the optimizer's two, then the cumulative L1 step's */
+
 typedef void fr_forward_kernel(const fr_forward_tile *tile);
 typedef void fr_backward_kernel(const fr_backward_tile *tile);
 typedef void fr_loss_kernel(fr_loss_tile *tile);
 /* rows x n with ld from row to row, in all arrays. sums: += of the old w, abs where the regularizer has
- * l1, square where it has l2. */
+ * l1, square where it has l2; the other one may change. */
 typedef void fr_update_kernel(const fr_update_step *step, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld,
                               void *w, const void *dw, void *const *slots, fr_sums *sums);
 

@@ -151,13 +151,26 @@ static void block_shape(const fr_network *net, const layer *a, ptrdiff_t *n_i, p
     *n_i = padded(smaller(a->spec.n_in, larger(rows, elements / *n_o)), rows);
 }
 
-int fr_slots_of(const fr_optimizer *optimizer)
+bool fr_optimizer_valid(const fr_optimizer *o)
+{
+    if (o->kind < 0 || o->kind >= FR_N_OPTIMIZERS || o->l1_step < 0 || o->l1_step >= FR_N_L1_STEPS)
+        return false;
+    return o->l1_step == FR_L1_STEP_sign || o->kind != FR_OPTIMIZER_sgd || o->momentum < 1;
+}
+
+/* Slots of the optimizer itself; an L1 step that is cumulative keeps two more. */
+static int own_slots(const fr_optimizer *optimizer)
 {
     switch (optimizer->kind) {
     case FR_OPTIMIZER_sgd: return optimizer->momentum != 0;
     case FR_OPTIMIZER_adam: return 2;
     }
     return 0;
+}
+
+int fr_slots_of(const fr_optimizer *optimizer)
+{
+    return own_slots(optimizer) + (optimizer->l1_step == FR_L1_STEP_cumulative ? 2 : 0);
 }
 
 fr_update_step fr_update_step_of(const fr_optimizer *o, int64_t iteration)
@@ -170,9 +183,12 @@ fr_update_step fr_update_step_of(const fr_optimizer *o, int64_t iteration)
         .beta_2 = o->beta_2,
         .epsilon = o->epsilon,
         .nesterov = o->nesterov,
+        .l1_step = o->l1_step,
+        .shrink = o->learning_rate / (1 - (o->kind == FR_OPTIMIZER_sgd ? o->momentum : 0)),
     };
     if (o->kind == FR_OPTIMIZER_adam) {
         double t = (double)iteration + 1;
+        step.shrink *= sqrt(1 - pow(o->beta_2, t));
         step.rate *= sqrt(1 - pow(o->beta_2, t)) / (1 - pow(o->beta_1, t));
     }
     return step;
@@ -319,7 +335,7 @@ int fr_network_slots(const fr_network *net) { return net->n_slots; }
 fr_status fr_network_set_slots(fr_network *net, int n_slots)
 {
     fr_arena slots = {0};
-    if (n_slots < 0 || n_slots > 2) return FR_BAD_ARGUMENT;
+    if (n_slots < 0 || n_slots > FR_MOST_SLOTS) return FR_BAD_ARGUMENT;
     if (n_slots > 0) {
         fr_arena_take(&slots, fr_size_product(n_slots, net->n_weights), net->size);
         if (slots.overflow) return FR_TOO_LARGE;
@@ -808,7 +824,13 @@ static void update(const training_run *run, fr_regularizer regularizer, ptrdiff_
     const fr_network *net = run->net;
     fr_update_step step = run->update;
     step.regularizer = regularizer;
-    void *slots[2] = {slot_at(net, 0, element), slot_at(net, 1, element)};
+    int own = own_slots(&run->call->optimizer);
+    void *slots[FR_MOST_SLOTS] = {
+        own > 0 ? slot_at(net, 0, element) : NULL,
+        own > 1 ? slot_at(net, 1, element) : NULL,
+        slot_at(net, own, element),
+        slot_at(net, own + 1, element),
+    };
     run->kernels->update[run->call->optimizer.kind](&step, rows, n, ld, weight_at(net, element), dw,
                                                     slots, sums);
 }
@@ -1018,8 +1040,8 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
 {
     *steps_done = 0;
     const fr_optimizer *optimizer = &call->optimizer;
-    if (!call_valid(call) || call->batch_size < 1 || call->iteration < 0 || optimizer->kind < 0 ||
-        optimizer->kind >= FR_N_OPTIMIZERS)
+    if (!call_valid(call) || call->batch_size < 1 || call->iteration < 0 ||
+        !fr_optimizer_valid(optimizer))
         return FR_BAD_ARGUMENT;
     if (!fr_blas_ready()) return FR_NO_BLAS;
     if (call->start == call->stop) return FR_OK;

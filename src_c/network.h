@@ -22,6 +22,8 @@ ptrdiff_t fr_panel_rows(ptrdiff_t n_batch);
 /* Threads worth waking for this many floating-point operations. */
 int fr_threads_for(double flops, int n_threads);
 
+bool fr_optimizer_valid(const fr_optimizer *optimizer);
+
 /* One step's constants of an optimizer; iteration counts from 0. */
 fr_update_step fr_update_step_of(const fr_optimizer *optimizer, int64_t iteration);
 int fr_slots_of(const fr_optimizer *optimizer);

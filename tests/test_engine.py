@@ -37,6 +37,15 @@ OPTIMIZERS = {
     "adam": ADAM | {"learning_rate": 0.003},
     "adamw": ADAM | {"learning_rate": 0.003, "weight_decay": 0.1},
 }
+OPTIMIZERS |= {
+    f"{name} {l1_step}": OPTIMIZERS[name] | {"l1_step": l1_step}
+    for name, l1_step in [
+        ("sgd", "proximal"),
+        ("nesterov", "cumulative"),
+        ("adam", "proximal"),
+        ("adamw", "cumulative"),
+    ]
+}
 OPTIMIZERS = {name: {"weight_decay": 0.0} | each for name, each in OPTIMIZERS.items()}
 COEFFICIENTS = [f"{of}_{power}" for of in ("kernel", "bias", "activity") for power in ("l1", "l2")]
 

@@ -325,6 +325,38 @@ def test_adam_update(iteration, weight_decay, penalties, dtype, rng):
         assert_within(w, w_, bound_w)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("l1_step", ["proximal", "cumulative"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adam"])
+def test_l1_steps_of_the_twins(name, l1_step, dtype, rng):
+    u = np.finfo(dtype).eps
+    options = {"learning_rate": 0.3, "l1": 0.05, "l2": 0.02, "l1_step": l1_step}
+    zeros = 0
+    for size in range(1, 101):
+        w, dw, slot = (normal(rng, dtype, size) for _ in range(3))
+        budget = rng.uniform(0, 0.5, (2, size)).astype(dtype)
+        v = rng.uniform(0.01, 1.0, size).astype(dtype)
+        w_, dw_, slot_, budget_, v_ = doubles(w, dw, slot, budget, v)
+        for face, (a, da, s, b, square) in (
+            (functional, (w, dw, slot, budget, v)),
+            (reference, (w_, dw_, slot_, budget_, v_)),
+        ):
+            more = {"l1_budget": b} if l1_step == "cumulative" else {}
+            if name == "adam":
+                face.adam_update(a, da, s, square, iteration=7, **options, **more)
+            else:
+                momentum = {
+                    "momentum": 0.0 if name == "sgd" else 0.6,
+                    "nesterov": name == "nesterov",
+                }
+                face.sgd_update(a, da, s, **momentum, **options, **more)
+        bound = CONSTANT * u * (10 + 2 * np.abs(w_))
+        assert_within(w, w_, bound)
+        assert_within(budget, budget_, np.broadcast_to(bound, (2, size)))
+        zeros += np.count_nonzero(w == 0)
+    assert zeros > 0
+
+
 # ------------------------------------------------ both faces: values that are not finite
 
 
@@ -638,6 +670,14 @@ BAD = [
     ("adam_update", {"beta_2": -0.5}, ValueError, "beta_2: got -0.5"),
     ("adam_update", {"epsilon": -1e-7}, ValueError, "epsilon: got -1e-07"),
     ("adam_update", {"l1": None}, TypeError, "l1: got None"),
+    ("adam_update", {"l1_step": "prox"}, ValueError, "l1_step: got 'prox'.*'proximal'"),
+    ("adam_update", {"l1_step": "cumulative"}, TypeError, "l1_budget: got NoneType"),
+    (
+        "sgd_update",
+        {"l1_step": "proximal", "momentum": 1.0},
+        ValueError,
+        "momentum: got 1; below 1 is needed for l1_step='proximal'",
+    ),
 ]
 
 

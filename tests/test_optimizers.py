@@ -39,8 +39,10 @@ def test_describe():
         "momentum": 0.9,
         "nesterov": True,
         "weight_decay": 0.01,
+        "l1_step": "sign",
     }
     adam = {"kind": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+    adam["l1_step"] = "sign"
     assert Adam().describe() == {**adam, "weight_decay": 0.0}
     assert AdamW().describe() == {**adam, "weight_decay": 0.004}
     assert AdamW(weight_decay=0).describe()["weight_decay"] == 0.0

@@ -175,21 +175,49 @@ bool oracle_drops(double rate, uint64_t seed, ptrdiff_t column, ptrdiff_t row, u
 
 /* ---- optimizers ---- */
 
-void oracle_update(const fr_optimizer *o, int64_t iteration, wide g, wide *w, wide slots[2])
+wide oracle_smooth_gradient(const fr_optimizer *o, fr_regularizer r, wide w)
 {
-    wide rate = o->learning_rate, t = (wide)iteration + 1;
+    if (o->l1_step != FR_L1_STEP_sign) r.l1 = 0;
+    return oracle_penalty_gradient(r, w);
+}
+
+int oracle_slots(const fr_optimizer *o)
+{
+    return o->kind == FR_OPTIMIZER_adam ? 2 : o->momentum != 0;
+}
+
+static wide soft_threshold(wide w, wide t) { return fabsl(w) <= t ? 0 : w > 0 ? w - t : w + t; }
+
+/* Takes up to t from |w|, or up to all that u and q allow: u is what L1 could have taken so far, q what
+ * it has taken, with the sign. They stand in the slots as u + q and u - q. */
+static void l1_step(const fr_optimizer *o, wide t, wide *w, wide slots[2])
+{
+    if (o->l1_step == FR_L1_STEP_proximal) *w = soft_threshold(*w, t);
+    if (o->l1_step != FR_L1_STEP_cumulative) return;
+    wide u = (slots[0] + slots[1]) / 2 + t, q = (slots[0] - slots[1]) / 2, z = *w;
+    if (z > 0) *w = fmaxl(0, z - (u + q));
+    if (z < 0) *w = fminl(0, z + (u - q));
+    q += *w - z;
+    slots[0] = u + q, slots[1] = u - q;
+}
+
+void oracle_update(const fr_optimizer *o, int64_t iteration, wide g, wide l1, wide *w, wide *slots)
+{
+    wide rate = o->learning_rate, t = (wide)iteration + 1, *owed = slots + oracle_slots(o);
     *w -= rate * o->weight_decay * *w;
     if (o->kind == FR_OPTIMIZER_adam) {
         slots[0] = o->beta_1 * slots[0] + (1 - (wide)o->beta_1) * g;
         slots[1] = o->beta_2 * slots[1] + (1 - (wide)o->beta_2) * g * g;
-        rate *= sqrtl(1 - powl(o->beta_2, t)) / (1 - powl(o->beta_1, t));
-        *w -= rate * slots[0] / (sqrtl(slots[1]) + o->epsilon);
+        wide long_run = rate * sqrtl(1 - powl(o->beta_2, t)), d = sqrtl(slots[1]) + o->epsilon;
+        *w -= long_run / (1 - powl(o->beta_1, t)) * slots[0] / d;
+        if (l1 > 0) l1_step(o, long_run * l1 / fmaxl(d, fminl(1e-5L, l1 / 10)), w, owed);
         return;
     }
     if (o->momentum == 0) {
         *w -= rate * g;
-        return;
+    } else {
+        slots[0] = o->momentum * slots[0] - rate * g;
+        *w += o->nesterov ? o->momentum * slots[0] - rate * g : slots[0];
     }
-    slots[0] = o->momentum * slots[0] - rate * g;
-    *w += o->nesterov ? o->momentum * slots[0] - rate * g : slots[0];
+    if (l1 > 0) l1_step(o, rate * l1 / (1 - (wide)o->momentum), w, owed);
 }

@@ -34,7 +34,12 @@ void oracle_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t ou
 bool oracle_drops(double rate, uint64_t seed, ptrdiff_t column, ptrdiff_t row, uint32_t layer,
                   uint32_t iteration);
 
-/* One element's optimizer step; slots as far as the optimizer has them. */
-void oracle_update(const fr_optimizer *o, int64_t iteration, wide g, wide *w, wide slots[2]);
+/* Of the penalties, what goes into the gradient: all, or without L1 where that has a step of its own. */
+wide oracle_smooth_gradient(const fr_optimizer *o, fr_regularizer r, wide w);
+
+/* One element's optimizer step. Slots: those that the optimizer has (oracle_slots), then the two of the
+ * cumulative L1 step. */
+int oracle_slots(const fr_optimizer *o);
+void oracle_update(const fr_optimizer *o, int64_t iteration, wide g, wide l1, wide *w, wide *slots);
 
 #endif

@@ -212,8 +212,8 @@ static void guard_losses(fr_dtype dtype, ptrdiff_t n, layout l)
 static void guard_update(fr_dtype dtype, ptrdiff_t n, layout l)
 {
     const fr_kernels *kernels = fr_kernels_for(dtype);
-    for (int variant = 0; variant < 8; variant++) {
-        /* plain, momentum, nesterov, adam; without and with a regularizer */
+    for (int variant = 0; variant < 16; variant++) {
+        /* plain, momentum, nesterov, adam; no regularizer, then one with each L1 step */
         int kind = (variant & 3) == 3 ? FR_OPTIMIZER_adam : FR_OPTIMIZER_sgd;
         test_case("guard update variant %d n %td ld %td %s %s", variant, n, l.ld, name_of(dtype),
                   fr_isa());
@@ -224,15 +224,18 @@ static void guard_update(fr_dtype dtype, ptrdiff_t n, layout l)
                                .beta_2 = 0.99,
                                .epsilon = 1e-7,
                                .nesterov = (variant & 3) == 2};
-        if (variant & 4) step.regularizer = (fr_regularizer){0.1, 0.2};
+        if (variant >= 4) step.regularizer = (fr_regularizer){0.1, 0.2}, step.l1_step = variant / 4 - 1;
         fr_sums sums = {0, 0};
-        void *w = matrix(0, dtype, ROWS, n, l, -1, 1), *slots[2] = {NULL, NULL};
+        void *w = matrix(0, dtype, ROWS, n, l, -1, 1), *slots[4] = {NULL, NULL, NULL, NULL};
         const void *dw = locked(1, matrix(1, dtype, ROWS, n, l, -1, 1));
         int n_slots = kind == FR_OPTIMIZER_adam ? 2 : (variant & 3) != 0;
         for (int s = 0; s < n_slots; s++) slots[s] = matrix(2 + s, dtype, ROWS, n, l, 0, 1);
+        if (step.l1_step == FR_L1_STEP_cumulative)
+            for (int s = 2; s < 4; s++) slots[s] = matrix(2 + s, dtype, ROWS, n, l, 0, 1);
         kernels->update[kind](&step, ROWS, n, l.ld, w, dw, slots, &sums);
         check_around(0, "w");
-        for (int s = 0; s < n_slots; s++) check_around(2 + s, "slot");
+        for (int s = 0; s < 4; s++)
+            if (slots[s]) check_around(2 + s, "slot");
         CHECK(isfinite(sums.abs) && isfinite(sums.square), "sums");
     }
 }
@@ -384,7 +387,7 @@ static void guard_elementwise(fr_dtype dtype, ptrdiff_t n)
                          .beta_2 = 0.99,
                          .epsilon = 1e-7};
     void *w = array(5, dtype, n, -1, 1);
-    void *slots[2] = {array(6, dtype, n, 0, 1), array(7, dtype, n, 0, 1)};
+    void *slots[4] = {array(6, dtype, n, 0, 1), array(7, dtype, n, 0, 1), NULL, NULL};
     CHECK(fr_update(dtype, &adam, 0, n, w, dy, slots, r) == FR_OK, "update");
     check_around(5, "w");
     check_around(6, "m");

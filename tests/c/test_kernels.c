@@ -18,7 +18,7 @@ typedef struct {
     double data[ROWS * MOST];
 } buffer;
 
-static buffer buffer_a, buffer_b, buffer_c, buffer_d, buffer_e;
+static buffer buffer_a, buffer_b, buffer_c, buffer_d, buffer_e, buffer_f, buffer_g;
 
 /* An array that starts `offset` elements into a buffer. */
 static void *array_in(buffer *b, fr_dtype dtype, ptrdiff_t offset)
@@ -459,7 +459,7 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
     double unit = unit_of(dtype);
     const int64_t iteration = 4;
     void *w = array_in(&buffer_a, dtype, n % 4), *dw = array_in(&buffer_b, dtype, (n + 1) % 4);
-    void *slots[2] = {NULL, NULL}, *old = array_in(&buffer_e, dtype, 0);
+    void *slots[4] = {NULL, NULL, NULL, NULL}, *old = array_in(&buffer_e, dtype, 0);
     bool adam = o->kind == FR_OPTIMIZER_adam;
     ptrdiff_t count = (rows - 1) * ld + n;
     fill(dtype, w, count, -1, 1);
@@ -474,13 +474,17 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
         for (int a = 0; a < 4 && n > 3; a++) /* a weight that has never had a gradient */
             put(dtype, (void *[]){w, dw, slots[0], slots[1]}[a], 1, 0);
     }
-    wide before[2][MOST];
+    wide before[4][MOST];
+    if (o->l1_step == FR_L1_STEP_cumulative)
+        for (int s = 2; s < 4; s++)
+            fill(dtype, slots[s] = array_in(s == 2 ? &buffer_f : &buffer_g, dtype, s), count, 0, 0.1);
     for (ptrdiff_t j = 0; j < count; j++)
-        for (int s = 0; s < 2; s++) before[s][j] = slots[s] ? get(dtype, slots[s], j) : 0;
+        for (int s = 0; s < 4; s++) before[s][j] = slots[s] ? get(dtype, slots[s], j) : 0;
     for (ptrdiff_t j = 0; j < count; j++) put(dtype, old, j, get(dtype, w, j));
 
     double t = (double)iteration + 1, rate = o->learning_rate;
-    if (adam) rate *= sqrt(1 - pow(o->beta_2, t)) / (1 - pow(o->beta_1, t));
+    double shrink = rate / (1 - (adam ? 0 : o->momentum));
+    if (adam) shrink = rate * sqrt(1 - pow(o->beta_2, t)), rate = shrink / (1 - pow(o->beta_1, t));
     fr_update_step step = {.rate = rate,
                            .keep = 1 - o->learning_rate * o->weight_decay,
                            .momentum = o->momentum,
@@ -488,6 +492,8 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
                            .beta_2 = o->beta_2,
                            .epsilon = o->epsilon,
                            .nesterov = o->nesterov,
+                           .l1_step = o->l1_step,
+                           .shrink = shrink,
                            .regularizer = regularizer};
     fr_sums sums = {5, 7};
     fr_kernels_for(dtype)->update[o->kind](&step, rows, n, ld, w, dw, slots, &sums);
@@ -496,10 +502,14 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
     wide abs = 0, square = 0;
     for (ptrdiff_t j = 0; j < count; j++) {
         if (j % ld >= n) continue;
-        wide was = get(dtype, old, j), new = was, state[2] = {before[0][j], before[1][j]};
-        wide penalty = oracle_penalty_gradient(regularizer, was), g = get(dtype, dw, j);
-        wide size = fabsl(g) + fabsl(penalty), off[2] = {0, 0}, off_w;
-        oracle_update(o, iteration, g + penalty, &new, state);
+        wide was = get(dtype, old, j), new = was, state[4], off[4] = {0}, off_w;
+        int own = oracle_slots(o), n_state = own;
+        for (int s = 0; s < own; s++) state[s] = before[s][j];
+        if (o->l1_step == FR_L1_STEP_cumulative)
+            for (int s = 2; s < 4; s++) state[n_state++] = before[s][j];
+        wide penalty = oracle_smooth_gradient(o, regularizer, was), g = get(dtype, dw, j);
+        wide size = fabsl(g) + fabsl(penalty), taken = regularizer.l1 * shrink;
+        oracle_update(o, iteration, g + penalty, regularizer.l1, &new, state);
         if (adam) {
             wide c1 = 1 - (wide)o->beta_1, c2 = 1 - (wide)o->beta_2;
             off[0] = 8 * unit * (fabsl(before[0][j]) + c1 * size);
@@ -509,13 +519,21 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
             off_w = rate * (off[0] / below +
                             above / (below * below) * (off_root + 3 * unit * below) +
                             6 * unit * above / below);
+            /* of the threshold, by its denominator */
+            taken /= fmaxl(below, fminl(1e-5L, regularizer.l1 / 10));
+            if (taken > 0) off_w += taken * off_root / below;
         } else {
             off[0] = 10 * unit * (o->momentum * fabsl(before[0][j]) + rate * size);
             off_w = 2 * off[0] + 10 * unit * rate * size;
         }
-        near(&m, dtype, j, get(dtype, w, j), new, off_w + 4 * unit * (fabsl(was) + fabsl(new)));
-        for (int s = 0; s < 2; s++)
-            if (slots[s]) near(&m_slots, dtype, j, get(dtype, slots[s], j), state[s], off[s]);
+        off_w += 4 * unit * (fabsl(was) + fabsl(new));
+        if (o->l1_step != FR_L1_STEP_sign && regularizer.l1 != 0) {
+            off_w += 16 * unit * (taken + fabsl(before[2][j]) + fabsl(before[3][j]));
+            for (int s = own; s < n_state; s++) off[s] = 2 * off_w;
+        }
+        near(&m, dtype, j, get(dtype, w, j), new, off_w);
+        for (int s = 0; s < n_state; s++)
+            near(&m_slots, dtype, j, get(dtype, slots[s < own ? s : s - own + 2], j), state[s], off[s]);
         abs += fabsl(was), square += was * was;
     }
     CHECK_MATCH(m, "w");
@@ -524,7 +542,8 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
     if (regularizer.l2 == 0) square = 0;
     /* a lane sums 64 elements before they go into doubles */
     near(&m_sums, dtype, 0, sums.abs - 5, abs, 68 * unit * abs + 1e-14);
-    near(&m_sums, dtype, 1, sums.square - 7, square, 68 * unit * square + 1e-14);
+    if (regularizer.l2 != 0 || regularizer.l1 == 0)
+        near(&m_sums, dtype, 1, sums.square - 7, square, 68 * unit * square + 1e-14);
     CHECK_MATCH(m_sums, "sums of the old w");
 }
 
@@ -541,10 +560,11 @@ static void check_updates(fr_dtype dtype)
          .epsilon = 1e-7},
     };
     static const fr_regularizer regularizers[] = {{0, 0}, {0.1, 0}, {0, 0.2}, {0.05, 0.01}};
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4 * FR_N_L1_STEPS; i++)
         for (int l = 0; l < N_LENGTHS; l++)
             for (int variant = 0; variant < 8; variant++) {
-                fr_optimizer o = optimizers[i];
+                fr_optimizer o = optimizers[i % 4];
+                o.l1_step = i / 4;
                 o.weight_decay = variant & 4 ? 0.3 : 0;
                 test_case("update %d n %td variant %d %s %s", i, length(l), variant, name_of(dtype),
                           fr_isa());

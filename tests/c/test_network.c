@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "base/platform.h"
+#include "kernels.h"
 #include "oracle.h"
 #include "test.h"
 
@@ -23,7 +24,7 @@ enum { KERNEL, BIAS };
 
 typedef struct {
     wide value[MOST_KERNEL], gradient[MOST_KERNEL];
-    wide slots[2][MOST_KERNEL];
+    wide slots[FR_MOST_SLOTS][MOST_KERNEL];
 } parameter;
 
 typedef struct {
@@ -171,11 +172,12 @@ static void model_update(model *m, const fr_optimizer *o, int64_t iteration)
         for (int part = 0; part < 2 && m->specs[l].trainable; part++) {
             parameter *p = &m->layers[l].part[part];
             for (ptrdiff_t i = 0; i < size_of_part(&m->specs[l], part); i++) {
-                wide slots[2] = {p->slots[0][i], p->slots[1][i]};
-                wide g = p->gradient[i] +
-                         oracle_penalty_gradient(*regularizer_of(&m->specs[l], part), p->value[i]);
-                oracle_update(o, iteration, g, &p->value[i], slots);
-                p->slots[0][i] = slots[0], p->slots[1][i] = slots[1];
+                fr_regularizer r = *regularizer_of(&m->specs[l], part);
+                wide slots[FR_MOST_SLOTS];
+                for (int s = 0; s < FR_MOST_SLOTS; s++) slots[s] = p->slots[s][i];
+                wide g = p->gradient[i] + oracle_smooth_gradient(o, r, p->value[i]);
+                oracle_update(o, iteration, g, r.l1, &p->value[i], slots);
+                for (int s = 0; s < FR_MOST_SLOTS; s++) p->slots[s][i] = slots[s];
             }
         }
 }
@@ -369,6 +371,30 @@ static const fr_optimizer optimizers[] = {
 };
 enum { N_OPTIMIZERS = sizeof optimizers / sizeof optimizers[0] };
 
+/* with L1 steps that reach zero */
+static const fr_optimizer sparse_optimizers[] = {
+    {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.03, .l1_step = FR_L1_STEP_cumulative},
+    {.kind = FR_OPTIMIZER_sgd,
+     .learning_rate = 0.03,
+     .momentum = 0.7,
+     .nesterov = 1,
+     .l1_step = FR_L1_STEP_proximal},
+    {.kind = FR_OPTIMIZER_adam,
+     .learning_rate = 0.02,
+     .beta_1 = 0.9,
+     .beta_2 = 0.99,
+     .epsilon = 1e-2,
+     .l1_step = FR_L1_STEP_proximal},
+    {.kind = FR_OPTIMIZER_adam,
+     .learning_rate = 0.02,
+     .beta_1 = 0.9,
+     .beta_2 = 0.99,
+     .epsilon = 1e-2,
+     .weight_decay = 0.1,
+     .l1_step = FR_L1_STEP_cumulative},
+};
+enum { N_SPARSE_OPTIMIZERS = sizeof sparse_optimizers / sizeof sparse_optimizers[0] };
+
 /* Dense, dropout, a dense layer that is frozen or has no bias, and the last one. */
 static void make_layers(fr_layer *layers, int hidden, int last)
 {
@@ -457,36 +483,54 @@ static void forward_both(pair p, ptrdiff_t n_rows)
     CHECK(worst <= 4 * tolerance(dtype), "forward off by %g", worst);
 }
 
+static void train_case(fr_dtype dtype, int activation, int loss, const fr_optimizer *o, int i)
+{
+    int variant = activation + loss + i;
+    test_case("train %s %s optimizer %d %s %s %s", fr_activation_name(activation),
+              fr_loss_name(loss), i, name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[4];
+    make_layers(layers, variant % FR_N_ACTIVATIONS, activation);
+    layers[2].trainable = variant % 3 != 0;
+    layers[0].trainable = variant % 5 != 0;
+    layers[3].trainable = variant % 7 != 0;
+    layers[1].has_seed = variant % 2, layers[1].seed = 0xFEDCBA9876543210u;
+    fr_training call = make_call(dtype, loss, 29, 5, 4);
+    call.optimizer = *o;
+    call.start = 2, call.stop = 27;
+    call.batch_size = 8; /* the last batch has one row */
+    call.iteration = variant % 4 == 3 ? ((int64_t)1 << 32) + 5 : variant % 4;
+    if (variant % 3 == 1) call.data.weight = NULL;
+    if (variant % 4 == 2) call.data.index = NULL;
+    pair p = create_pair(dtype, layers, 4);
+    train_both(p, &call, "first call");
+    call.iteration += 4;
+    call.start = 0, call.stop = 12, call.batch_size = 12;
+    train_both(p, &call, "second call");
+    evaluate_both(p, &call);
+    forward_both(p, 29);
+    destroy_pair(p);
+}
+
 static void check_against_model(fr_dtype dtype)
 {
     for (int activation = 0; activation < FR_N_ACTIVATIONS; activation++)
         for (int loss = 0; loss < FR_N_LOSSES; loss++)
-            for (int i = 0; i < N_OPTIMIZERS; i++) {
-                int variant = activation + loss + i;
-                test_case("train %s %s optimizer %d %s %s %s", fr_activation_name(activation),
-                          fr_loss_name(loss), i, name_of(dtype), fr_isa(), fr_gemm());
-                fr_layer layers[4];
-                make_layers(layers, variant % FR_N_ACTIVATIONS, activation);
-                layers[2].trainable = variant % 3 != 0;
-                layers[0].trainable = variant % 5 != 0;
-                layers[3].trainable = variant % 7 != 0;
-                layers[1].has_seed = variant % 2, layers[1].seed = 0xFEDCBA9876543210u;
-                fr_training call = make_call(dtype, loss, 29, 5, 4);
-                call.optimizer = optimizers[i];
-                call.start = 2, call.stop = 27;
-                call.batch_size = 8; /* the last batch has one row */
-                call.iteration = variant % 4 == 3 ? ((int64_t)1 << 32) + 5 : variant % 4;
-                if (variant % 3 == 1) call.data.weight = NULL;
-                if (variant % 4 == 2) call.data.index = NULL;
-                pair p = create_pair(dtype, layers, 4);
-                train_both(p, &call, "first call");
-                call.iteration += 4;
-                call.start = 0, call.stop = 12, call.batch_size = 12;
-                train_both(p, &call, "second call");
-                evaluate_both(p, &call);
-                forward_both(p, 29);
-                destroy_pair(p);
-            }
+            for (int i = 0; i < N_OPTIMIZERS; i++)
+                train_case(dtype, activation, loss, &optimizers[i], i);
+}
+
+static int natural_head(int loss)
+{
+    return loss == FR_LOSS_mean_squared_error    ? FR_ACTIVATION_linear
+           : loss == FR_LOSS_binary_crossentropy ? FR_ACTIVATION_sigmoid
+                                                 : FR_ACTIVATION_softmax;
+}
+
+static void check_sparse_optimizers(fr_dtype dtype)
+{
+    for (int loss = 0; loss < FR_N_LOSSES; loss++)
+        for (int i = 0; i < N_SPARSE_OPTIMIZERS; i++)
+            train_case(dtype, natural_head(loss), loss, &sparse_optimizers[i], N_OPTIMIZERS + i);
 }
 
 /* Several panels: their column sums, activity penalties and dropout rows must meet. */
@@ -495,10 +539,7 @@ static void check_panels(fr_dtype dtype)
     for (int loss = 0; loss < FR_N_LOSSES; loss++) {
         test_case("panels %s %s %s %s", fr_loss_name(loss), name_of(dtype), fr_isa(), fr_gemm());
         fr_layer layers[4];
-        int last = loss == FR_LOSS_mean_squared_error    ? FR_ACTIVATION_linear
-                   : loss == FR_LOSS_binary_crossentropy ? FR_ACTIVATION_sigmoid
-                                                         : FR_ACTIVATION_softmax;
-        make_layers(layers, FR_ACTIVATION_relu, last);
+        make_layers(layers, FR_ACTIVATION_relu, natural_head(loss));
         fr_training call = make_call(dtype, loss, 120, 5, 4);
         call.batch_size = 50, call.n_threads = 2;
         pair p = create_pair(dtype, layers, 4);
@@ -980,7 +1021,7 @@ static void check_layer_arguments(void)
     CHECK(fr_network_get(network, -1, -1, KERNEL, array) == FR_BAD_ARGUMENT, "layer -1");
     CHECK(fr_network_get(network, 0, 0, KERNEL, array) == FR_BAD_ARGUMENT, "slot 0 of none");
     CHECK(fr_network_set(network, -2, 0, KERNEL, array) == FR_BAD_ARGUMENT, "slot -2");
-    CHECK(fr_network_set_slots(network, 3) == FR_BAD_ARGUMENT, "3 slots");
+    CHECK(fr_network_set_slots(network, FR_MOST_SLOTS + 1) == FR_BAD_ARGUMENT, "many slots");
     CHECK(fr_network_set_slots(network, -1) == FR_BAD_ARGUMENT, "-1 slots");
     CHECK(fr_network_set_slots(network, 2) == FR_OK && fr_network_slots(network) == 2, "2 slots");
     CHECK(fr_network_set(network, 1, 0, KERNEL, array) == FR_OK, "slot 1 of 2");
@@ -1072,7 +1113,7 @@ static void check_function_arguments(void)
 {
     test_case("function arguments");
     double a[4] = {0}, b[4] = {0}, c[4] = {0};
-    double *slots[2] = {b, c}, value;
+    double *slots[FR_MOST_SLOTS] = {b, c}, value;
     const ptrdiff_t large = (ptrdiff_t)INT_MAX + 1;
     fr_optimizer none = {.kind = FR_N_OPTIMIZERS}, sgd = {.kind = FR_OPTIMIZER_sgd};
     fr_regularizer r = {0, 0};
@@ -1100,6 +1141,10 @@ static void check_function_arguments(void)
     STATUS(FR_BAD_ARGUMENT, fr_dropout(d, 1, 1, a, NAN, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_update(d, &none, 0, 1, a, a, (void *const *)slots, r));
     STATUS(FR_BAD_ARGUMENT, fr_update(d, &sgd, -1, 1, a, a, (void *const *)slots, r));
+    none = sgd, none.l1_step = FR_N_L1_STEPS;
+    STATUS(FR_BAD_ARGUMENT, fr_update(d, &none, 0, 1, a, a, (void *const *)slots, r));
+    none = sgd, none.l1_step = FR_L1_STEP_proximal, none.momentum = 1;
+    STATUS(FR_BAD_ARGUMENT, fr_update(d, &none, 0, 1, a, a, (void *const *)slots, r));
     fr_blas_set(NULL, NULL);
     STATUS(FR_NO_BLAS, fr_dense_forward(d, 1, 1, 1, a, a, a, linear, b, 1));
     STATUS(FR_NO_BLAS, fr_dense_backward(d, 1, 1, 1, a, a, a, a, linear, b, b, b, 1));
@@ -1285,6 +1330,7 @@ void test_network(void)
     test_each_network(check_restored_weights);
     test_each_network(check_no_epsilon);
     test_each_network(check_keep);
+    test_each_network(check_sparse_optimizers);
     printf("  largest difference to the model: float32 %.2g, float64 %.2g\n",
            largest_gap[FR_FLOAT32], largest_gap[FR_FLOAT64]);
     test_each_network(check_stop);
