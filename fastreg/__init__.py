@@ -42,6 +42,7 @@ from fastreg import (
     optimizers,
     reference,
     regularizers,
+    sparsity,
 )
 from fastreg._version import __version__
 from fastreg.callbacks import Callback, EarlyStopping, History
@@ -51,6 +52,7 @@ from fastreg.layers import Dense, Dropout, Input
 from fastreg.models import Sequential, load_model
 from fastreg.optimizers import SGD, Adam, AdamW
 from fastreg.regularizers import L1, L1L2, L2
+from fastreg.sparsity import Compact, compact, sparsity_report
 
 __all__ = [
     # models and layers
@@ -67,6 +69,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Callback",
+    "Compact",
     "EarlyStopping",
     "History",
     # modules with Keras' names
@@ -80,6 +83,10 @@ __all__ = [
     "models",
     "optimizers",
     "regularizers",
+    # what zeros are worth
+    "compact",
+    "sparsity",
+    "sparsity_report",
     # the kernels as functions, and their twin in NumPy
     "functional",
     "reference",

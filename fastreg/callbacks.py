@@ -171,6 +171,7 @@ class EarlyStopping(Callback):
         self.wait = self.stopped_epoch = self.best_epoch = 0
         self.best: float | None = None
         self.best_weights: list[Any] | None = None
+        self._best_config: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         reported = self.params.get("metrics", [self.monitor])
@@ -198,6 +199,7 @@ class EarlyStopping(Callback):
         self.best_epoch = epoch
         if self.restore_best_weights:
             self.best_weights = self.model.get_weights()
+            self._best_config = self.model.get_config()
 
     def _is_better(self, value: float, than: float | None) -> bool:
         if than is None:
@@ -213,7 +215,7 @@ class EarlyStopping(Callback):
         if self.best_weights is not None:
             if self.verbose > 0:
                 print(f"Restoring model weights from epoch {self.best_epoch + 1}, the best one.")
-            self.model.set_weights(self.best_weights)
+            self.model.go_back(self._best_config, self.best_weights)
 
 
 class ProgressLine(Callback):

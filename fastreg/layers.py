@@ -213,6 +213,10 @@ class Layer:
         self.move_out()
         self._home = home
 
+    def rehome(self, home: Home) -> None:
+        """Belong to another model that takes over the network."""
+        self._home = home
+
     def move_in(self, first: int) -> None:
         """From now on the weights are in the network, from number `first` on."""
         self._weights, self._first = None, first

@@ -50,6 +50,12 @@ from fastreg.training import Data, Network, Pace, Task
 
 Array = NDArray[Any]
 
+# What `become` takes from the other model.
+_OF_STATE = (
+    *("name", "n_params", "_input", "_layers", "_n_in", "_selected", "_n_out", "_n_built"),
+    *("_dtype", "_loss", "_metrics", "_n_threads", "_task"),
+)
+
 BATCH_SIZE = 32  # of fit, Keras' default
 INFERENCE_BATCH_SIZE = 256  # of evaluate and predict, whose results do not depend on it
 
@@ -171,6 +177,7 @@ class Sequential:
         self._input: Input | None = None
         self._layers: list[Layer] = []
         self._n_in: int | None = None
+        self._selected: tuple[int, Array] | None = None  # width of a row, columns the network reads
         self._n_out = 0
         self._n_built = 0
         self._dtype = ""
@@ -308,10 +315,15 @@ class Sequential:
 
     @property
     def input_shape(self) -> tuple[None, int]:
-        """(None, n_in); AttributeError before the model is built."""
+        """(None, n_in), what `x` must be; AttributeError before the model is built."""
         if self._n_in is None:
             raise AttributeError(f"model {self.name!r} is not built: its input size is not known")
-        return None, self._n_in
+        return None, self._n_in if self._selected is None else self._selected[0]
+
+    @property
+    def selected_inputs_(self) -> Array | None:
+        """The columns of `x` that a compact model reads, rising; None: all of them."""
+        return None if self._selected is None else self._selected[1].copy()
 
     @property
     def output_shape(self) -> tuple[None, int]:
@@ -726,16 +738,16 @@ class Sequential:
 
     def _features(self, argument: str, x: ArrayLike, *, allow_nonfinite: bool) -> Array:
         """Checked rows; builds the model if it is not."""
-        n_in = self._n_in
+        n_in = self._n_in if self._selected is None else self._selected[0]
+        array: Array
         if n_in is not None and _engine.is_ready(x, self._dtype, -1, n_in, not allow_nonfinite):
-            return x
-        dtype = self._dtype or _one_dtype(self._layers) or config.floatx()
-        array = inputs.check_features(
-            argument, x, self._n_in, dtype, allow_nonfinite=allow_nonfinite
-        )
+            array = x
+        else:
+            dtype = self._dtype or _one_dtype(self._layers) or config.floatx()
+            array = inputs.check_features(argument, x, n_in, dtype, allow_nonfinite=allow_nonfinite)
         if self._n_in is None:
             self.build((None, array.shape[1]))
-        return array
+        return array if self._selected is None else array.take(self._selected[1], axis=1)
 
     def _make_task(self) -> Task:
         assert self._loss is not None
@@ -775,7 +787,8 @@ class Sequential:
             For an argument that does not fit.
         """
         network = self._core.network
-        if network is not None and batch_size is None and verbose == "auto":
+        plain = batch_size is None and isinstance(verbose, str) and verbose == "auto"
+        if plain and network is not None and self._selected is None:
             y = network.answer(x, out)
             if y is not None:
                 return y
@@ -793,7 +806,7 @@ class Sequential:
     def __call__(self, x: ArrayLike, training: bool = False) -> Array:
         """The network's output, (n, n_out); with `training` inputs are dropped at random."""
         network = self._core.network
-        if training is False and network is not None:
+        if training is False and network is not None and self._selected is None:
             y = network.answer(x, None)
             if y is not None:
                 return y
@@ -847,6 +860,9 @@ class Sequential:
         found: dict[str, Any] = {"name": self.name, "layers": [serialize(each) for each in layers]}
         if self._n_in is not None:
             found["build_input_shape"] = [None, self._n_in]
+        if self._selected is not None:
+            width, index = self._selected
+            found["selected_inputs"] = {"width": width, "index": index.tolist()}
         return found
 
     @classmethod
@@ -872,6 +888,9 @@ class Sequential:
             self._build(check_int("build_input_shape", shape[1], low=1), values)
         elif self._input is not None:
             self._build(self._input.shape[0], values)
+        selected = found.get("selected_inputs")
+        if selected is not None:
+            self._selected = _selection(selected, self._n_in)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Write weights, optimizer state and configuration to one .safetensors file.
@@ -886,9 +905,9 @@ class Sequential:
         OSError
             If it cannot be written; FileExistsError if it exists and `overwrite` is False.
         """
-        model_io.write(path, *self._export(), overwrite=check_bool("overwrite", overwrite))
+        model_io.write(path, *self.state(), overwrite=check_bool("overwrite", overwrite))
 
-    def _export(self) -> tuple[dict[str, Any], dict[str, Array]]:
+    def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """All that makes an equal model: a configuration for JSON, and arrays by name."""
         with self._core.lock:
             found: dict[str, Any] = {"model": self.get_config(), "dtype": self._dtype}
@@ -917,7 +936,7 @@ class Sequential:
         return [f"{layer.name}/{name}" for layer in built for name in layer.weight_names]
 
     def _import(self, found: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-        """Become what `_export` described; `self` has no layers yet."""
+        """Become what `state` described; `self` has no layers yet."""
         model = found["model"]
         self.name = check_name("name", _item(model, "name"))
         if found["dtype"]:
@@ -950,8 +969,57 @@ class Sequential:
             self._dropout_seed = check_int("dropout_seed", random["dropout_seed"], low=0)
             self._seed_count = config.seed_count()
 
+    def become(self, state: tuple[dict[str, Any], dict[str, Array]]) -> None:
+        """Be from now on the model of that `state`, with layers and weights of its own.
+
+        The optimizer stays the same object. The layers so far belong to no model any more.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a state that is none.
+        """
+        new = Sequential.__new__(Sequential)
+        new._start("becoming", self.backend)
+        new._import(*state)
+        with self._core.lock:
+            for layer in self._layers:
+                layer.release()
+            optimizer, core = self.optimizer, self._core
+            if optimizer is not None and new.optimizer is not None:
+                optimizer.iterations = new.optimizer.iterations
+                new.optimizer = optimizer
+            network = new.network if new.built else None
+            for layer in new._layers:
+                layer.rehome(core)
+            core.network, core.stale = network, False
+            for name in _OF_STATE:
+                setattr(self, name, getattr(new, name))
+            if "random" in state[0]:
+                self._rng, self._dropout_seed = new._rng, new._dropout_seed
+                self._seed_count = new._seed_count
+            self.optimizer = new.optimizer
+            if self.optimizer is not None:
+                _owners[id(self.optimizer)] = self
+
+    def go_back(self, config: Mapping[str, Any], weights: Sequence[Array]) -> None:
+        """Have the layers of an earlier `get_config` again, and these weights of theirs."""
+        with self._core.lock:
+            if self.get_config() == config:
+                self.set_weights(weights)
+                return
+            found, _ = self.state()
+            dense = [layer["config"] for layer in config["layers"] if "units" in layer["config"]]
+            names = [
+                f"weights/{layer['name']}/{part}"
+                for layer in dense
+                for part in ("kernel", "bias")
+                if part == "kernel" or layer["use_bias"]
+            ]
+            self.become(({**found, "model": dict(config)}, dict(zip(names, weights, strict=True))))
+
     def __getstate__(self) -> dict[str, Any]:
-        found, arrays = self._export()  # no history: it holds the callbacks' and this model
+        found, arrays = self.state()  # no history: it holds the callbacks' and this model
         return {"found": found, "arrays": arrays, "backend": self.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -995,6 +1063,15 @@ def load_model(path: str | os.PathLike[str], *, backend: str | None = None) -> S
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"path: {os.fspath(path)!r} holds no valid model: {error}") from error
     return model
+
+
+def _selection(found: Any, n_in: int | None) -> tuple[int, Array]:
+    """The width of a row and the columns that are read, from a configuration."""
+    width = check_int("selected_inputs", _item(found, "width"), low=1)
+    index = np.array(_item(found, "index"), dtype=np.intp)
+    if index.shape != (n_in,) or (np.diff(index) <= 0).any() or index[0] < 0 or index[-1] >= width:
+        raise ValueError(f"selected_inputs: got {found!r}; {n_in} rising columns are needed")
+    return width, index
 
 
 def _item(mapping: Any, key: str) -> Any:

@@ -91,6 +91,10 @@ class Model(Protocol):
         """The network, its settings up to date."""
 
     @property
+    def selected_inputs_(self) -> Array | None:
+        """The columns of x that the network reads."""
+
+    @property
     def rng(self) -> np.random.Generator: ...
     @property
     def dropout_seed(self) -> int: ...
@@ -136,6 +140,13 @@ class Data(NamedTuple):
         return Data(
             self.x[start:stop], self.y[start:stop], None if weight is None else weight[start:stop]
         )
+
+    def narrowed(self, before: Array | None, after: Array | None) -> Data:
+        """With the columns `after` of x, which has the columns `before` (None: all) of all."""
+        if after is None:
+            return self
+        index = after if before is None else np.searchsorted(before, after)
+        return self._replace(x=self.x.take(index, axis=1))
 
 
 class Pace:
@@ -346,6 +357,7 @@ def fit(
     """
     n = len(data.x)
     model.stop_training = False
+    network, selected = model.network, model.selected_inputs_
     logs: dict[str, float] = {}
     kept = keep(model)
     if kept is None:
@@ -384,6 +396,12 @@ def fit(
         callbacks.call("on_epoch_end", epoch, logs)
         if model.stop_training:
             break
+        if model.network is not network:  # a callback has made it smaller
+            network, before, selected = model.network, selected, model.selected_inputs_
+            data = data.narrowed(before, selected)
+            validation = None if validation is None else validation.narrowed(before, selected)
+            kept = keep(model)
+            assert kept is not None  # its weights are some of those that were
     callbacks.call("on_train_end", logs)
 
 

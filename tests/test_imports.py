@@ -20,6 +20,7 @@ ROWS = [
     {"cli"},
     {"demo"},
     {"plotting"},
+    {"sparsity"},
     {"models"},
     {"training", "layers", "model_io"},
     {"callbacks", "optimizers", "losses", "metrics", "regularizers", "initializers", "activations"},

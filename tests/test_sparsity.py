@@ -191,3 +191,272 @@ def test_momentum_of_one_is_refused():
     model = linear_model(12, 1, None, "mse", "l1", fr.SGD(momentum=1.0, l1_step="proximal"))
     with pytest.raises(ValueError, match=r"momentum: got 1; below 1 is needed"):
         model.fit(*regression(), verbose=0)
+
+
+# ------------------------------------------------ compact
+
+
+def sparse_model(activation="relu", *, use_bias=True, dropout=False, backend=None, seed=0):
+    """10-8-6-3 with dead inputs, dead units and unread units in both hidden layers."""
+    fr.set_random_seed(seed)
+    layers = [fr.Input((10,)), fr.Dense(8, activation)]
+    layers += [fr.Dropout(0.3)] if dropout else []
+    layers += [fr.Dense(6, activation, use_bias=use_bias), fr.Dense(3, use_bias=use_bias)]
+    model = fr.Sequential(layers, backend=backend)
+    model.compile(fr.SGD(0.01, momentum=0.9), "mse")
+    rng = np.random.default_rng(seed)
+    weights = [rng.standard_normal(w.shape).astype("float32") for w in model.get_weights()]
+    first, second, last = (w for w in weights if w.ndim == 2)
+    first[[1, 4, 9]] = 0  # unread inputs
+    first[:, [0, 5]] = 0  # constant units
+    second[2] = 0  # a unit that nobody reads
+    second[:, 3] = 0
+    last[1] = 0
+    model.set_weights(weights)
+    return model
+
+
+X = np.random.default_rng(5).standard_normal((40, 10)).astype("float32")
+Y = np.random.default_rng(6).standard_normal((40, 3)).astype("float32")
+
+
+def shapes(model):
+    return [w.shape for w in model.get_weights() if w.ndim == 2]
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh", "sigmoid"])
+def test_compact_gives_the_same_outputs(activation, dropout, backend):
+    model = sparse_model(activation, dropout=dropout, backend=backend)
+    before = model.get_weights()
+    small = fr.compact(model)
+    assert shapes(small) == [(7, 5), (5, 4), (4, 3)]
+    assert small.selected_inputs_.tolist() == [0, 2, 3, 5, 6, 7, 8]
+    np.testing.assert_allclose(small.predict(X), model.predict(X), rtol=1e-5, atol=1e-6)
+    assert small.input_shape == (None, 10) and small.backend == model.backend
+    for a, b in zip(before, model.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+    ignored = X.copy()
+    ignored[:, [1, 4, 9]] = np.nan
+    assert np.array_equal(small.predict(ignored), small.predict(X))
+
+
+def test_constants_stay_where_no_bias_can_take_them():
+    small = fr.compact(sparse_model("sigmoid", use_bias=False))
+    assert shapes(small) == [(7, 7), (7, 5), (5, 3)]  # sigmoid(0) is no 0: but for unread units
+    assert shapes(fr.compact(sparse_model("tanh", use_bias=False))) == [(7, 7), (7, 4), (4, 3)]
+
+
+def test_softmax_units_are_no_constants():
+    model = sparse_model("softmax")
+    small = fr.compact(model)
+    np.testing.assert_allclose(small.predict(X), model.predict(X), rtol=1e-5, atol=1e-6)
+
+
+def test_removal_spreads_and_leaves_one_of_each():
+    fr.set_random_seed(0)
+    model = fr.Sequential([fr.Input((4,)), fr.Dense(3, "relu"), fr.Dense(3, "relu"), fr.Dense(2)])
+    weights = model.get_weights()
+    weights[4][:] = 0  # nobody reads the last hidden layer
+    model.set_weights(weights)
+    small = fr.compact(model)
+    assert shapes(small) == [(1, 1), (1, 1), (1, 2)]
+    np.testing.assert_allclose(small.predict(X[:, :4]), model.predict(X[:, :4]), atol=1e-6)
+
+
+def test_a_dense_model_stays():
+    fr.set_random_seed(0)
+    model = fr.Sequential([fr.Input((4,)), fr.Dense(3, "relu"), fr.Dense(2)])
+    small = fr.compact(model)
+    assert small.selected_inputs_ is None and small is not model
+    for a, b in zip(model.get_weights(), small.get_weights(), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_compact_twice_is_compact_once():
+    model = sparse_model()
+    once = fr.compact(model)
+    twice = fr.compact(once)
+    assert np.array_equal(once.selected_inputs_, twice.selected_inputs_)
+    assert shapes(once) == shapes(twice)
+    assert np.array_equal(once.predict(X), twice.predict(X))
+
+
+def test_training_goes_on_with_the_state_it_had():
+    """What does not come to life again is not missed: the small network trains as the large one."""
+    fr.set_random_seed(0)
+    l1 = fr.L1(0.08)
+    hidden = fr.Dense(12, "tanh", use_bias=False, kernel_regularizer=l1)
+    model = fr.Sequential([fr.Input((10,), dtype="float64"), hidden, fr.Dense(3, use_bias=True)])
+    model.compile(fr.SGD(0.02, momentum=0.9, l1_step="proximal"), "mse")
+    model.fit(X, Y, batch_size=40, epochs=400, shuffle=False, verbose=0)
+    small = fr.compact(model)
+    assert shapes(small) != shapes(model)
+    assert small.optimizer.iterations == model.optimizer.iterations
+    for each in (model, small):
+        each.fit(X, Y, batch_size=40, epochs=20, shuffle=False, verbose=0)
+    np.testing.assert_allclose(small.predict(X), model.predict(X), atol=1e-6)
+
+
+def test_a_compact_model_is_saved_copied_and_described(tmp_path):
+    pytest.importorskip("safetensors")
+    small = fr.compact(sparse_model())
+    small.save(tmp_path / "small.safetensors")
+    again = fr.load_model(tmp_path / "small.safetensors")
+    assert np.array_equal(again.selected_inputs_, small.selected_inputs_)
+    assert np.array_equal(again.predict(X), small.predict(X))
+    assert fr.Sequential.from_config(small.get_config()).input_shape == (None, 10)
+    config = small.get_config()
+    config["selected_inputs"]["index"][0] = 3
+    with pytest.raises(ValueError, match="selected_inputs: got"):
+        fr.Sequential.from_config(config)
+
+
+@pytest.mark.parametrize("x", [X[:, :7], X[0], np.ones((3, 11))])
+def test_a_compact_model_wants_rows_of_the_old_width(x):
+    with pytest.raises(ValueError, match=r"x: got shape .*10\) is needed"):
+        fr.compact(sparse_model()).predict(x)
+
+
+@pytest.mark.parametrize("wrong", [None, fr.Dense(3), "model"])
+def test_compact_refuses_what_is_no_model(wrong):
+    with pytest.raises(TypeError, match="compact: got"):
+        fr.compact(wrong)
+    with pytest.raises(TypeError, match="sparsity_report: got"):
+        fr.sparsity_report(wrong)
+    with pytest.raises(ValueError, match="is not built"):
+        fr.compact(fr.Sequential([fr.Dense(3)]))
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_the_network_shrinks_during_fit(backend):
+    x, y = regression(7)
+    x = np.hstack([x, np.random.default_rng(8).standard_normal((60, 20))])
+    fr.set_random_seed(3)
+    hidden = fr.Dense(16, "relu", kernel_regularizer=fr.L1(0.05))
+    model = fr.Sequential([fr.Input((32,)), hidden, fr.Dense(1)], backend=backend)
+    optimizer = fr.Adam(0.005, l1_step="cumulative")
+    model.compile(optimizer, "mse")
+    sizes = []
+
+    class Watch(fr.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            sizes.append(shapes(self.model)[0])
+
+    history = model.fit(
+        x,
+        y,
+        batch_size=20,
+        epochs=300,
+        validation_data=(x, y),
+        callbacks=[fr.Compact(every=10), Watch()],
+        verbose=0,
+    )
+    assert model.optimizer is optimizer and optimizer.iterations == 900
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1][0] < 20 < sizes[0][0]
+    assert set(model.selected_inputs_[:4]) >= {0, 1}
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(
+        history.history["val_loss"][-1], rel=1e-5
+    )
+    assert model.predict(x).shape == (60, 1)
+    model.fit(x, y, epochs=2, verbose=0)
+
+
+def test_early_stopping_brings_the_larger_network_back():
+    model = sparse_model()
+    first = model.predict(X)
+
+    class Worse(fr.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["loss"] = float(epoch)
+
+    model.optimizer.learning_rate = 0.0
+    stop = fr.EarlyStopping("loss", restore_best_weights=True, patience=9)
+    model.fit(X, Y, epochs=3, callbacks=[Worse(), stop, fr.Compact()], verbose=0)
+    assert shapes(model) == [(10, 8), (8, 6), (6, 3)] and model.selected_inputs_ is None
+    assert np.array_equal(model.predict(X), first)
+
+
+# ------------------------------------------------ the report
+
+
+def test_report_counts():
+    model = sparse_model()
+    report = fr.sparsity_report(model, X)
+    first, second, last = report["layers"]
+    kernels = [w for w in model.get_weights() if w.ndim == 2]
+    for layer, kernel in zip(report["layers"], kernels, strict=True):
+        assert layer["zeros"] == (kernel == 0).sum() and layer["shape"] == kernel.shape
+        assert layer["density"] == pytest.approx((kernel != 0).mean())
+    assert (first["dead_inputs"], first["dead_units"], first["unread_units"]) == (3, 2, 1)
+    assert (second["dead_inputs"], second["dead_units"], second["unread_units"]) == (1, 1, 1)
+    assert last["unread_units"] == 0
+    hidden = np.maximum(X @ kernels[0] + model.get_weights()[1], 0)
+    assert first["silent_units"] == (hidden == 0).all(axis=0).sum()
+    assert report["params"] == model.count_params()
+    assert report["effective_flops"] == 2 * sum((k != 0).sum() for k in kernels)
+    assert "dead inputs" in str(report) and "parameters" in str(report)
+    assert "kkt_residual" not in report
+    with pytest.raises(ValueError, match="x: got None"):
+        fr.sparsity_report(model, y=Y)
+
+
+def test_the_residual_is_zero_at_the_lasso():
+    x, y = regression()
+    optimizer = fr.SGD(0.1, l1_step="proximal")
+    model = linear_model(12, 1, None, "mse", fr.L1L2(0.1, 0.01), optimizer)
+    far = fr.sparsity_report(model, x, y)
+    full_batch(model, x, y, 3000)
+    near = fr.sparsity_report(model, x, y)
+    assert near["kkt_residual"] < 1e-8 < far["kkt_residual"]
+    assert near["objective"] == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-12)
+
+
+def test_the_residual_is_the_slope_of_the_objective():
+    """Where no weight is 0, of one that goes downhill: the largest central difference."""
+    fr.set_random_seed(2)
+    penalties = {"kernel_regularizer": fr.L1L2(0.01, 0.02), "activity_regularizer": "l2"}
+    layers = [fr.Dense(4, "tanh", **penalties), fr.Dense(3, "softmax", bias_regularizer="l1")]
+    model = fr.Sequential([fr.Input((10,), dtype="float64"), *layers])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    weights = [w + 0.1 for w in model.get_weights()]
+    labels = np.arange(40) % 3
+    slopes = []
+    for w in weights:
+        for i in np.ndindex(w.shape):
+            ends = []
+            for step in (1e-6, -1e-6):
+                w[i] += step
+                model.set_weights(weights)
+                ends.append(model.evaluate(X, labels, batch_size=40, verbose=0))
+                w[i] -= step
+            slopes.append(abs(ends[0] - ends[1]) / 2e-6)
+    model.set_weights(weights)
+    report = fr.sparsity_report(model, X, labels)
+    assert report["kkt_residual"] == pytest.approx(max(slopes), rel=1e-6)
+
+
+def test_digits_with_noise_inputs():
+    """L1 finds most of 64 added noise inputs; without them the network is as good and smaller."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = datasets.load_digits(return_X_y=True)
+    rng = np.random.default_rng(0)
+    x = np.hstack([x / 16, rng.uniform(0, 1, x.shape)]).astype("float32")
+    order = rng.permutation(len(x))
+    x, y = x[order], y[order]
+    train, test = slice(0, 1400), slice(1400, None)
+    accuracy, small = {}, None
+    for l1 in (0.0, 5e-3):
+        fr.set_random_seed(0)
+        hidden = fr.Dense(64, "relu", kernel_regularizer=fr.L1(l1))
+        model = fr.Sequential([fr.Input((128,)), hidden, fr.Dense(10, "softmax")])
+        optimizer = fr.Adam(2e-3, l1_step="cumulative")
+        model.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"])
+        model.fit(x[train], y[train], batch_size=64, epochs=60, verbose=0)
+        accuracy[l1] = model.evaluate(x[test], y[test], verbose=0)[1]
+        small = fr.compact(model)
+        np.testing.assert_allclose(small.predict(x), model.predict(x), atol=1e-6)
+    noise_kept = (small.selected_inputs_ >= 64).sum()
+    assert noise_kept <= 0.2 * 64
+    assert accuracy[5e-3] >= accuracy[0.0] - 0.01

@@ -1,0 +1,386 @@
+"""What zeros are worth: a report of them, and the smaller network with the same outputs.
+
+>>> import numpy as np, fastreg as fr
+>>> model = fr.Sequential([fr.Input((3,)), fr.Dense(2, "relu"), fr.Dense(1)])
+>>> kernel = np.array([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])  # input 1 and unit 1 do nothing
+>>> model.set_weights([kernel, [0.0, 0.5], [[1.0], [4.0]], [0.0]])
+>>> small = fr.compact(model)
+>>> small.selected_inputs_, [w.shape for w in small.get_weights()]
+(array([0, 2]), [(2, 1), (1,), (1, 1), (1,)])
+>>> x = np.ones((1, 3), "float32")
+>>> model(x), small(x)
+(array([[5.]], dtype=float32), array([[5.]], dtype=float32))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastreg import functional, inputs, reference
+from fastreg.callbacks import Callback, Logs
+from fastreg.errors import check_int
+from fastreg.layers import Dense
+from fastreg.models import Sequential
+
+Array = NDArray[Any]
+State = tuple[dict[str, Any], dict[str, Array]]  # of a model: configuration, arrays by name
+
+ROWS_AT_ONCE = 4096  # of a gradient: bounds the memory it takes
+
+
+# ------------------------------------------------ compact
+
+
+def compact(model: Sequential) -> Sequential:
+    """A smaller model with the same outputs; `model` stays as it is.
+
+    What goes: inputs that no unit reads, hidden units that no unit reads, and hidden units whose
+    kernel column is zero. Those are constants, which go into the next layer's bias; where it has
+    none, only constants of 0 can go. At least one input and one unit a layer stay.
+
+    The small model takes rows of the same width as before and reads the columns
+    `selected_inputs_` of them. Optimizer, its state and iterations come along: training goes on.
+    A removed constant no longer adds to penalties on its bias and its activity.
+
+    Parameters
+    ----------
+    model : Sequential, built
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+
+    Examples
+    --------
+    See `fastreg.sparsity`.
+    """
+    _check_built("compact", model)
+    small = Sequential(name=model.name, backend=model.backend)
+    small.become(_compacted(*model.state()))
+    return small
+
+
+class Compact(Callback):
+    """Make the model compact during `fit`: each epoch is as fast as what is left of the network.
+
+    The model's layers are replaced by smaller ones. Early stopping can still put the weights of a
+    larger network back: it keeps the whole model.
+
+    Parameters
+    ----------
+    every : int, default 1
+        Epochs from one to the next.
+
+    Examples
+    --------
+    >>> Compact(every=5).every
+    5
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        super().__init__()
+        self.every = check_int("every", every, low=1)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        if (epoch + 1) % self.every:
+            return
+        state = self.model.state()
+        small = _compacted(*state)
+        if _sizes(small) != _sizes(state):
+            self.model.become(small)
+
+
+def _sizes(state: State) -> list[tuple[int, ...]]:
+    return [array.shape for array in state[1].values()]
+
+
+def _check_built(argument: str, model: Sequential) -> None:
+    if not isinstance(model, Sequential):
+        raise TypeError(f"{argument}: got {model!r}; a Sequential is needed")
+    if not model.built:
+        raise ValueError(f"{argument}: model {model.name!r} is not built; it has no weights yet")
+
+
+def _compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
+    """The state of the compact model, from that of a model."""
+    layers = found["model"]["layers"]
+    dense = [layer["config"] for layer in layers if layer["class_name"] == "Dense"]
+    names = [config["name"] for config in dense]
+    kernels = [arrays[f"weights/{name}/kernel"].copy() for name in names]
+    biases = [arrays.get(f"weights/{name}/bias") for name in names]
+    biases = [None if bias is None else bias.copy() for bias in biases]
+    kept = _kept(kernels, biases, [config["activation"] for config in dense])
+
+    small = dict(arrays)
+    for i, name in enumerate(names):
+        rows, columns = kept[i], kept[i + 1]
+        current: dict[str, Array | None] = {**arrays, f"weights/{name}/kernel": kernels[i]}
+        current[f"weights/{name}/bias"] = biases[i]
+        for key, array in current.items():
+            if array is None:
+                continue
+            if key.endswith(f"/{name}/kernel"):
+                small[key] = np.ascontiguousarray(array[np.ix_(rows, columns)])
+            elif key.endswith(f"/{name}/bias"):
+                small[key] = array[columns]
+
+    model = dict(found["model"])
+    units = dict(zip(names, [int(columns.sum()) for columns in kept[1:]], strict=True))
+    n_in = int(kept[0].sum())
+    model["layers"] = [_resized(layer, n_in, units) for layer in layers]
+    model["build_input_shape"] = [None, n_in]
+    before = model.get("selected_inputs")
+    if n_in < len(kept[0]) or before is not None:
+        index = np.arange(len(kept[0])) if before is None else np.array(before["index"])
+        width = len(kept[0]) if before is None else before["width"]
+        model["selected_inputs"] = {"width": width, "index": index[kept[0]].tolist()}
+    return {**found, "model": model}, small
+
+
+def _resized(layer: dict[str, Any], n_in: int, units: Mapping[str, int]) -> dict[str, Any]:
+    config = dict(layer["config"])
+    if layer["class_name"] == "Input":
+        config["shape"] = [n_in]
+    if layer["class_name"] == "Dense":
+        config["units"] = units[config["name"]]
+    return {**layer, "config": config}
+
+
+def _kept(
+    kernels: list[Array], biases: list[Array | None], activations: list[str]
+) -> list[NDArray[np.bool_]]:
+    """Which inputs, and which units of each layer, stay; constants go into `biases`.
+
+    The last unit of a layer stays, unread or not; what it read in vain becomes 0 in `kernels`.
+    """
+    kept = [np.ones(len(kernels[0]), bool), *(np.ones(k.shape[1], bool) for k in kernels)]
+    changed = True
+    while changed:
+        changed = False
+        for i in range(len(kernels)):  # the inputs of layer i: unit for unit, the outputs of i - 1
+            rows, columns = kept[i], kept[i + 1]
+            if i > 0 and activations[i - 1] == "softmax":  # a unit shapes its neighbours
+                continue
+            goes = rows & ~kernels[i][:, columns].any(axis=1)
+            if i > 0:
+                goes |= _foldable(i, kernels, biases, activations, kept, goes)
+            if not (rows & ~goes).any():
+                stays = np.flatnonzero(rows)[0]
+                goes[stays] = False
+                if i > 0:
+                    kernels[i - 1][:, stays] = 0
+            changed |= bool(goes.any())
+            rows &= ~goes
+    return kept
+
+
+def _foldable(
+    i: int,
+    kernels: list[Array],
+    biases: list[Array | None],
+    activations: list[str],
+    kept: list[NDArray[np.bool_]],
+    unread: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Units of layer i - 1 that are constant, and are now in the bias of layer i."""
+    constant: NDArray[np.bool_] = kept[i] & ~unread & ~kernels[i - 1][kept[i - 1]].any(axis=0)
+    if not constant.any():
+        return constant
+    if kept[i].sum() == constant.sum() + (kept[i] & unread).sum():
+        constant[np.flatnonzero(constant)[0]] = False  # the one that stays
+    bias, own = biases[i], biases[i - 1]
+    z = np.zeros(len(constant), kernels[i].dtype) if own is None else own
+    value = functional.activation_forward(z, activations[i - 1])
+    if bias is None:
+        constant &= value == 0
+    else:
+        bias += np.where(constant, value, 0) @ kernels[i]
+    return constant
+
+
+# ------------------------------------------------ the report
+
+
+def sparsity_report(
+    model: Sequential, x: ArrayLike | None = None, y: ArrayLike | None = None
+) -> dict[str, Any]:
+    """Exact zeros of a model and what they are worth; with data, how near it is to its minimum.
+
+    Parameters
+    ----------
+    model : Sequential, built
+    x : (n, n_in), optional
+        Rows on which `silent_units` are counted.
+    y : targets of x, optional
+        For `objective` and `kkt_residual`; needs a loss from `compile`.
+
+    Returns
+    -------
+    dict
+        "layers", one dict a dense layer: `name`, `shape`, `params`, `zeros` (of the kernel),
+        `density` (share of the kernel that is not zero), `dead_inputs` (rows of zeros),
+        `dead_units` (columns of zeros), `unread_units` (that the next layer does not read),
+        `effective_params`, `flops` of a row and `effective_flops` (2 a weight that is not zero);
+        with x `silent_units` (0 for every row); with y `kkt_residual`, the largest element of
+        the subgradient of the objective nearest to 0: 0 at a minimum.
+        Beside it the sums "params", "effective_params", "flops", "effective_flops", and with y
+        "objective", the loss with all penalties, and "kkt_residual", the largest. str() of the
+        result is a table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, fastreg as fr
+    >>> model = fr.Sequential([fr.Input((2,)), fr.Dense(2)])
+    >>> model.set_weights([[[1.0, 0.0], [0.0, 0.0]], [0.0, 0.0]])
+    >>> report = fr.sparsity_report(model)
+    >>> report["layers"][0]["zeros"], report["layers"][0]["dead_inputs"]
+    (3, 1)
+    """
+    _check_built("sparsity_report", model)
+    if y is not None and x is None:
+        raise ValueError("x: got None; the rows of y are needed")
+    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+    kernels = [layer.kernel for layer in dense]
+    readers: list[Array | None] = [*kernels[1:], None]
+    layers = [_zeros(*each) for each in zip(dense, kernels, readers, strict=True)]
+    report = SparsityReport(layers=layers)
+    for total in ("params", "effective_params", "flops", "effective_flops"):
+        report[total] = sum(layer[total] for layer in layers)
+    if x is not None:
+        for layer, silent in zip(layers, _silent_units(model, x), strict=True):
+            layer["silent_units"] = silent
+    if x is not None and y is not None:
+        logs = model.evaluate(x, y, verbose=0, return_dict=True)
+        assert isinstance(logs, dict)
+        report["objective"] = logs["loss"]
+        for layer, residual in zip(layers, _kkt_residuals(model, x, y), strict=True):
+            layer["kkt_residual"] = residual
+        report["kkt_residual"] = max(layer["kkt_residual"] for layer in layers)
+    return report
+
+
+class SparsityReport(dict[str, Any]):
+    """The dict of `sparsity_report`, which prints as a table."""
+
+    def __str__(self) -> str:
+        columns = ["name", "shape", "params", "effective_params", "density"]
+        columns += ["dead_inputs", "dead_units", "unread_units", "silent_units", "kkt_residual"]
+        columns = [name for name in columns if name in self["layers"][0]]
+        rows = [[name.replace("_", " ") for name in columns]]
+        rows += [[_cell(layer[name]) for name in columns] for layer in self["layers"]]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
+        lines.append(
+            f"{self['effective_params']:,} of {self['params']:,} parameters, "
+            f"{self['effective_flops']:,} of {self['flops']:,} flops a row"
+        )
+        if "objective" in self:
+            lines.append(
+                f"objective {self['objective']:.6g}, KKT residual {self['kkt_residual']:.2g}"
+            )
+        return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _zeros(layer: Dense, kernel: Array, reader: Array | None) -> dict[str, Any]:
+    nonzero = kernel != 0
+    bias = layer.bias
+    count = int(nonzero.sum())
+    return {
+        "name": layer.name,
+        "shape": kernel.shape,
+        "params": layer.count_params(),
+        "zeros": int(kernel.size - count),
+        "density": count / kernel.size,
+        "dead_inputs": int((~nonzero.any(axis=1)).sum()),
+        "dead_units": int((~nonzero.any(axis=0)).sum()),
+        "unread_units": 0 if reader is None else int((~(reader != 0).any(axis=1)).sum()),
+        "effective_params": count + (0 if bias is None else int((bias != 0).sum())),
+        "flops": 2 * kernel.size,
+        "effective_flops": 2 * count,
+    }
+
+
+def _rows(model: Sequential, x: ArrayLike, dtype: str) -> Array:
+    """What the network reads of x."""
+    rows = inputs.check_features("x", x, model.input_shape[1], dtype)
+    index = model.selected_inputs_
+    return rows if index is None else rows.take(index, axis=1)
+
+
+def _silent_units(model: Sequential, x: ArrayLike) -> list[int]:
+    """Of each dense layer: units whose output is 0 for every row."""
+    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+    weights = [(layer.kernel, layer.bias) for layer in dense]
+    speaks = [np.zeros(layer.units, bool) for layer in dense]
+    rows = _rows(model, x, model.dtype or "float32")
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        y = rows[first : first + ROWS_AT_ONCE]
+        for layer, (kernel, bias), spoke in zip(dense, weights, speaks, strict=True):
+            y = functional.dense_forward(y, kernel, bias, layer.activation.name)
+            spoke |= (y != 0).any(axis=0)
+    return [int((~spoke).sum()) for spoke in speaks]
+
+
+def _gradients(model: Sequential, x: ArrayLike, y: ArrayLike) -> list[Array]:
+    """Of the loss and the activity penalties by all weights, over all rows, in float64.
+
+    A step of gradient descent with rate 1 moves a weight by its gradient.
+    """
+    loss = model.loss
+    if loss is None:
+        raise ValueError("sparsity_report: call compile() with a loss first; y needs one")
+    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+    plain = dict.fromkeys(("kernel_l1", "kernel_l2", "bias_l1", "bias_l2"), 0.0)
+    described = [{**layer.describe(), **plain, "trainable": True} for layer in dense]
+    rows = _rows(model, x, "float64")
+    targets = inputs.check_targets("y", y, len(rows), dense[-1].units, loss, "float64")
+    descent = {"kind": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    weights = [w.astype(np.float64) for layer in dense for w in layer.get_weights()]
+    gradients = [np.zeros_like(w) for w in weights]
+    network = reference.Network(described, "float64")
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        last = min(first + ROWS_AT_ONCE, len(rows))
+        n = last - first
+        network.set_weights(weights)
+        network.train(
+            *(rows, targets, None, None, first, last, n, loss, descent, 0, 0, None, np.zeros(6), 1)
+        )
+        for gradient, w, moved in zip(gradients, weights, network.get_weights(), strict=True):
+            gradient += (w - moved) * (n / len(rows))
+    return gradients
+
+
+def _kkt_residuals(model: Sequential, x: ArrayLike, y: ArrayLike) -> list[float]:
+    """Of each dense layer: |subgradient of the objective nearest to 0|, largest over its arrays."""
+    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+    gradients = iter(_gradients(model, x, y))
+    found = []
+    for layer in dense:
+        worst = 0.0
+        for name, w in zip(layer.weight_names, layer.get_weights(), strict=True):
+            g = next(gradients)
+            regularizer = getattr(layer, f"{name}_regularizer")
+            l1 = 0.0 if regularizer is None else regularizer.l1
+            l2 = 0.0 if regularizer is None else regularizer.l2
+            w = w.astype(np.float64)
+            g = g + 2 * l2 * w
+            free = np.maximum(np.abs(g) - l1, 0)  # at 0 the penalty's slope may be -l1 to l1
+            worst = max(worst, float(np.where(w == 0, free, np.abs(g + l1 * np.sign(w))).max()))
+        found.append(worst if layer.trainable else 0.0)
+    return found
