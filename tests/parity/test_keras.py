@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from operator import attrgetter
 from typing import Any
 
@@ -33,20 +34,36 @@ def random_sizes() -> list[tuple[int, list[int]]]:
 DESIGN = cases.design(SEED, random_sizes())
 
 
+def compare(case: cases.Case, dtype: str) -> None:
+    """Both backends give Keras' answer.
+
+    One training in some 300 Keras (3.15.1 on JAX 0.10.2) gives a loss or weights that it does not
+    give again. Where an answer is not ours Keras is asked once more: it fails if it repeats it.
+    """
+    ours = [
+        cases.train(fastreg, case, dtype, backend=backend) for backend in ("compiled", "reference")
+    ]
+    first = peers.train_keras(case, dtype)
+    try:
+        for got in ours:
+            cases.assert_same(got, first, dtype)
+    except AssertionError:
+        again = peers.train_keras(case, dtype)
+        with pytest.raises(AssertionError):  # no answer of Keras', which has two
+            cases.assert_same(again, first, dtype)
+        for got in ours:
+            cases.assert_same(got, again, dtype)
+        warnings.warn(f"Keras gave two answers to {cases.describe(case)}", stacklevel=1)
+
+
 @pytest.mark.parametrize("case", DESIGN, ids=cases.describe)
 def test_training_in_float64(case):
-    answer = peers.train_keras(case)
-    for backend in ("compiled", "reference"):
-        got = cases.train(fastreg, case, "float64", backend=backend)
-        cases.assert_same(got, answer, "float64")
+    compare(case, "float64")
 
 
 @pytest.mark.parametrize("case", DESIGN[::6], ids=cases.describe)
 def test_training_in_float32(case):
-    answer = peers.train_keras(case, "float32")
-    for backend in ("compiled", "reference"):
-        got = cases.train(fastreg, case, "float32", backend=backend)
-        cases.assert_same(got, answer, "float32")
+    compare(case, "float32")
 
 
 def narrow(api: Any, **model_options: Any) -> Any:
