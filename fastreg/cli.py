@@ -39,6 +39,13 @@ what each did to accuracy, weights and outputs, and how long a step took, beside
 in NumPy; save a picture of it. Needs scikit-learn, matplotlib and tqdm."""
 
 
+SPARSITY = """\
+Put 64 inputs of pure noise beside the 64 pixels of handwritten digits and train one network under
+L1 of growing strength, which lands on exact zeros. Make each network compact, and print what is
+left: accuracy, inputs, units, parameters, and the time of a training step and of a prediction;
+save a picture of it. Needs scikit-learn, matplotlib and tqdm."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (None: those of the process); the exit status.
 
@@ -57,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import fastreg
 
             fastreg.show_config()
+        elif options.command == "sparsity":
+            _sparsity(parser, options)
         else:
             _demo(parser, options)
     except KeyboardInterrupt:
@@ -83,6 +92,19 @@ def _demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         output=options.output,
         reference=not options.no_reference,
         n_threads=options.threads,
+    )
+
+
+def _sparsity(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    from fastreg import demo, plotting, sparsity_demo
+
+    demo.need_packages()
+    try:
+        plotting.check_output(options.output)
+    except ValueError as error:
+        parser.error(str(error))
+    sparsity_demo.main(
+        epochs=options.epochs, units=options.units, seed=options.seed, output=options.output
     )
 
 
@@ -133,6 +155,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--no-reference", action="store_true", help="do not train in NumPy for comparison"
+    )
+    sparsity = commands.add_parser(
+        "sparsity",
+        help="the more L1, the smaller and faster: digits among noise, a table and a picture",
+        description=SPARSITY,
+        formatter_class=raw,
+    )
+    sparsity.add_argument(
+        "--epochs", type=_integer(1), default=60, help="passes over the digits (default 60)"
+    )
+    sparsity.add_argument(
+        "--units", type=_integer(1), default=256, help="units of the hidden layer (default 256)"
+    )
+    sparsity.add_argument(
+        "--seed", type=_integer(0), default=0, help="of all random numbers (default 0)"
+    )
+    sparsity.add_argument(
+        "--output",
+        type=Path,
+        default=Path("fastreg-sparsity.png"),
+        metavar="PATH",
+        help="where the picture goes (default %(default)s)",
     )
     commands.add_parser(
         "info",

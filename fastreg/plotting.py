@@ -327,6 +327,118 @@ def _draw_biases(axes: Any, portrait: Portrait, first: Portrait, limit: float) -
     _share(axes, "bottom", _near_zero(portrait.bias), "≈ 0")
 
 
+@dataclass(frozen=True)
+class Thinned:
+    """What L1 of one strength left of a network whose inputs are pixels, then as many of noise.
+
+    Parameters
+    ----------
+    strength : float
+        Of L1 on the first kernel.
+    accuracy : float
+        In [0, 1].
+    importance : (n_in,)
+        Norm of the weights of each input; 0: nobody reads it.
+    n_units, n_units_before : int
+        Hidden units that are left, and that were there.
+    """
+
+    strength: float
+    accuracy: float
+    importance: Array
+    n_units: int
+    n_units_before: int
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels that are read."""
+        return int(np.count_nonzero(self.importance[: len(self.importance) // 2]))
+
+    @property
+    def n_noise(self) -> int:
+        """Inputs of noise that are read."""
+        return int(np.count_nonzero(self.importance[len(self.importance) // 2 :]))
+
+
+def thinning(
+    networks: Sequence[Thinned],
+    costs: dict[str, Sequence[float]],
+    image_shape: tuple[int, int],
+    *,
+    title: str = "The more L1, the faster: what is left of a network",
+) -> Any:
+    """A picture of networks under growing L1: what each reads, and what it costs.
+
+    Parameters
+    ----------
+    networks : sequence of Thinned, the first without L1
+    costs : name -> one number a network, 1 for the first
+    image_shape : (height, width)
+        Of the pixels, and of the noise beside them.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> dense = Thinned(0.0, 0.9, np.ones(8), 4, 4)
+    >>> thin = Thinned(0.1, 0.9, np.array([1.0, 0, 1, 1, 0, 0, 0, 0]), 2, 4)
+    >>> thin.n_pixels, thin.n_noise
+    (3, 0)
+    >>> figure = thinning([dense, thin], {"parameters": [1.0, 0.3]}, (2, 2))
+    >>> len(figure.axes)
+    6
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    n = len(networks)
+    figure = Figure(figsize=(WIDTH, 4.6), facecolor="white")
+    figure.text(0.013, 0.965, title, **_TEXT | {"size": 11, "weight": "bold"})
+    figure.text(
+        0.013,
+        0.915,
+        "Inputs it reads, blue: 64 pixels of a digit, orange: 64 inputs of noise; white: dropped",
+        **_TEXT,
+    )
+    half, left, width = image_shape[0] * image_shape[1], 0.075, 0.91 / n
+    for number, network in enumerate(networks):
+        strongest = float(network.importance.max()) or 1.0
+        for part, colour in enumerate((BLUE, ORANGE)):
+            place = (left + (number + 0.04 + 0.45 * part) * width, 0.63, 0.43 * width, 0.24)
+            axes = figure.add_axes(place)
+            values = network.importance[part * half : (part + 1) * half].reshape(image_shape)
+            shades = LinearSegmentedColormap.from_list("", ["white", colour])
+            shown = np.where(values > 0, 0.2 + 0.8 * np.sqrt(values / strongest), 0)
+            axes.imshow(shown, cmap=shades, vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_color(FAINT)
+        text = (
+            f"{network.n_pixels} + {network.n_noise} inputs\n"
+            f"{network.n_units} of {network.n_units_before} units\n"
+            f"accuracy {network.accuracy:.1%}"
+        )
+        middle = left + (number + 0.48) * width
+        figure.text(middle, 0.575, text, **_TEXT | {"ha": "center", "size": 7.5})
+    axes = figure.add_axes((left, 0.11, 0.91, 0.37))
+    places = np.arange(n) + 0.48
+    for (name, shares), colour in zip(costs.items(), (INK, BLUE, ORANGE, GREY), strict=False):
+        axes.plot(places, shares, marker="o", markersize=4, color=colour, lw=1.5, label=name)
+    axes.axhline(1, color=FAINT, lw=0.8, zorder=0)
+    axes.set_xlim(0, n)
+    axes.set_ylim(0, 1.1 * max(map(max, costs.values())))
+    axes.set_xticks(places, [f"{network.strength:g}" for network in networks])
+    axes.set_xlabel("strength of L1 on the first kernel", size=8)
+    axes.set_ylabel("of the dense network", size=8)
+    axes.tick_params(length=2, labelsize=7.5, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def check_output(path: Path) -> None:
     """Raise unless a picture can be written to `path`.
 

@@ -18,6 +18,7 @@ FOLDER = Path(fastreg.__file__).parent
 ROWS = [
     {"__main__"},
     {"cli"},
+    {"sparsity_demo"},
     {"demo"},
     {"plotting"},
     {"sparsity"},
