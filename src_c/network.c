@@ -144,7 +144,7 @@ static ptrdiff_t padded(ptrdiff_t n, ptrdiff_t width) { return round_up(n, width
  * out, near to square for the native products (x and dz are read once a block), all columns for BLAS. */
 static void block_shape(const fr_network *net, const layer *a, ptrdiff_t *n_i, ptrdiff_t *n_o)
 {
-    ptrdiff_t most = 1024 * 1024 / net->size, share = larger(2048, net->n_weights / 8);
+    ptrdiff_t most = 1024 * 1024 / net->size, share = larger(4096, net->n_weights / 8);
     ptrdiff_t elements = smaller(share, most), width = a->width;
     *n_o = net->native ? smaller(a->n_padded, larger(width, 512 / width * width)) : a->n_padded;
     ptrdiff_t rows = net->native ? width : 16;
@@ -156,6 +156,12 @@ bool fr_optimizer_valid(const fr_optimizer *o)
     if (o->kind < 0 || o->kind >= FR_N_OPTIMIZERS || o->l1_step < 0 || o->l1_step >= FR_N_L1_STEPS)
         return false;
     return o->l1_step == FR_L1_STEP_sign || o->kind != FR_OPTIMIZER_sgd || o->momentum < 1;
+}
+
+/* Rows of a block whose dw stands in scratch at once, in L1 with the weights. */
+static ptrdiff_t update_rows(const fr_network *net, const layer *a, ptrdiff_t n_i)
+{
+    return net->native ? smaller(n_i, larger(a->width, 64)) : n_i;
 }
 
 /* Slots of the optimizer itself; an L1 step that is cumulative keeps two more. */
@@ -840,19 +846,22 @@ static void update_kernel_block(const training_run *run, task *t, void *scratch)
     const fr_network *net = run->net;
     const layer *a = &net->layers[t->layer];
     matrix x = input_of(run, t->layer, 0), dz = rows_of(run, t->layer, a->d, 0);
-    /* The native products take one panel of x at a time. */
-    ptrdiff_t strip = net->native ? a->width : t->n_i;
-    for (ptrdiff_t i = t->i; i < t->i + t->n_i; i += strip) {
-        ptrdiff_t n_i = smaller(strip, t->i + t->n_i - i);
+    /* The native products take one panel of x at a time; an update has a price of its own. */
+    ptrdiff_t strip = net->native ? a->width : t->n_i, group = update_rows(net, a, t->n_i);
+    for (ptrdiff_t i = t->i; i < t->i + t->n_i; i += group) {
+        ptrdiff_t n_i = smaller(group, t->i + t->n_i - i);
         for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
-            ptrdiff_t element = a->kernel + o * a->spec.n_in + i * a->width;
-            product_kernel(net, a, run->n_batch, x, i, n_i, dz, o, scratch);
+            for (ptrdiff_t s = 0; s < n_i; s += strip)
+                product_kernel(net, a, run->n_batch, x, i + s, smaller(strip, n_i - s), dz, o,
+                               fr_at(scratch, s * a->width, net->size));
             /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
             ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
             bool by_rows = n_o < a->width;
-            update(run, a->spec.kernel, element, by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width,
-                   a->width, scratch, &t->kernel);
-            if (a->transposed) transpose_block(net, a, i, n_i, o);
+            update(run, a->spec.kernel, a->kernel + o * a->spec.n_in + i * a->width,
+                   by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width, a->width, scratch,
+                   &t->kernel);
+            for (ptrdiff_t s = 0; s < n_i && a->transposed; s += strip)
+                transpose_block(net, a, i + s, smaller(strip, n_i - s), o);
         }
     }
 }
@@ -989,7 +998,7 @@ static void take_training(fr_network *net, training_plan *plan)
             a->transposed = fr_arena_take(
                 arena, fr_size_product(padded(a->spec.n_in, a->width), a->spec.n_out), net->size);
         block_shape(net, a, &n_i, &n_o);
-        scratch = larger(scratch, larger(n_o, (net->native ? a->width : n_i) * a->width));
+        scratch = larger(scratch, larger(n_o, update_rows(net, a, n_i) * a->width));
     }
     plan->scratch_size = round_up(scratch * net->size + 1, FR_ALIGNMENT);
     plan->scratch = fr_arena_take(arena, plan->n_threads, plan->scratch_size);
