@@ -787,7 +787,7 @@ class Sequential:
             For an argument that does not fit.
         """
         network = self._core.network
-        plain = batch_size is None and isinstance(verbose, str) and verbose == "auto"
+        plain = batch_size is None and type(verbose) in (str, int) and verbose in ("auto", 0)
         if plain and network is not None and self._selected is None:
             y = network.answer(x, out)
             if y is not None:
