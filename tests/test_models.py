@@ -251,6 +251,9 @@ def test_long_predictions_come_in_pieces(backend, monkeypatch):
     network = model.network
 
     class Counting:
+        def answer(self, x, out):
+            return None
+
         def forward(self, x, *rest):
             calls.append(len(x))
             network.forward(x, *rest)
