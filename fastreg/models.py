@@ -848,6 +848,8 @@ class Sequential:
         if self.built:
             trained = sum(layer.count_params() for layer in self._layers if layer.trainable)
             lines.append(f"params: {self.n_params:,}, of which {trained:,} are trainable")
+        if self._selected is not None:
+            lines.append(f"inputs: {self._n_in:,} of {self._selected[0]:,} are read")
         for line in lines:
             (print_fn or print)(line)
 

@@ -313,6 +313,9 @@ def test_a_compact_model_is_saved_copied_and_described(tmp_path):
     assert np.array_equal(again.selected_inputs_, small.selected_inputs_)
     assert np.array_equal(again.predict(X), small.predict(X))
     assert fr.Sequential.from_config(small.get_config()).input_shape == (None, 10)
+    lines: list[str] = []
+    small.summary(print_fn=lines.append)
+    assert lines[-1] == "inputs: 7 of 10 are read"
     config = small.get_config()
     config["selected_inputs"]["index"][0] = 3
     with pytest.raises(ValueError, match="selected_inputs: got"):
