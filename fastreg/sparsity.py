@@ -68,8 +68,9 @@ def compact(model: Sequential) -> Sequential:
 class Compact(Callback):
     """Make the model compact during `fit`: each epoch is as fast as what is left of the network.
 
-    The model's layers are replaced by smaller ones. Early stopping can still put the weights of a
-    larger network back: it keeps the whole model.
+    The model's layers are replaced by smaller ones. What has gone does not come back: where strong
+    L1 empties a network in its first epochs, units go that would have been needed, and a larger
+    `every` leaves them time. Early stopping can still bring an earlier, larger network back.
 
     Parameters
     ----------
