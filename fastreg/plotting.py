@@ -389,7 +389,7 @@ def thinning(
     (3, 0)
     >>> figure = thinning([dense, thin], {"parameters": [1.0, 0.3]}, (2, 2))
     >>> len(figure.axes)
-    6
+    5
     """
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
