@@ -77,34 +77,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _checked_output(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Path:
+    """Where the picture goes, if it can go there and the packages that draw it are here."""
     from fastreg import demo, plotting
 
     demo.need_packages()
+    output: Path = options.output
     try:
-        plotting.check_output(options.output)
+        plotting.check_output(output)
     except ValueError as error:
         parser.error(str(error))
+    return output
+
+
+def _demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    from fastreg import demo
+
     demo.main(
         epochs=options.epochs,
         units=options.units,
         seed=options.seed,
-        output=options.output,
+        output=_checked_output(parser, options),
         reference=not options.no_reference,
         n_threads=options.threads,
     )
 
 
 def _sparsity(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    from fastreg import demo, plotting, sparsity_demo
+    from fastreg import sparsity_demo
 
-    demo.need_packages()
-    try:
-        plotting.check_output(options.output)
-    except ValueError as error:
-        parser.error(str(error))
     sparsity_demo.main(
-        epochs=options.epochs, units=options.units, seed=options.seed, output=options.output
+        epochs=options.epochs,
+        units=options.units,
+        seed=options.seed,
+        output=_checked_output(parser, options),
     )
 
 
@@ -121,31 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         description=DEMO,
         formatter_class=raw,
     )
-    demo.add_argument(
-        "--epochs",
-        type=_integer(1),
-        default=100,
-        help="passes over the digits (default %(default)s)",
-    )
-    demo.add_argument(
-        "--units",
-        type=_integer(1),
-        default=32,
-        help="units of the hidden layer (default %(default)s)",
-    )
-    demo.add_argument(
-        "--seed",
-        type=_integer(0),
-        default=0,
-        help="of the split, the first weights and the order of the batches (default %(default)s)",
-    )
-    demo.add_argument(
-        "--output",
-        type=Path,
-        default=Path("fastreg-demo.png"),
-        metavar="PATH",
-        help="where the picture goes; .svg and .pdf are taken, too (default %(default)s)",
-    )
+    _add_options(demo, epochs=100, units=32, output="fastreg-demo.png")
     demo.add_argument(
         "--threads",
         type=_integer(1),
@@ -162,28 +144,42 @@ def _parser() -> argparse.ArgumentParser:
         description=SPARSITY,
         formatter_class=raw,
     )
-    sparsity.add_argument(
-        "--epochs", type=_integer(1), default=60, help="passes over the digits (default 60)"
-    )
-    sparsity.add_argument(
-        "--units", type=_integer(1), default=256, help="units of the hidden layer (default 256)"
-    )
-    sparsity.add_argument(
-        "--seed", type=_integer(0), default=0, help="of all random numbers (default 0)"
-    )
-    sparsity.add_argument(
-        "--output",
-        type=Path,
-        default=Path("fastreg-sparsity.png"),
-        metavar="PATH",
-        help="where the picture goes (default %(default)s)",
-    )
+    _add_options(sparsity, epochs=60, units=256, output="fastreg-sparsity.png")
     commands.add_parser(
         "info",
         help="print versions, instruction set, BLAS and threads",
         description="Print what runs here: versions, instruction set, BLAS, threads.",
     )
     return parser
+
+
+def _add_options(command: argparse.ArgumentParser, *, epochs: int, units: int, output: str) -> None:
+    """What both demos take, with their defaults."""
+    command.add_argument(
+        "--epochs",
+        type=_integer(1),
+        default=epochs,
+        help="passes over the digits (default %(default)s)",
+    )
+    command.add_argument(
+        "--units",
+        type=_integer(1),
+        default=units,
+        help="units of the hidden layer (default %(default)s)",
+    )
+    command.add_argument(
+        "--seed",
+        type=_integer(0),
+        default=0,
+        help="of the split, the first weights and the order of the batches (default %(default)s)",
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path(output),
+        metavar="PATH",
+        help="where the picture goes; .svg and .pdf are taken, too (default %(default)s)",
+    )
 
 
 def _integer(low: int) -> Callable[[str], int]:

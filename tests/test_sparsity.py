@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression
 
 import fastreg as fr
 from fastreg import functional, reference
@@ -116,10 +118,9 @@ def full_batch(model, x, y, epochs):
 @pytest.mark.parametrize("l1_step", L1_STEPS)
 @pytest.mark.parametrize("number", range(3))
 def test_lasso(number, l1_step):
-    sklearn = pytest.importorskip("sklearn.linear_model")
     x, y = regression()
     alpha = 0.05  # 1 / (2 n) |y - xw|^2 + alpha |w|: half of the mean squared error
-    truth = sklearn.Lasso(alpha=alpha, tol=1e-12, max_iter=10**6).fit(x, y)
+    truth = Lasso(alpha=alpha, tol=1e-12, max_iter=10**6).fit(x, y)
     optimizer = optimizers(l1_step, 0.1)[number]
     model = linear_model(12, 1, None, "mse", fr.L1(2 * alpha), optimizer)
     kernel, bias = full_batch(model, x, y, 2000)
@@ -131,10 +132,9 @@ def test_lasso(number, l1_step):
 @pytest.mark.parametrize("l1_step", L1_STEPS)
 @pytest.mark.parametrize("number", range(3))
 def test_elastic_net(number, l1_step):
-    sklearn = pytest.importorskip("sklearn.linear_model")
     x, y = regression(1)
     # 1 / (2 n) |y - xw|^2 + alpha r |w| + alpha (1 - r) / 2 |w|^2
-    truth = sklearn.ElasticNet(alpha=0.1, l1_ratio=0.5, tol=1e-12, max_iter=10**6).fit(x, y)
+    truth = ElasticNet(alpha=0.1, l1_ratio=0.5, tol=1e-12, max_iter=10**6).fit(x, y)
     regularizer = fr.L1L2(l1=2 * 0.1 * 0.5, l2=0.1 * 0.5)
     model = linear_model(12, 1, None, "mse", regularizer, optimizers(l1_step, 0.1)[number])
     kernel, _ = full_batch(model, x, y, 2000)
@@ -144,13 +144,10 @@ def test_elastic_net(number, l1_step):
 
 @pytest.mark.parametrize("l1_step", L1_STEPS)
 def test_l1_logistic_regression(l1_step):
-    sklearn = pytest.importorskip("sklearn.linear_model")
     x, y = regression(2)
     y = (y > 0.3).astype(int)
     c = 0.2  # |w| + c sum(losses)
-    truth = sklearn.LogisticRegression(
-        l1_ratio=1, C=c, solver="saga", tol=1e-10, max_iter=10**6
-    ).fit(x, y)
+    truth = LogisticRegression(l1_ratio=1, C=c, solver="saga", tol=1e-10, max_iter=10**6).fit(x, y)
     regularizer = fr.L1(1 / (c * len(x)))
     optimizer = fr.SGD(0.1, momentum=0.9, l1_step=l1_step)
     model = linear_model(12, 1, "sigmoid", "binary_crossentropy", regularizer, optimizer)
@@ -174,7 +171,6 @@ def test_hidden_layers_get_exact_zeros_too(l1_step, backend):
 
 def test_training_goes_on_after_saving(tmp_path):
     """The budget of the cumulative step is state, and saved as such."""
-    pytest.importorskip("safetensors")
     x, y = regression(4)
     model = linear_model(12, 1, None, "mse", fr.L1(0.1), fr.Adam(0.01, l1_step="cumulative"))
     model.fit(x, y, epochs=5, shuffle=False, verbose=0)
@@ -306,7 +302,6 @@ def test_training_goes_on_with_the_state_it_had():
 
 
 def test_a_compact_model_is_saved_copied_and_described(tmp_path):
-    pytest.importorskip("safetensors")
     small = fr.compact(sparse_model())
     small.save(tmp_path / "small.safetensors")
     again = fr.load_model(tmp_path / "small.safetensors")
@@ -448,8 +443,7 @@ def test_the_residual_is_the_slope_of_the_objective():
 
 def test_digits_with_noise_inputs():
     """L1 finds most of 64 added noise inputs; without them the network is as good and smaller."""
-    datasets = pytest.importorskip("sklearn.datasets")
-    x, y = datasets.load_digits(return_X_y=True)
+    x, y = load_digits(return_X_y=True)
     rng = np.random.default_rng(0)
     x = np.hstack([x / 16, rng.uniform(0, 1, x.shape)]).astype("float32")
     order = rng.permutation(len(x))
