@@ -62,6 +62,10 @@ cdef extern from "fastreg.h" nogil:
     enum:
         FR_LEDGER_SIZE
 
+    enum:
+        FR_GRADIENT
+        FR_WEIGHTS
+
     void fr_blas_set(void *sgemm, void *dgemm)
 
     fr_status fr_gemm_choose(const char *name)
@@ -100,6 +104,12 @@ cdef extern from "fastreg.h" nogil:
         int64_t iteration
         uint64_t seed
         int n_threads
+        int part
+
+    enum:
+        FR_WHOLE_STEPS
+        FR_TO_GRADIENTS
+        FR_FROM_GRADIENTS
 
     fr_status fr_network_train(fr_network *network, const fr_training *training, double *ledger,
                                ptrdiff_t *steps_done)

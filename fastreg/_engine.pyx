@@ -355,7 +355,7 @@ cdef class Network:
         call.start, call.stop, call.batch_size = start, stop, batch_size
         call.loss = _id(_LOSSES, "loss", loss)
         call.accuracy = _id(_ACCURACIES, "accuracy", "none" if accuracy is None else accuracy)
-        call.n_threads = n_threads
+        call.n_threads, call.part = n_threads, FR_WHOLE_STEPS
         return call
 
     def train(self, cnp.ndarray x, cnp.ndarray y, sample_weight, index, ptrdiff_t start,

@@ -131,8 +131,9 @@ double fr_network_flops(const fr_network *network); /* of one row's forward pass
 /* New hyper-parameters for the same kinds, sizes and activations. */
 fr_status fr_network_update_layers(fr_network *network, const fr_layer *layers);
 
-/* Copies one parameter array in or out. part: 0 kernel, 1 bias. slot: -1 the weights, else that slot of
- * the optimizer's state. */
+/* Copies one parameter array in or out. part: 0 kernel, 1 bias. slot: the weights, the gradients between
+ * the halves of a step (see fr_training), or that slot of the optimizer's state. */
+enum { FR_GRADIENT = -2, FR_WEIGHTS = -1 };
 fr_status fr_network_get(const fr_network *network, int slot, ptrdiff_t layer, int part, void *out);
 fr_status fr_network_set(fr_network *network, int slot, ptrdiff_t layer, int part, const void *in);
 
@@ -156,7 +157,13 @@ typedef struct {
     int64_t iteration; /* optimizer steps done before this call */
     uint64_t seed;     /* of dropout */
     int n_threads;
+    int part; /* FR_WHOLE_STEPS, or a half of one */
 } fr_training;
+
+/* One step in two calls that differ in nothing else, start to stop being one batch: the first leaves the
+ * gradients of data loss and activity penalties to be read and set, the second updates by them and adds
+ * to the ledger. The weights get the same bits as in one call. */
+enum { FR_WHOLE_STEPS, FR_TO_GRADIENTS, FR_FROM_GRADIENTS, FR_N_PARTS };
 
 /* Trains; steps_done < the batches asked for goes with FR_NOT_FINITE. */
 fr_status fr_network_train(fr_network *network, const fr_training *training, double *ledger,

@@ -1,11 +1,14 @@
 /* A network's life: plan -> forward -> loss -> backward -> update.
  *
- * A training step has two phases; each ends when all of its tasks are done.
+ * A training step has two phases, or three; each ends when all of its tasks are done.
  *
  *   rows      the batch is cut into panels of rows. A panel is gathered, goes forward through all layers
  *             and the loss, and backward down to the first trainable layer, without leaving the cache.
  *   columns   the kernels are cut into blocks. A block's dw = x'dz over the whole batch goes into a
  *             thread's scratch, and the regularized update consumes it there: gradients are not stored.
+ *   update      only where a step needs whole gradients before it changes a weight (`materialize`): the
+ *               column phase then leaves dw and dbias in an arena laid out as the weights, and the same
+ *               blocks are updated from there, to the same bits.
  *
  * Panels and blocks depend on the plan alone; threads share them out, each writes what no
  * other does, and partial sums are added in the order of panels and blocks. So the weights do not depend
@@ -18,7 +21,7 @@
  * The arenas:
  *   weights, slots   [kernel 0 | bias 0 | kernel 1 | ...] each at 64 bytes, zeros between
  *   training         per layer y, d, dbias and the transposed kernel; x, targets and weights of a
- *                    batch; tasks; one scratch a thread
+ *                    batch; tasks; one scratch a thread; the gradients where they are materialized
  *   inference        two matrices of activations a thread
  */
 #include "network.h"
@@ -65,7 +68,9 @@ typedef struct {
     ptrdiff_t n_batch; /* rows that the buffers hold; a call may use fewer */
     ptrdiff_t n_rows;  /* of a panel */
     int loss, n_threads;
+    bool materialize, has_gradients; /* the latter: of a batch whose update is still to come */
     void *x, *target, *weight;
+    void *gradient; /* as the weights, where `materialize`; what pads the panels may not be 0 */
     void *own_d; /* as the last layer's d: its activity penalty's, when the loss is fused */
     panel_sums *panels;
     task *tasks;
@@ -364,16 +369,24 @@ static void *weight_at(const fr_network *net, ptrdiff_t element)
     return fr_at(net->weights.base, element, net->size);
 }
 
+static void *gradient_at(const fr_network *net, ptrdiff_t element)
+{
+    return fr_at(net->training.gradient, element, net->size);
+}
+
 /* Copies one array between its panels and a plain (rows, n_out) one; `get` says which way. */
 static fr_status copy_array(const fr_network *net, int slot, ptrdiff_t l, int part, void *plain,
                             bool get)
 {
-    if (l < 0 || l >= net->n_layers || slot < -1 || slot >= net->n_slots || (part & ~1))
+    if (l < 0 || l >= net->n_layers || slot < FR_GRADIENT || slot >= net->n_slots || (part & ~1) ||
+        (slot == FR_GRADIENT && !net->training.gradient))
         return FR_BAD_ARGUMENT;
     const layer *a = &net->layers[l];
     ptrdiff_t offset = part == 0 ? a->kernel : a->bias, rows = part == 0 ? a->spec.n_in : 1;
     if (offset < 0) return FR_BAD_ARGUMENT;
-    char *panels = slot < 0 ? weight_at(net, offset) : slot_at(net, slot, offset);
+    char *panels = slot == FR_GRADIENT  ? gradient_at(net, offset)
+                   : slot == FR_WEIGHTS ? weight_at(net, offset)
+                                        : slot_at(net, slot, offset);
     for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
         for (ptrdiff_t i = 0; i < rows; i++) {
             void *inside = fr_at(panels, o * rows + i * a->width, net->size);
@@ -391,7 +404,7 @@ fr_status fr_network_get(const fr_network *net, int slot, ptrdiff_t l, int part,
 
 fr_status fr_network_set(fr_network *net, int slot, ptrdiff_t l, int part, const void *in)
 {
-    net->transposed_stale = true;
+    if (slot == FR_WEIGHTS) net->transposed_stale = true;
     return copy_array(net, slot, l, part, (void *)in, false); /* only read */
 }
 
@@ -630,7 +643,7 @@ typedef struct {
     bool fused;
     double *ledger;
     /* the step at hand */
-    enum { BEFORE, ROWS, COLUMNS } phase;
+    enum { BEFORE, ROWS, COLUMNS, UPDATE } phase;
     ptrdiff_t row, n_batch, n_panels, steps_done;
     bool not_finite;
     fr_update_step update;
@@ -841,7 +854,15 @@ static void update(const training_run *run, fr_regularizer regularizer, ptrdiff_
                                                     slots, sums);
 }
 
-static void update_kernel_block(const training_run *run, task *t, void *scratch)
+/* Which halves of the work on a block the phase does: gradients, and the update by them. */
+static bool takes_gradients(const training_run *run) { return run->phase == COLUMNS; }
+
+static bool updates(const training_run *run)
+{
+    return run->phase == (run->plan->materialize ? UPDATE : COLUMNS);
+}
+
+static void kernel_block(const training_run *run, task *t, void *scratch)
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[t->layer];
@@ -851,37 +872,43 @@ static void update_kernel_block(const training_run *run, task *t, void *scratch)
     for (ptrdiff_t i = t->i; i < t->i + t->n_i; i += group) {
         ptrdiff_t n_i = smaller(group, t->i + t->n_i - i);
         for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
-            for (ptrdiff_t s = 0; s < n_i; s += strip)
+            ptrdiff_t element = a->kernel + o * a->spec.n_in + i * a->width;
+            void *dw = run->plan->materialize ? gradient_at(net, element) : scratch;
+            for (ptrdiff_t s = 0; s < n_i && takes_gradients(run); s += strip)
                 product_kernel(net, a, run->n_batch, x, i + s, smaller(strip, n_i - s), dz, o,
-                               fr_at(scratch, s * a->width, net->size));
+                               fr_at(dw, s * a->width, net->size));
+            if (!updates(run)) continue;
             /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
             ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
             bool by_rows = n_o < a->width;
-            update(run, a->spec.kernel, a->kernel + o * a->spec.n_in + i * a->width,
-                   by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width, a->width, scratch,
-                   &t->kernel);
+            update(run, a->spec.kernel, element, by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width,
+                   a->width, dw, &t->kernel);
             for (ptrdiff_t s = 0; s < n_i && a->transposed; s += strip)
                 transpose_block(net, a, i + s, smaller(strip, n_i - s), o);
         }
     }
 }
 
-static void update_bias(const training_run *run, task *t, void *scratch)
+static void bias_block(const training_run *run, task *t, void *scratch)
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[t->layer];
-    memset(scratch, 0, (size_t)(t->n_o * net->size));
-    for (ptrdiff_t p = 0; p < run->n_panels; p++)
-        run->kernels->add(t->n_o, fr_at(a->dbias, p * a->n_padded + t->o, net->size), scratch);
+    void *db = run->plan->materialize ? gradient_at(net, a->bias + t->o) : scratch;
+    if (takes_gradients(run)) {
+        memset(db, 0, (size_t)(t->n_o * net->size));
+        for (ptrdiff_t p = 0; p < run->n_panels; p++)
+            run->kernels->add(t->n_o, fr_at(a->dbias, p * a->n_padded + t->o, net->size), db);
+    }
+    if (!updates(run)) return;
     ptrdiff_t n = smaller(t->n_o, a->spec.n_out - t->o);
-    update(run, a->spec.bias, a->bias + t->o, 1, n, n, scratch, &t->bias);
+    update(run, a->spec.bias, a->bias + t->o, 1, n, n, db, &t->bias);
 }
 
-static void column_block(training_run *run, task *t, void *scratch)
+static void block(training_run *run, task *t, void *scratch)
 {
     t->kernel = t->bias = (fr_sums){0, 0};
-    update_kernel_block(run, t, scratch);
-    if (t->i == 0 && run->net->layers[t->layer].bias >= 0) update_bias(run, t, scratch);
+    kernel_block(run, t, scratch);
+    if (t->i == 0 && run->net->layers[t->layer].bias >= 0) bias_block(run, t, scratch);
 }
 
 static panel_sums sum_panels(const training_run *run)
@@ -912,28 +939,43 @@ static void add_step_to_ledger(training_run *run)
     run->ledger[FR_LEDGER_ROWS] += rows;
 }
 
-/* Ends the phase before and opens the next: rows, columns, rows, ... until no row is left. */
+static ptrdiff_t begin_step(training_run *run)
+{
+    run->update = fr_update_step_of(&run->call->optimizer, run->call->iteration + run->steps_done);
+    run->n_batch = smaller(run->call->batch_size, run->call->stop - run->row);
+    run->n_panels = pieces(run->n_batch, run->plan->n_rows);
+    return run->n_panels;
+}
+
+/* Ends the phase before and opens the next: rows, columns, (update,) rows, ... until no row is left. */
 static ptrdiff_t next_training_phase(void *context)
 {
     training_run *run = context;
-    if (run->phase == ROWS) {
+    training_plan *plan = run->plan;
+    switch (run->phase) {
+    case ROWS: {
         panel_sums sums = sum_panels(run);
         run->not_finite = !isfinite(sums.loss + sums.activity);
         if (run->not_finite) return 0;
-        run->update =
-            fr_update_step_of(&run->call->optimizer, run->call->iteration + run->steps_done);
         run->phase = COLUMNS;
-        if (run->plan->n_tasks > 0) return run->plan->n_tasks;
-    }
-    if (run->phase == COLUMNS) {
+        if (plan->n_tasks > 0) return plan->n_tasks;
+    } /* fall through */
+    case COLUMNS:
+        plan->has_gradients = run->call->part == FR_TO_GRADIENTS;
+        if (plan->has_gradients) return 0;
+        run->phase = UPDATE;
+        if (plan->materialize && plan->n_tasks > 0) return plan->n_tasks;
+        /* fall through */
+    case UPDATE:
         add_step_to_ledger(run);
         run->row += run->n_batch;
         run->steps_done++;
+        /* fall through */
+    case BEFORE:
+        run->phase = ROWS;
+        return begin_step(run); /* 0 after the last row */
     }
-    run->phase = ROWS;
-    run->n_batch = smaller(run->call->batch_size, run->call->stop - run->row);
-    run->n_panels = pieces(run->n_batch, run->plan->n_rows);
-    return run->n_panels; /* 0 after the last row */
+    return 0;
 }
 
 static void training_task(void *context, int thread, ptrdiff_t i)
@@ -943,7 +985,7 @@ static void training_task(void *context, int thread, ptrdiff_t i)
     if (run->phase == ROWS)
         row_panel(run, i);
     else
-        column_block(run, &plan->tasks[i], plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
+        block(run, &plan->tasks[i], plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
 }
 
 /* ---- the training plan ---- */
@@ -1000,6 +1042,8 @@ static void take_training(fr_network *net, training_plan *plan)
         block_shape(net, a, &n_i, &n_o);
         scratch = larger(scratch, larger(n_o, update_rows(net, a, n_i) * a->width));
     }
+    if (plan->materialize)
+        plan->gradient = fr_arena_take(arena, net->n_weights, net->size);
     plan->scratch_size = round_up(scratch * net->size + 1, FR_ALIGNMENT);
     plan->scratch = fr_arena_take(arena, plan->n_threads, plan->scratch_size);
 }
@@ -1010,6 +1054,9 @@ static double step_flops(const fr_network *net, ptrdiff_t n_batch)
     return 3 * net->flops * (double)n_batch;
 }
 
+/* Whether a step needs whole gradients before it changes a weight. */
+static bool materializes(const fr_training *call) { return call->part != FR_WHOLE_STEPS; }
+
 /* The plan for this call; buffers that are large enough stay. */
 static fr_status plan_training(fr_network *net, const fr_training *call, int n_threads)
 {
@@ -1017,10 +1064,12 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
     ptrdiff_t n_batch = smaller(call->batch_size, call->data.n_rows);
     if (n_batch > INT_MAX / 2) return FR_TOO_LARGE;
     /* The tasks tell which layers are frozen, which may change between calls. */
+    bool materialize = materializes(call);
     if (!plan->arena.base || plan->n_batch < n_batch || plan->n_threads < n_threads ||
-        plan->n_tasks != plan_tasks(net, NULL)) {
+        plan->n_tasks != plan_tasks(net, NULL) || (materialize && !plan->gradient)) {
         fr_arena_free(&plan->arena);
-        *plan = (training_plan){.n_batch = n_batch, .n_threads = n_threads};
+        *plan = (training_plan){
+            .n_batch = n_batch, .n_threads = n_threads, .materialize = materialize};
         take_training(net, plan);
         if (plan->arena.overflow) return FR_TOO_LARGE;
         if (!fr_arena_allocate(&plan->arena)) return FR_NO_MEMORY;
@@ -1029,6 +1078,7 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
     }
     plan->n_rows = panel_rows(net, n_batch, step_flops(net, n_batch));
     plan->loss = call->loss;
+    plan->materialize = materialize;
     plan_tasks(net, plan->tasks);
     if (net->transposed_stale) transpose_all(net);
     return FR_OK;
@@ -1050,7 +1100,8 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     *steps_done = 0;
     const fr_optimizer *optimizer = &call->optimizer;
     if (!call_valid(call) || call->batch_size < 1 || call->iteration < 0 ||
-        !fr_optimizer_valid(optimizer))
+        !fr_optimizer_valid(optimizer) || call->part < 0 || call->part >= FR_N_PARTS ||
+        (call->part != FR_WHOLE_STEPS && call->stop - call->start > call->batch_size))
         return FR_BAD_ARGUMENT;
     if (!fr_blas_ready()) return FR_NO_BLAS;
     if (call->start == call->stop) return FR_OK;
@@ -1059,7 +1110,9 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     n_threads = fr_threads_for(
         step_flops(net, smaller(call->batch_size, call->data.n_rows)), n_threads);
     fr_status status = plan_training(net, call, n_threads);
-    bool new_slots = net->n_slots != fr_slots_of(optimizer);
+    if (status == FR_OK && call->part == FR_FROM_GRADIENTS && !net->training.has_gradients)
+        return FR_BAD_ARGUMENT;
+    bool new_slots = call->part != FR_TO_GRADIENTS && net->n_slots != fr_slots_of(optimizer);
     if (status == FR_OK && new_slots) status = fr_network_set_slots(net, fr_slots_of(optimizer));
     if (status != FR_OK) return status;
 
@@ -1072,6 +1125,11 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
         .ledger = ledger,
         .row = call->start,
     };
+    if (call->part == FR_FROM_GRADIENTS) {
+        run.phase = COLUMNS;
+        begin_step(&run);
+    }
+    net->training.has_gradients = call->part == FR_FROM_GRADIENTS;
     fr_parallel(n_threads, next_training_phase, training_task, &run);
     *steps_done = run.steps_done;
     if (run.not_finite && new_slots && run.steps_done == 0) fr_network_set_slots(net, 0);

@@ -591,6 +591,134 @@ static void check_updated_layers(fr_dtype dtype)
     destroy_pair(p);
 }
 
+/* ---- a step in two halves: gradients in memory, then the update ---- */
+
+static fr_status half(pair p, fr_training call, int part, double *ledger, ptrdiff_t *steps)
+{
+    call.part = part;
+    return fr_network_train(p.network, &call, ledger, steps);
+}
+
+static void same_bits(pair p, pair q, const char *what)
+{
+    CHECK(fr_network_slots(p.network) == fr_network_slots(q.network), "%s: slots", what);
+    for (int l = 0; l < p.model->n_layers; l++)
+        for (int part = 0; part < 2; part++)
+            for (int slot = -1; slot < fr_network_slots(p.network); slot++) {
+                double a[MOST_KERNEL], b[MOST_KERNEL];
+                ptrdiff_t n = size_of_part(&p.model->specs[l], part);
+                if (n == 0) continue;
+                CHECK(fr_network_get(p.network, slot, l, part, a) == FR_OK, "get");
+                CHECK(fr_network_get(q.network, slot, l, part, b) == FR_OK, "get");
+                CHECK(memcmp(a, b, (size_t)(n * size_of(p.model->dtype))) == 0,
+                      "%s: layer %d part %d slot %d differs", what, l, part, slot);
+            }
+}
+
+/* What stands between the halves are the model's gradients. */
+static void check_gradients(pair p, const char *what)
+{
+    double worst = 0;
+    for (int l = 0; l < p.model->n_layers; l++)
+        for (int part = 0; part < 2 && p.model->specs[l].trainable; part++) {
+            double got[MOST_KERNEL];
+            ptrdiff_t n = size_of_part(&p.model->specs[l], part);
+            if (n == 0) continue;
+            CHECK(fr_network_get(p.network, FR_GRADIENT, l, part, got) == FR_OK, "get");
+            for (ptrdiff_t i = 0; i < n; i++) {
+                wide want = p.model->layers[l].part[part].gradient[i];
+                double gap = (double)fabsl(get(p.model->dtype, got, i) - want);
+                gap /= fmax(1, (double)fabsl(want));
+                worst = gap <= worst ? worst : gap;
+            }
+        }
+    CHECK(worst <= tolerance(p.model->dtype), "%s: gradients off by %g", what, worst);
+}
+
+static void halves_case(fr_dtype dtype, const fr_optimizer *o, int i)
+{
+    test_case("halves, optimizer %d %s %s %s", i, name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[4];
+    make_layers(layers, FR_ACTIVATION_tanh, FR_ACTIVATION_sigmoid);
+    layers[3].trainable = i % 3 != 0;
+    fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 120, 5, 4);
+    call.optimizer = *o;
+    call.n_threads = 1 + i % 3;
+    call.batch_size = 50; /* the last one of 20 rows */
+    pair whole = create_pair(dtype, layers, 4), halves = create_pair(dtype, layers, 4);
+    for (int l = 0; l < 4; l++)
+        for (int part = 0; part < 2; part++) {
+            double w[MOST_KERNEL];
+            if (!size_of_part(&layers[l], part)) continue;
+            CHECK(fr_network_get(whole.network, -1, l, part, w) == FR_OK, "get");
+            CHECK(fr_network_set(halves.network, -1, l, part, w) == FR_OK, "set");
+        }
+    memcpy(halves.model->layers, whole.model->layers, sizeof whole.model->layers);
+    double ledger[2][FR_LEDGER_SIZE] = {{0}};
+    wide want[FR_LEDGER_SIZE] = {0};
+    ptrdiff_t steps;
+    for (int epoch = 0; epoch < 2; epoch++) {
+        CHECK(fr_network_train(whole.network, &call, ledger[0], &steps) == FR_OK, "whole");
+        fr_training one = call;
+        for (int b = 0; b < 3; b++, one.iteration++) {
+            one.start = 50 * b, one.stop = b < 2 ? 50 * (b + 1) : 120;
+            double before[FR_LEDGER_SIZE];
+            memcpy(before, ledger[1], sizeof before);
+            CHECK(half(halves, one, FR_TO_GRADIENTS, ledger[1], &steps) == FR_OK && steps == 0,
+                  "first half");
+            CHECK(memcmp(before, ledger[1], sizeof before) == 0, "the ledger moved");
+            CHECK(difference(halves) <= tolerance(dtype), "the first half moved a weight");
+            model_run(halves.model, &one, true, want); /* keeps the gradients */
+            check_gradients(halves, "between");
+            CHECK(half(halves, one, FR_FROM_GRADIENTS, ledger[1], &steps) == FR_OK && steps == 1,
+                  "second half");
+        }
+        same_bits(whole, halves, epoch ? "second epoch" : "first epoch");
+        CHECK(memcmp(ledger[0], ledger[1], sizeof ledger[0]) == 0, "ledgers differ");
+        call.iteration += 3;
+    }
+    CHECK(ledger_difference(ledger[1], want) <= tolerance(dtype), "ledger");
+
+    /* A second half follows its first one only. */
+    call.stop = 50;
+    CHECK(half(halves, call, FR_FROM_GRADIENTS, ledger[1], &steps) == FR_BAD_ARGUMENT, "no first");
+    CHECK(half(halves, call, FR_TO_GRADIENTS, ledger[1], &steps) == FR_OK, "first half");
+    CHECK(fr_network_train(halves.network, &call, ledger[1], &steps) == FR_OK, "whole");
+    CHECK(half(halves, call, FR_FROM_GRADIENTS, ledger[1], &steps) == FR_BAD_ARGUMENT, "stale");
+    call.stop = 51;
+    CHECK(half(halves, call, FR_TO_GRADIENTS, ledger[1], &steps) == FR_BAD_ARGUMENT, "two batches");
+    destroy_pair(whole);
+    destroy_pair(halves);
+}
+
+static void check_halves(fr_dtype dtype)
+{
+    for (int i = 0; i < N_OPTIMIZERS; i++) halves_case(dtype, &optimizers[i], i);
+    for (int i = 0; i < N_SPARSE_OPTIMIZERS; i++)
+        halves_case(dtype, &sparse_optimizers[i], N_OPTIMIZERS + i);
+}
+
+/* A half step sets gradients that were changed in between; blocks of several panels. */
+static void check_set_gradients(fr_dtype dtype)
+{
+    test_case("set gradients %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layer = {.kind = FR_LAYER_dense, .n_in = 100, .n_out = 70, .trainable = 1};
+    fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 10, 100, 70);
+    call.optimizer.learning_rate = 1;
+    pair p = create_pair(dtype, &layer, 1);
+    double ledger[FR_LEDGER_SIZE] = {0}, g[MOST_KERNEL];
+    ptrdiff_t steps;
+    fill(dtype, g, 100 * 70, -1, 1);
+    CHECK(fr_network_set(p.network, FR_GRADIENT, 0, KERNEL, g) == FR_BAD_ARGUMENT, "none yet");
+    CHECK(half(p, call, FR_TO_GRADIENTS, ledger, &steps) == FR_OK, "first half");
+    CHECK(fr_network_set(p.network, FR_GRADIENT, 0, KERNEL, g) == FR_OK, "set");
+    CHECK(half(p, call, FR_FROM_GRADIENTS, ledger, &steps) == FR_OK, "second half");
+    for (ptrdiff_t i = 0; i < 100 * 70; i++)
+        p.model->layers[0].part[KERNEL].value[i] -= get(dtype, g, i);
+    CHECK(difference(p) <= tolerance(dtype), "off by %g", difference(p));
+    destroy_pair(p);
+}
+
 /* Nothing but dropout; dropout first and last. */
 static void check_dropout_layers(fr_dtype dtype)
 {
@@ -858,7 +986,8 @@ static void check_stop(fr_dtype dtype)
     for (int i = 0; i < 2 * N_OPTIMIZERS; i++) {
         test_case("not finite %d %s %s %s", i, name_of(dtype), fr_isa(), fr_gemm());
         fr_layer layers[4];
-        make_layers(layers, FR_ACTIVATION_relu, FR_ACTIVATION_linear);
+        /* not relu, which makes 0 of -inf */
+        make_layers(layers, FR_ACTIVATION_linear, FR_ACTIVATION_linear);
         fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 40, 5, 4);
         call.data.index = NULL;
         call.batch_size = 10;
@@ -1059,6 +1188,8 @@ static void check_call_arguments(void)
         FIELD(optimizer.kind, -1, false),
         FIELD(optimizer.kind, FR_N_OPTIMIZERS, false),
         FIELD(iteration, -1, false),
+        FIELD(part, -1, false),
+        FIELD(part, FR_N_PARTS, false),
         FIELD(data.x, 0, true),
         FIELD(data.y, 0, true),
 #undef FIELD
@@ -1331,6 +1462,8 @@ void test_network(void)
     test_each_network(check_no_epsilon);
     test_each_network(check_keep);
     test_each_network(check_sparse_optimizers);
+    test_each_network(check_halves);
+    test_each_network(check_set_gradients);
     printf("  largest difference to the model: float32 %.2g, float64 %.2g\n",
            largest_gap[FR_FLOAT32], largest_gap[FR_FLOAT64]);
     test_each_network(check_stop);
