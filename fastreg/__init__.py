@@ -51,6 +51,7 @@ from fastreg.errors import check_choice
 from fastreg.layers import Dense, Dropout, Input
 from fastreg.models import Sequential, load_model
 from fastreg.optimizers import SGD, Adam, AdamW
+from fastreg.paths import RegularizationPath, regularization_path
 from fastreg.regularizers import L1, L1L2, L2
 from fastreg.sparsity import Compact, compact, sparsity_report
 
@@ -84,7 +85,9 @@ __all__ = [
     "optimizers",
     "regularizers",
     # what zeros are worth
+    "RegularizationPath",
     "compact",
+    "regularization_path",
     "sparsity",
     "sparsity_report",
     # the kernels as functions, and their twin in NumPy

@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastreg import functional, inputs, reference
+from fastreg import functional, inputs
 from fastreg.callbacks import Callback, Logs
 from fastreg.errors import check_int
-from fastreg.layers import Dense
+from fastreg.layers import Dense, Layer
 from fastreg.models import Sequential
+from fastreg.objective import ROWS_AT_ONCE, Objective
 
 Array = NDArray[Any]
 State = tuple[dict[str, Any], dict[str, Array]]  # of a model: configuration, arrays by name
-
-ROWS_AT_ONCE = 4096  # of a gradient: bounds the memory it takes
 
 
 # ------------------------------------------------ compact
@@ -59,7 +58,7 @@ def compact(model: Sequential) -> Sequential:
     --------
     See `fastreg.sparsity`.
     """
-    _check_built("compact", model)
+    check_built("compact", model)
     small = Sequential(name=model.name, backend=model.backend)
     small.become(_compacted(*model.state()))
     return small
@@ -96,11 +95,66 @@ class Compact(Callback):
             self.model.become(small)
 
 
+def _kernel_l1(layer: Layer) -> float:
+    """0 where it is not trained."""
+    regularizer = getattr(layer, "kernel_regularizer", None)
+    return regularizer.l1 if layer.trainable and regularizer is not None else 0.0
+
+
+class Strength:
+    """The L1 of a model's kernels as one number: the largest l1. Set, all keep their ratios to it.
+
+    L2 and the regularizers of biases and activities stay as they are.
+
+    Examples
+    --------
+    >>> import fastreg as fr
+    >>> layers = [fr.Dense(2, kernel_regularizer=fr.L1L2(0.1, 0.5)), fr.Dense(1)]
+    >>> model = fr.Sequential([fr.Input((3,)), *layers])
+    >>> Strength("doctest", model).set(model, 0.3)
+    >>> model.layers[0].kernel_regularizer
+    L1L2(l1=0.3, l2=0.5)
+    """
+
+    def __init__(self, who: str, model: Sequential) -> None:
+        found = {layer.name: _kernel_l1(layer) for layer in model.layers}
+        self.largest = max(found.values())
+        if not self.largest:
+            raise ValueError(
+                f"{who}: model {model.name!r} has no trainable layer with L1 on its kernel; one is "
+                "needed, e.g. Dense(..., kernel_regularizer=L1(1e-4))"
+            )
+        # By name: a compact model's layers are others.
+        self.shares = {name: l1 / self.largest for name, l1 in found.items() if l1 > 0}
+
+    def layers(self, model: Sequential) -> list[Dense]:
+        """Those that are meant, of `model` or of one made from it."""
+        dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+        return [layer for layer in dense if layer.name in self.shares]
+
+    def set(self, model: Sequential, strength: float) -> None:
+        """Make it `strength`."""
+        for layer in self.layers(model):
+            old = layer.kernel_regularizer
+            assert old is not None
+            l1 = strength * self.shares[layer.name]
+            layer.kernel_regularizer = type(old).from_config({**old.get_config(), "l1": l1})
+
+    def nonzeros(self, model: Sequential) -> int:
+        """How many weights of their kernels are not 0."""
+        return sum(int(np.count_nonzero(layer.kernel)) for layer in self.layers(model))
+
+    def size(self, model: Sequential) -> int:
+        """How many weights their kernels have."""
+        return sum(layer.kernel.size for layer in self.layers(model))
+
+
 def _sizes(state: State) -> list[tuple[int, ...]]:
     return [array.shape for array in state[1].values()]
 
 
-def _check_built(argument: str, model: Sequential) -> None:
+def check_built(argument: str, model: Sequential) -> None:
+    """Raise unless `model` is a Sequential with weights."""
     if not isinstance(model, Sequential):
         raise TypeError(f"{argument}: got {model!r}; a Sequential is needed")
     if not model.built:
@@ -247,7 +301,7 @@ def sparsity_report(
     >>> report["layers"][0]["zeros"], report["layers"][0]["dead_inputs"]
     (3, 1)
     """
-    _check_built("sparsity_report", model)
+    check_built("sparsity_report", model)
     if y is not None and x is None:
         raise ValueError("x: got None; the rows of y are needed")
     dense = [layer for layer in model.layers if isinstance(layer, Dense)]
@@ -261,10 +315,8 @@ def sparsity_report(
         for layer, silent in zip(layers, _silent_units(model, x), strict=True):
             layer["silent_units"] = silent
     if x is not None and y is not None:
-        logs = model.evaluate(x, y, verbose=0, return_dict=True)
-        assert isinstance(logs, dict)
-        report["objective"] = logs["loss"]
-        for layer, residual in zip(layers, _kkt_residuals(model, x, y), strict=True):
+        report["objective"], residuals = _kkt_residuals(model, model.objective(x, y))
+        for layer, residual in zip(layers, residuals, strict=True):
             layer["kkt_residual"] = residual
         report["kkt_residual"] = max(layer["kkt_residual"] for layer in layers)
     return report
@@ -338,50 +390,12 @@ def _silent_units(model: Sequential, x: ArrayLike) -> list[int]:
     return [int((~spoke).sum()) for spoke in speaks]
 
 
-def _gradients(model: Sequential, x: ArrayLike, y: ArrayLike) -> list[Array]:
-    """Of the loss and the activity penalties by all weights, over all rows, in float64.
-
-    A step of gradient descent with rate 1 moves a weight by its gradient.
-    """
-    loss = model.loss
-    if loss is None:
-        raise ValueError("sparsity_report: call compile() with a loss first; y needs one")
+def _kkt_residuals(model: Sequential, objective: Objective) -> tuple[float, list[float]]:
+    """The objective, and of each layer the largest element of the subgradient nearest to 0."""
+    here = objective.at(objective.start)
+    slopes = np.abs(objective.subgradient(here.w, here.gradient))
     dense = [layer for layer in model.layers if isinstance(layer, Dense)]
-    plain = dict.fromkeys(("kernel_l1", "kernel_l2", "bias_l1", "bias_l2"), 0.0)
-    described = [{**layer.describe(), **plain, "trainable": True} for layer in dense]
-    rows = _rows(model, x, "float64")
-    targets = inputs.check_targets("y", y, len(rows), dense[-1].units, loss, "float64")
-    descent = {"kind": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
-    weights = [w.astype(np.float64) for layer in dense for w in layer.get_weights()]
-    gradients = [np.zeros_like(w) for w in weights]
-    network = reference.Network(described, "float64")
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        last = min(first + ROWS_AT_ONCE, len(rows))
-        n = last - first
-        network.set_weights(weights)
-        network.train(
-            *(rows, targets, None, None, first, last, n, loss, descent, 0, 0, None, np.zeros(6), 1)
-        )
-        for gradient, w, moved in zip(gradients, weights, network.get_weights(), strict=True):
-            gradient += (w - moved) * (n / len(rows))
-    return gradients
-
-
-def _kkt_residuals(model: Sequential, x: ArrayLike, y: ArrayLike) -> list[float]:
-    """Of each dense layer: |subgradient of the objective nearest to 0|, largest over its arrays."""
-    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
-    gradients = iter(_gradients(model, x, y))
-    found = []
-    for layer in dense:
-        worst = 0.0
-        for name, w in zip(layer.weight_names, layer.get_weights(), strict=True):
-            g = next(gradients)
-            regularizer = getattr(layer, f"{name}_regularizer")
-            l1 = 0.0 if regularizer is None else regularizer.l1
-            l2 = 0.0 if regularizer is None else regularizer.l2
-            w = w.astype(np.float64)
-            g = g + 2 * l2 * w
-            free = np.maximum(np.abs(g) - l1, 0)  # at 0 the penalty's slope may be -l1 to l1
-            worst = max(worst, float(np.where(w == 0, free, np.abs(g + l1 * np.sign(w))).max()))
-        found.append(worst if layer.trainable else 0.0)
-    return found
+    worst = {layer.name: 0.0 for layer in dense}  # of one that is not trainable
+    for piece, (layer, _) in zip(objective.pieces, objective.owners, strict=True):
+        worst[layer.name] = max(worst[layer.name], float(slopes[piece].max()))
+    return here.value, [worst[layer.name] for layer in dense]

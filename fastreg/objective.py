@@ -1,0 +1,335 @@
+"""What training minimizes, as a function of all trainable weights, and the way down to its minimum.
+
+F(w) = f(w) + h(w). f is the loss over all rows with the L2 and activity penalties; the network
+computes it and its gradient. h is the L1 of kernels and biases, which has a kink at 0.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastreg.layers import Dense
+from fastreg.training import Data, Network
+
+Array = NDArray[Any]
+MakeNetwork = Callable[[list[dict[str, Any]], str], Network]
+
+ROWS_AT_ONCE = 4096  # of a gradient: bounds the memory it takes
+
+# A step of gradient descent with rate 1 moves a weight by its gradient.
+_DESCENT = {"kind": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+_ROUNDING = 16 * np.finfo(np.float64).eps  # relative; a sum over the rows is no better known
+
+
+class Objective:
+    """The loss of a model with all penalties, over all rows, without dropout, in float64.
+
+    `Sequential.objective` makes one. The weights are one vector w (n,): the kernels and biases of
+    the trainable layers, in the order of `get_weights`, row by row.
+
+    Attributes
+    ----------
+    evaluations : int
+        Gradients computed so far.
+
+    Examples
+    --------
+    >>> import fastreg as fr
+    >>> dense = fr.Dense(1, use_bias=False, kernel_regularizer=fr.L1(1.0))
+    >>> model = fr.Sequential([fr.Input((1,)), dense])
+    >>> model.compile("sgd", "mse")
+    >>> objective = model.objective([[1.0], [2.0]], [2.0, 4.0])  # 2.5 (w - 2)^2 + |w|
+    >>> w = np.array([1.0])
+    >>> value, gradient = objective.smooth(w)
+    >>> value, gradient, objective.penalty(w), objective.residual(w, gradient)
+    (2.5, array([-5.]), 1.0, 4.0)
+    """
+
+    def __init__(
+        self,
+        make: MakeNetwork,
+        layers: Sequence[Dense],
+        data: Data,
+        loss: str,
+        n_threads: int,
+    ) -> None:
+        y = data.y if data.y.dtype.kind == "i" else data.y.astype(np.float64)
+        weight = data.sample_weight
+        weight = None if weight is None else weight.astype(np.float64)
+        self._data = Data(data.x.astype(np.float64), y, weight)
+        self._loss, self._n_threads = loss, n_threads
+        without_l1 = {"kernel_l1": 0.0, "bias_l1": 0.0}
+        self._network = make([{**layer.describe(), **without_l1} for layer in layers], "float64")
+        arrays = [w.astype(np.float64) for layer in layers for w in layer.get_weights()]
+        owners = [(layer, name) for layer in layers for name in layer.weight_names]
+        self._fixed = arrays
+        self._free = [layer.trainable for layer, _ in owners]
+        self.owners = [
+            owner for owner, free in zip(owners, self._free, strict=True) if free
+        ]  # of the pieces of w: (layer, "kernel" or "bias")
+        self.start = self.flat(arrays)
+        ends = np.cumsum([a.size for a, free in zip(arrays, self._free, strict=True) if free])
+        self.pieces = [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        self.l1 = np.zeros_like(self.start)
+        for piece, (layer, name) in zip(self.pieces, self.owners, strict=True):
+            regularizer = getattr(layer, f"{name}_regularizer")
+            self.l1[piece] = 0.0 if regularizer is None else regularizer.l1
+        self.evaluations = 0
+
+    def flat(self, weights: Sequence[Array]) -> Array:
+        """w, from a list like that of `get_weights`."""
+        free = [w.ravel() for w, free in zip(weights, self._free, strict=True) if free]
+        return np.concatenate([*free, np.empty(0)])
+
+    def weights(self, w: Array) -> list[Array]:
+        """A list like that of `get_weights`, from w; what is not trainable is as it was."""
+        pieces = iter(self.pieces)
+        return [
+            w[next(pieces)].reshape(fixed.shape) if free else fixed
+            for fixed, free in zip(self._fixed, self._free, strict=True)
+        ]
+
+    def smooth(self, w: Array) -> tuple[float, Array]:
+        """f(w) and its gradient; (inf, zeros) where it is not finite."""
+        self.evaluations += 1
+        n = len(self._data.x)
+        weights = self.weights(w)
+        gradient, ledger = np.zeros_like(w), np.zeros(6)
+        for first in range(0, n, ROWS_AT_ONCE):
+            last = min(first + ROWS_AT_ONCE, n)
+            self._network.set_weights(weights)
+            steps = self._network.train(
+                *(*self._data, None, first, last, last - first, self._loss, _DESCENT),
+                *(0, 0, None, ledger, self._n_threads),
+            )
+            if not steps:
+                return np.inf, np.zeros_like(w)
+            gradient += (w - self.flat(self._network.get_weights())) * ((last - first) / n)
+        return float(ledger[:4].sum() / n), gradient
+
+    def penalty(self, w: Array) -> float:
+        """h(w)."""
+        return float(self.l1 @ np.abs(w))
+
+    def prox(self, w: Array, step: float) -> Array:
+        """The v that minimizes |v - w|^2 / 2 + step h(v): w, moved toward 0 by step l1."""
+        shrunk: Array = np.maximum(np.abs(w) - step * self.l1, 0.0)
+        return np.copysign(shrunk, w) + 0.0  # no -0
+
+    def subgradient(self, w: Array, gradient: Array) -> Array:
+        """Of F at w the one nearest to 0, from the gradient of f: 0 at a minimum.
+
+        At w = 0 the slope of the penalty may be anything from -l1 to l1.
+        """
+        at_zero = np.copysign(np.maximum(np.abs(gradient) - self.l1, 0.0), gradient)
+        nearest: Array = np.where(w == 0, at_zero, gradient + self.l1 * np.sign(w))
+        return nearest
+
+    def residual(self, w: Array, gradient: Array) -> float:
+        """The KKT residual: the largest element of `subgradient`."""
+        return float(np.abs(self.subgradient(w, gradient)).max(initial=0.0))
+
+    def at(self, w: Array) -> Point:
+        """All that is known of F at w."""
+        value, gradient = self.smooth(w)
+        return Point(w, value + self.penalty(w), gradient, self.residual(w, gradient))
+
+
+class Point(NamedTuple):
+    """A place on the way down: w, F(w), the gradient of f there, and the KKT residual."""
+
+    w: Array
+    value: float
+    gradient: Array
+    residual: float
+
+
+@dataclass(frozen=True)
+class Polished:
+    """What `polish` came to.
+
+    Attributes
+    ----------
+    objective : float
+        The loss with all penalties, over all rows.
+    kkt_residual : float
+        The largest element of the objective's subgradient nearest to 0.
+    iterations : int
+        Full-batch gradients it took.
+    converged : bool
+        Whether the residual was brought to the tolerance; for a float32 model before its weights
+        were rounded.
+    """
+
+    objective: float
+    kkt_residual: float
+    iterations: int
+    converged: bool
+
+
+# ------------------------------------------------ the way down
+
+
+def polish(
+    objective: Objective,
+    keep: Callable[[list[Array]], None],
+    dtype: str,
+    tol: float,
+    max_iter: int,
+    line: Any = None,
+) -> Polished:
+    """`Sequential.polish`: descend, and hand the weights that it came to, as `dtype`, to `keep`.
+
+    Raises
+    ------
+    FloatingPointError
+        If F is not finite to begin with.
+    """
+    first: Point | None = None
+    try:
+        for here in descend(objective, tol):
+            if first is None:
+                first = best = here
+            if here.value <= best.value or here.residual <= tol:
+                best = here
+            if line is not None:
+                line.set_postfix_str(f"residual: {here.residual:.1e}", refresh=False)
+                line.update(objective.evaluations - line.n)
+            if here.residual <= tol or objective.evaluations >= max_iter:
+                break
+    finally:  # Ctrl-C, too
+        if first is not None:
+            converged = best.residual <= tol
+            rounded = best.w.astype(dtype).astype(np.float64)
+            if not np.array_equal(rounded, best.w):
+                best = objective.at(rounded)
+            if best.value < first.value:
+                keep(objective.weights(best.w))
+            else:
+                best = first
+    assert first is not None
+    if not np.isfinite(first.value):
+        raise FloatingPointError("polish: the loss is not finite to begin with")
+    return Polished(best.value, best.residual, objective.evaluations, converged)
+
+
+def descend(objective: Objective, tol: float) -> Iterator[Point]:
+    """Points on the way to a minimum, from the weights the model has; ends where no step helps.
+
+    Shrinkage and subspace optimization by turns (Wen, Yin, Goldfarb and Zhang 2010). A proximal
+    gradient step, as long as Barzilai and Borwein say and accepted if F is below that of one of
+    the last points (SpaRSA: Wright, Nowak and Figueiredo 2009), says which weights are 0. When it
+    leaves all signs as they are, F is smooth around there, and L-BFGS goes on among the others.
+    """
+    here = objective.at(objective.start)
+    yield here
+    step = 1.0 / max(1.0, float(np.linalg.norm(here.gradient)))
+    recent = deque([here.value], maxlen=5)
+    while np.isfinite(here.value):
+        found = _proximal_step(objective, here, step, max(recent))
+        if found is None:
+            return
+        there, step = found
+        yield there
+        same_signs = np.array_equal(np.sign(here.w), np.sign(there.w))
+        step = _barzilai_borwein(here, there, step)
+        here = there
+        if same_signs and here.residual > tol:
+            for there in _among_nonzeros(objective, here, tol):
+                yield there
+            here = there
+        recent.append(here.value)
+
+
+def _proximal_step(
+    objective: Objective, here: Point, step: float, ceiling: float
+) -> tuple[Point, float] | None:
+    """The next point and the step that led there, halved until F is enough below `ceiling`."""
+    slack = _ROUNDING * abs(here.value)
+    while step > 1e-14:
+        w = objective.prox(here.w - step * here.gradient, step)
+        moved = w - here.w
+        if not moved.any():
+            return None
+        there = objective.at(w)
+        if there.value <= ceiling + slack - 0.005 / step * float(moved @ moved):
+            return there, step
+        step /= 2
+    return None
+
+
+def _barzilai_borwein(here: Point, there: Point, step: float) -> float:
+    """1 / curvature along the last step (Barzilai and Borwein 1988)."""
+    s, y = there.w - here.w, there.gradient - here.gradient
+    curvature = float(s @ y)
+    return float(np.clip(s @ s / curvature, 1e-10, 1e10)) if curvature > 0 else 2 * step
+
+
+def _among_nonzeros(objective: Objective, here: Point, tol: float) -> Iterator[Point]:
+    """L-BFGS (Nocedal 1980) on the weights that are not 0.
+
+    One that would change its sign is left at 0 from then on, as in OWL-QN (Andrew and Gao 2007).
+    """
+    free = (here.w != 0) | (objective.l1 == 0)
+    slope = np.where(free, objective.subgradient(here.w, here.gradient), 0.0)
+    enough = max(0.1 * tol, 0.01 * float(np.abs(slope).max(initial=0.0)))
+    pairs: deque[tuple[Array, Array]] = deque(maxlen=20)
+    for _ in range(100):
+        direction = _lbfgs_direction(slope, pairs)
+        if float(slope @ direction) >= 0:
+            return
+        largest, slack = float(np.abs(slope).max()), _ROUNDING * abs(here.value)
+        length = 1.0 if pairs else min(1.0, 1.0 / float(np.linalg.norm(slope)))
+        for _ in range(30):
+            w = here.w + length * direction
+            crossed = free & (objective.l1 > 0) & (w * here.w <= 0)
+            w[crossed] = 0.0
+            there = objective.at(w)
+            found = np.where(free, objective.subgradient(there.w, there.gradient), 0.0)
+            below = there.value <= here.value + 1e-4 * float(slope @ (w - here.w))
+            # Where rounding hides what F has left to lose, a smaller slope tells (as Hager and
+            # Zhang 2005).
+            level = there.value <= here.value + slack and float(np.abs(found).max()) < largest
+            if below or level:
+                break
+            length /= 2
+        else:
+            return
+        yield there
+        if float(np.abs(found).max()) <= enough:
+            return
+        s, y = there.w - here.w, found - slope
+        pairs.append((s, y))
+        if crossed.any():
+            free &= ~crossed
+            found = np.where(free, found, 0.0)
+            masked = [(s * free, y * free) for s, y in pairs]
+            pairs.clear()
+            pairs.extend(masked)
+        kept = [(s, y) for s, y in pairs if s @ y > 1e-12 * np.linalg.norm(s) * np.linalg.norm(y)]
+        if len(kept) < len(pairs):
+            pairs.clear()
+            pairs.extend(kept)
+        here, slope = there, found
+
+
+def _lbfgs_direction(slope: Array, pairs: Sequence[tuple[Array, Array]]) -> Array:
+    """-H slope with H from the last (s, y), by the two loops of Nocedal (1980)."""
+    q = -slope
+    kept = []
+    for s, y in reversed(pairs):
+        a = float(s @ q) / float(s @ y)
+        q = q - a * y
+        kept.append(a)
+    if pairs:
+        s, y = pairs[-1]
+        q = q * (float(s @ y) / float(y @ y))
+    for (s, y), a in zip(pairs, reversed(kept), strict=True):
+        q = q + s * (a - float(y @ q) / float(s @ y))
+    return q
