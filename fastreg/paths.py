@@ -429,6 +429,8 @@ class _Fitter:
                 found.append(fit)
                 if fit.nonzeros == 0:
                     break
+                if fit.strength > 1e30:
+                    raise ValueError("lambda_max: nothing empties the kernels; give strengths")
             if len(found) >= n:
                 return found[: -n - 1 : -1]
             low *= ratio ** (n - len(found))  # it ended sooner than the search had it
