@@ -45,13 +45,22 @@ from fastreg import (
     sparsity,
 )
 from fastreg._version import __version__
-from fastreg.callbacks import Callback, EarlyStopping, History
+from fastreg.callbacks import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    History,
+    LambdaCallback,
+    ModelCheckpoint,
+    TerminateOnNaN,
+)
 from fastreg.config import get_num_threads, set_num_threads, set_random_seed
 from fastreg.errors import check_choice
 from fastreg.layers import Dense, Dropout, Input
-from fastreg.models import Sequential, load_model
+from fastreg.models import Sequential, from_keras, from_torch, load_model
 from fastreg.optimizers import SGD, Adam, AdamW
 from fastreg.paths import RegularizationPath, regularization_path
+from fastreg.plotting import ProgressPlot
 from fastreg.regularizers import L1, L1L2, L2
 from fastreg.sparsity import Compact, compact, sparsity_report
 
@@ -59,6 +68,8 @@ __all__ = [
     # models and layers
     "Sequential",
     "load_model",
+    "from_keras",
+    "from_torch",
     "Input",
     "Dense",
     "Dropout",
@@ -71,8 +82,13 @@ __all__ = [
     "AdamW",
     "Callback",
     "Compact",
+    "CSVLogger",
     "EarlyStopping",
     "History",
+    "LambdaCallback",
+    "ModelCheckpoint",
+    "ProgressPlot",
+    "TerminateOnNaN",
     # modules with Keras' names
     "activations",
     "callbacks",

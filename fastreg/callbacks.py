@@ -6,12 +6,17 @@ True
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from fastreg.errors import check_choice, check_int, check_real, unknown_name
+from fastreg.serialization import check_bool
 
 Logs = Mapping[str, float]
 T = TypeVar("T")
@@ -32,12 +37,29 @@ class Callback:
     ----------
     model : the model being fitted, None before.
     params : dict
-        "epochs", "steps" (batches an epoch), "verbose", and "metrics" (every key `logs` will have).
+        "epochs", "initial_epoch", "steps" (batches an epoch), "verbose", "metrics" (every key that
+        `logs` will have), and "resumed" (whether the fit goes on from a checkpoint).
+    remembers : tuple of str
+        Of the class: the attributes that a checkpoint keeps, so that a resumed fit goes on with
+        them. Numbers, strings, arrays, and lists and dicts of them.
     """
+
+    remembers: ClassVar[tuple[str, ...]] = ()
+    goes_last: ClassVar[bool] = False  # called after the others, whose state it writes down
 
     def __init__(self) -> None:
         self.model: Any = None
         self.params: dict[str, Any] = {}
+
+    def get_state(self) -> dict[str, Any]:
+        """The attributes that `remembers` names."""
+        return {name: getattr(self, name) for name in self.remembers}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with what `get_state` gave; called after `on_train_begin` of a resumed fit."""
+        for name in self.remembers:
+            if name in state:
+                setattr(self, name, state[name])
 
     def set_model(self, model: Any) -> None:
         """Called first, with the model."""
@@ -98,6 +120,8 @@ class History(Callback):
         The epochs they belong to, from 0.
     """
 
+    remembers = ("history", "epoch")
+
     def __init__(self) -> None:
         super().__init__()
         self.history: dict[str, list[float]] = {}
@@ -110,6 +134,20 @@ class History(Callback):
         self.epoch.append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
+
+
+def is_better(monitor: str, mode: str, value: float, than: float | None, min_delta: float) -> bool:
+    """Whether `value` beats `than` by more than `min_delta`; mode "auto" is up for accuracies.
+
+    >>> is_better("val_loss", "auto", 0.5, 0.6, 0.0), is_better("accuracy", "auto", 0.5, 0.6, 0.0)
+    (True, False)
+    """
+    if than is None:
+        return True
+    down = monitor.removeprefix("val_") in LOSSES  # what is no loss is an accuracy
+    if mode == "min" or (mode == "auto" and down):
+        return value + min_delta < than
+    return value - min_delta > than
 
 
 class EarlyStopping(Callback):
@@ -144,6 +182,8 @@ class EarlyStopping(Callback):
     >>> EarlyStopping(patience=3).monitor
     'val_loss'
     """
+
+    remembers = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights", "_best_config")
 
     def __init__(
         self,
@@ -202,12 +242,7 @@ class EarlyStopping(Callback):
             self._best_config = self.model.get_config()
 
     def _is_better(self, value: float, than: float | None) -> bool:
-        if than is None:
-            return True
-        down = self.monitor.removeprefix("val_") in LOSSES  # what is no loss is an accuracy
-        if self.mode == "min" or (self.mode == "auto" and down):
-            return value + self.min_delta < than
-        return value - self.min_delta > than
+        return is_better(self.monitor, self.mode, value, than, self.min_delta)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.stopped_epoch > 0 and self.verbose > 0:
@@ -216,6 +251,284 @@ class EarlyStopping(Callback):
             if self.verbose > 0:
                 print(f"Restoring model weights from epoch {self.best_epoch + 1}, the best one.")
             self.model.go_back(self._best_config, self.best_weights)
+
+
+class ModelCheckpoint(Callback):
+    """Save the model while it is fitted, so that no more than a few steps can be lost.
+
+    `load_model(path).fit(..., resume=True)` goes on from a file of it, in the middle of an epoch,
+    too, with the very bits of a fit that was never interrupted: optimizer state, random numbers,
+    order of the rows, History and the other callbacks are in the file. A file is replaced in one
+    move when the new one is complete.
+
+    Parameters
+    ----------
+    filepath : str or path
+        Ends in .safetensors; "{epoch}" (from 1), "{batch}" (from 1, where `save_freq` is a number)
+        and the keys of `logs` are filled in, as in "{epoch:02d}-{val_loss:.3f}.safetensors".
+    monitor : str, default "val_loss"
+        What is looked at for `save_best_only`, a key of `History.history`.
+    verbose : int, default 0
+        1 says when it saves.
+    save_best_only : bool, default False
+        Save only if `monitor` is better than it ever was.
+    save_weights_only : bool, default False
+        `save_weights` instead of `save`: nothing to resume from.
+    mode : "auto", "min" or "max"
+        Which way is better; "auto": up for accuracies, down for all else.
+    save_freq : "epoch" or int
+        Each epoch, or each so many batches, counted on through the epochs; then every step is a
+        call.
+    initial_value_threshold : float, optional
+        What the first value must be better than.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of range; in `fit`, for a `filepath` or `monitor` with an unknown key.
+
+    Examples
+    --------
+    >>> ModelCheckpoint("digits-{epoch:02d}.safetensors", save_best_only=True).save_freq
+    'epoch'
+    """
+
+    remembers = ("best", "_batches")
+    goes_last = True
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: str | int = "epoch",
+        initial_value_threshold: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.filepath = check_suffix("filepath", filepath, ".safetensors")
+        self.monitor = monitor
+        self.verbose = verbose
+        self.save_best_only = check_bool("save_best_only", save_best_only)
+        self.save_weights_only = check_bool("save_weights_only", save_weights_only)
+        self.mode = check_choice("mode", mode, ("auto", "min", "max"))
+        self.save_freq = save_freq
+        if isinstance(save_freq, str):
+            check_choice("save_freq", save_freq, ("epoch",))
+        else:
+            self.save_freq = check_int("save_freq", save_freq, low=1)
+            # Of the object alone: another one must not make every step a call.
+            self.on_train_batch_end = self._after_batch  # type: ignore[method-assign]
+        self.best = (
+            None
+            if initial_value_threshold is None
+            else check_real("initial_value_threshold", initial_value_threshold)
+        )
+        self._epoch = self._batches = 0
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        reported = self.params.get("metrics", [])
+        if self.save_best_only and self.monitor not in reported:
+            raise unknown_name("monitor", self.monitor, reported)
+        numbers = {"epoch": 1, **({} if self.save_freq == "epoch" else {"batch": 1})}
+        self._path({**numbers, **dict.fromkeys(reported, 0.0)})
+
+    def _path(self, keys: Mapping[str, float]) -> Path:
+        try:
+            return Path(self.filepath.format(**keys))
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"filepath: got {self.filepath!r}, which cannot be filled in ({error}); "
+                f"keys: {', '.join(keys)}"
+            ) from None
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._epoch = epoch
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        if self.save_freq == "epoch":
+            self._save({"epoch": epoch + 1, **(logs or {})})
+
+    def _after_batch(self, batch: int, logs: Logs | None = None) -> None:
+        self._batches += 1
+        if self._batches == self.save_freq:
+            self._batches = 0
+            self._save({"epoch": self._epoch + 1, "batch": batch + 1, **(logs or {})})
+
+    def _save(self, keys: Mapping[str, float]) -> None:
+        if self.save_best_only:
+            current = keys.get(self.monitor)  # none in an epoch without validation
+            if current is None or not is_better(self.monitor, self.mode, current, self.best, 0.0):
+                return
+            self.best = current
+        path = self._path(keys)
+        (self.model.save_weights if self.save_weights_only else self.model.save)(path)
+        if self.verbose > 0:
+            print(f"Epoch {self._epoch + 1}: model saved to {path}")
+
+
+class CSVLogger(Callback):
+    """Write the logs of each epoch as a row of a CSV file, at once.
+
+    The columns are "epoch" (from 0) and the keys of `History.history` in alphabetical order; what
+    an epoch does not have (no validation) is NA. A resumed fit goes on with the file: rows of
+    epochs that are done again make room.
+
+    Parameters
+    ----------
+    filename : str or path
+    separator : str, default ","
+        One character.
+    append : bool, default False
+        Go on with a file that exists, with its columns.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another separator; in `fit`, OSError if the file cannot be written.
+
+    Examples
+    --------
+    >>> CSVLogger("log.csv").separator
+    ','
+    """
+
+    def __init__(
+        self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False
+    ) -> None:
+        super().__init__()
+        self.filename = check_suffix("filename", filename, "")
+        if not isinstance(separator, str) or len(separator) != 1:
+            raise ValueError(f"separator: got {separator!r}; one character is needed")
+        self.separator = separator
+        self.append = check_bool("append", append)
+        self._keys: list[str] = []
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        path = Path(self.filename)
+        self._keys = ["epoch", *sorted(self.params["metrics"])]
+        rows: list[list[str]] = []
+        if (self.append or self.params.get("resumed")) and path.exists():
+            with open(path, newline="") as file:
+                rows = list(csv.reader(file, delimiter=self.separator))
+            self._keys = rows[0] if rows else self._keys
+            if not self.append:
+                rows = [row for row in rows[1:] if int(row[0]) < self.params["initial_epoch"]]
+                rows = [self._keys, *rows]
+        path.write_text(self._text(rows or [self._keys]), newline="")
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        values: dict[str, Any] = {"epoch": epoch, **(logs or {})}
+        row = [str(values.get(key, "NA")) for key in self._keys]
+        with open(self.filename, "a", newline="") as file:
+            file.write(self._text([row]))
+
+    def _text(self, rows: Sequence[Sequence[str]]) -> str:
+        text = io.StringIO()
+        csv.writer(text, delimiter=self.separator, lineterminator="\n").writerows(rows)
+        return text.getvalue()
+
+
+class TerminateOnNaN(Callback):
+    """End the fit quietly where the loss is not finite any more, instead of an exception.
+
+    The model is as of the end of the last finite epoch, as it is with the exception.
+
+    Attributes
+    ----------
+    message : str or None
+        What happened, if it did.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message: str | None = None
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.message = None
+
+    def on_divergence(self, error: FloatingPointError) -> None:
+        """Take the exception that the fit would end with."""
+        self.message = str(error)
+        self.model.stop_training = True
+        print(error, file=sys.stderr)
+
+
+class LambdaCallback(Callback):
+    """A callback of functions: `LambdaCallback(on_epoch_end=lambda epoch, logs: ...)`.
+
+    Parameters
+    ----------
+    on_epoch_begin, on_epoch_end : callable of (epoch, logs), optional
+    on_train_begin, on_train_end : callable of (logs), optional
+    on_train_batch_begin, on_train_batch_end : callable of (batch, logs), optional
+    **others : callable
+        Any other method of `Callback` that begins with "on_".
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a name that no method has, or what cannot be called.
+
+    Examples
+    --------
+    >>> LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch)).on_epoch_end(3, {})
+    3
+    """
+
+    def __init__(
+        self,
+        on_epoch_begin: Callable[[int, Logs], object] | None = None,
+        on_epoch_end: Callable[[int, Logs], object] | None = None,
+        on_train_begin: Callable[[Logs], object] | None = None,
+        on_train_end: Callable[[Logs], object] | None = None,
+        on_train_batch_begin: Callable[[int, Logs], object] | None = None,
+        on_train_batch_end: Callable[[int, Logs], object] | None = None,
+        **others: Callable[..., object] | None,
+    ) -> None:
+        super().__init__()
+        given = {
+            "on_epoch_begin": on_epoch_begin,
+            "on_epoch_end": on_epoch_end,
+            "on_train_begin": on_train_begin,
+            "on_train_end": on_train_end,
+            "on_train_batch_begin": on_train_batch_begin,
+            "on_train_batch_end": on_train_batch_end,
+            **others,
+        }
+        allowed = [name for name in dir(Callback) if name.startswith("on_")]
+        for name, function in given.items():
+            if name not in allowed:
+                raise unknown_name("argument of LambdaCallback", name, allowed)
+            if function is None:
+                continue
+            if not callable(function):
+                raise TypeError(f"{name}: got {function!r}; a function is needed")
+            numbered = not name.endswith(("train_begin", "train_end", "test_begin", "test_end"))
+            setattr(self, name, _with_logs(function, numbered))
+
+
+def _with_logs(function: Callable[..., object], numbered: bool) -> Callable[..., object]:
+    """`function` with logs, {} where there are none, after the number of the epoch or batch."""
+    if numbered:
+        return lambda number, logs=None: function(number, logs or {})
+    return lambda logs=None: function(logs or {})
+
+
+def check_suffix(argument: str, path: Any, suffix: str) -> str:
+    """`path` as a string that ends in `suffix`.
+
+    >>> check_suffix("filename", Path("log.csv"), ".csv")
+    'log.csv'
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{argument}: got {path!r}; a path is needed")
+    name = os.fspath(path)
+    if not isinstance(name, str) or not name.endswith(suffix) or name == suffix:
+        raise ValueError(f"{argument}: got {name!r}; a name that ends in {suffix!r} is needed")
+    return name
 
 
 class ProgressLine(Callback):
@@ -314,9 +627,15 @@ def print_logs(title: str, seconds: float, logs: Logs) -> None:
     print(f"{title} - {seconds:.2f}s - {format_logs(logs)}", file=sys.stderr, flush=True)
 
 
+def _function(callback: Callback, name: str) -> Any:
+    """What `callback.name` runs: a method of its class, or a function of its own."""
+    method = getattr(callback, name)
+    return getattr(method, "__func__", method)
+
+
 def _overrides(methods: Sequence[str]) -> Callable[[Callback], bool]:
     def any_of_them(callback: Callback) -> bool:
-        return any(getattr(type(callback), name) is not getattr(Callback, name) for name in methods)
+        return any(_function(callback, name) is not getattr(Callback, name) for name in methods)
 
     return any_of_them
 
@@ -343,7 +662,8 @@ class CallbackList:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks: got {callback!r} in the list; a Callback is needed")
         kinds = {type(callback) for callback in given}
-        self.callbacks = [*given, *(each for each in defaults if type(each) not in kinds)]
+        every = [*given, *(each for each in defaults if type(each) not in kinds)]
+        self.callbacks = sorted(every, key=lambda callback: callback.goes_last)
         self.for_batches = any(map(_overrides(BATCH_METHODS), self.callbacks))
         self.for_test_batches = any(map(_overrides(TEST_BATCH_METHODS), self.callbacks))
         for callback in self.callbacks:
@@ -358,3 +678,16 @@ class CallbackList:
         """Call `method` of each with `arguments`."""
         for callback in self.callbacks:
             getattr(callback, method)(*arguments)
+
+    def get_state(self) -> list[list[Any]]:
+        """[class name, state] of each."""
+        return [[type(each).__name__, each.get_state()] for each in self.callbacks]
+
+    def set_state(self, states: Sequence[Sequence[Any]]) -> None:
+        """Give each the state of the callback of its class, in their order; others begin anew."""
+        left = list(states)
+        for callback in self.callbacks:
+            mine = next((each for each in left if each[0] == type(callback).__name__), None)
+            if mine is not None:
+                left.remove(mine)
+                callback.set_state(mine[1])

@@ -17,6 +17,7 @@ from fastreg import (
     config,
     functional,
     inputs,
+    interchange,
     losses,
     metrics,
     model_io,
@@ -48,7 +49,7 @@ from fastreg.layers import (
 )
 from fastreg.objective import Objective, Polished, polish
 from fastreg.serialization import check_bool
-from fastreg.training import Data, Network, Pace, Task
+from fastreg.training import Data, Network, Pace, Position, Task
 
 Array = NDArray[Any]
 
@@ -117,6 +118,8 @@ class Sequential:
         That of the last `fit`.
     stop_training : bool
         Set by a callback, it ends the fit.
+    position : Position or None
+        Where the last `fit` stands; what `fit(resume=True)` goes on from.
 
     Raises
     ------
@@ -173,6 +176,7 @@ class Sequential:
         self.optimizer: optimizers.Optimizer | None = None
         self.history: History | None = None
         self.stop_training = False
+        self.position: Position | None = None
         self.pace = Pace()
         self.n_params = 0
         self._core = _Core(self)
@@ -518,6 +522,7 @@ class Sequential:
         *,
         validation_batch_size: int | None = None,
         validation_freq: int | Sequence[int] = 1,
+        resume: bool = False,
     ) -> History:
         """Train for `epochs` passes over the data.
 
@@ -548,6 +553,10 @@ class Sequential:
             None takes `batch_size`.
         validation_freq : int or list of int
             Validate every so many epochs, or at the end of the listed ones (counted from 1).
+        resume : bool, default False
+            Go on where the model's last fit stands, or stood when it was saved (`ModelCheckpoint`):
+            with the other arguments as they were, the weights come out bit for bit as if it had
+            never been interrupted. A model that was never fitted begins with epoch 0.
 
         Returns
         -------
@@ -573,6 +582,11 @@ class Sequential:
         else:
             validation_freq = check_int("validation_freq", validation_freq, low=1)
         shuffle = check_bool("shuffle", shuffle)
+        position = self.position if check_bool("resume", resume) else None
+        if resume and initial_epoch:
+            raise ValueError("initial_epoch: got both it and resume; one of them is needed")
+        if position is not None:
+            initial_epoch = position.epoch
         validation = None
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
@@ -588,6 +602,9 @@ class Sequential:
                     f"validation_split: got {split:g} of {n} rows, which leaves one part empty"
                 )
             data, validation = data.rows(0, at), data.rows(at, n)
+        size = min(size, len(data.x))
+        if position is not None:
+            position.check(len(data.x), size)
         verbose = resolve_verbose(verbose)
         keys = task.keys()
         run = CallbackList(
@@ -596,6 +613,7 @@ class Sequential:
             {
                 "epochs": epochs,
                 "initial_epoch": initial_epoch,
+                "resumed": position is not None,
                 "steps": training.n_steps(len(data.x), size),
                 "verbose": verbose,
                 "metrics": keys if validation is None else keys + [f"val_{key}" for key in keys],
@@ -612,12 +630,13 @@ class Sequential:
                 data,
                 validation,
                 epochs=range(initial_epoch, epochs),
-                batch_size=min(size, len(data.x)),
+                batch_size=size,
                 shuffle=shuffle,
                 validation_batch_size=validation_size,
                 validation_freq=validation_freq,
                 callbacks=run,
                 progress=progress,
+                resume=position,
             )
         finally:
             if progress is not None:
@@ -993,6 +1012,105 @@ class Sequential:
         """
         model_io.write(path, *self.state(), overwrite=check_bool("overwrite", overwrite))
 
+    def save_weights(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write the weights alone to a .safetensors file, which `load_weights` reads.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the model is not built, or `path` does not end in .safetensors.
+        OSError
+            If it cannot be written; FileExistsError if it exists and `overwrite` is False.
+        """
+        if not self.built:
+            raise ValueError(f"save_weights: model {self.name!r} is not built")
+        names = self._weight_names()
+        arrays = dict(zip([f"weights/{n}" for n in names], self.get_weights(), strict=True))
+        found = {"weights": names}
+        model_io.write(path, found, arrays, overwrite=check_bool("overwrite", overwrite))
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Set the weights to those of a file of `save_weights`, in their order.
+
+        The names of the layers may differ; the optimizer's state stays as it is.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is damaged, was not written by `save_weights`, or the shapes are others.
+        """
+        found, arrays = model_io.read(path)
+        try:
+            weights = [arrays[f"weights/{name}"] for name in found["weights"]]
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"path: {os.fspath(path)!r} was not written by Sequential.save_weights"
+            ) from None
+        self.set_weights(weights)
+
+    def to_keras(self, compile: bool = True) -> Any:
+        """A `keras.Sequential` with the same weights and regularizers, which predicts the same.
+
+        The inputs that a compact model does not read get rows of zeros in the first kernel.
+
+        Parameters
+        ----------
+        compile : bool, default True
+            With optimizer (its settings, not its state), loss and metrics, if the model has them.
+
+        Raises
+        ------
+        ImportError
+            Without Keras.
+        ValueError
+            For anything that Keras does not have, which the message names.
+        """
+        return interchange.to_keras(self._move(check_bool("compile", compile)))
+
+    def to_torch(self) -> Any:
+        """A `torch.nn.Sequential` with the same weights, which predicts the same.
+
+        PyTorch's layers hold no regularizers: training there needs them in the loss.
+
+        Raises
+        ------
+        ImportError
+            Without PyTorch.
+        ValueError
+            If the model is not built, or for what PyTorch does not have, which the message names.
+        """
+        return interchange.to_torch(self._move(False))
+
+    def _move(self, compile: bool) -> interchange.Moved:
+        found, _ = self.state()
+        layers = found["model"]["layers"]
+        weights: list[list[Array]] | None = None
+        if self.built:
+            weights = [layer.get_weights() for layer in self._layers]
+            if self._input is None:
+                layers = [serialize(Input(self.input_shape[1:], name="input")), *layers]
+            layers = [dict(layer, config=dict(layer["config"])) for layer in layers]
+            for layer in layers:
+                layer["config"]["dtype"] = layer["config"]["dtype"] or self._dtype
+            if self._selected is not None:
+                self._widen(layers, weights)
+            weights = [[], *weights]
+        return interchange.Moved(
+            self.name, layers, weights, found.get("compile") if compile else None
+        )
+
+    def _widen(self, layers: list[dict[str, Any]], weights: list[list[Array]]) -> None:
+        """Read all inputs: the ones that a compact model does not read, with weights of zero."""
+        assert self._selected is not None
+        width, index = self._selected
+        first = next(i for i, layer in enumerate(self._layers) if isinstance(layer, Dense))
+        kernel = np.zeros((width, weights[first][0].shape[1]), self._dtype)
+        kernel[index] = weights[first][0]
+        weights[first][0] = kernel
+        layers[0]["config"]["shape"] = [width]
+
     def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """All that makes an equal model: a configuration for JSON, and arrays by name."""
         with self._core.lock:
@@ -1014,6 +1132,9 @@ class Sequential:
             if self._seed_count == config.seed_count():
                 state = self._rng.bit_generator.state
                 found["random"] = {"rng": state, "dropout_seed": self._dropout_seed}
+            if self.position is not None:
+                found["position"], more = self.position.state()
+                arrays.update(more)
             return found, arrays
 
     def _weight_names(self) -> list[str]:
@@ -1023,6 +1144,10 @@ class Sequential:
 
     def _import(self, found: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         """Become what `state` described; `self` has no layers yet."""
+        position = found.get("position")
+        if position is not None:
+            self.position = Position.from_state(position, arrays)
+            arrays = {k: array for k, array in arrays.items() if not k.startswith("callbacks/")}
         model = found["model"]
         self.name = check_name("name", _item(model, "name"))
         if found["dtype"]:
@@ -1102,7 +1227,8 @@ class Sequential:
                 for part in ("kernel", "bias")
                 if part == "kernel" or layer["use_bias"]
             ]
-            self.become(({**found, "model": dict(config)}, dict(zip(names, weights, strict=True))))
+            found = {**found, "model": dict(config), "position": None}
+            self.become((found, dict(zip(names, weights, strict=True))))
 
     def __getstate__(self) -> dict[str, Any]:
         found, arrays = self.state()  # no history: it holds the callbacks' and this model
@@ -1148,6 +1274,65 @@ def load_model(path: str | os.PathLike[str], *, backend: str | None = None) -> S
         model._import(found, arrays)
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"path: {os.fspath(path)!r} holds no valid model: {error}") from error
+    return model
+
+
+def from_keras(model: Any, *, compile: bool = True, backend: str | None = None) -> Sequential:
+    """The `Sequential` with the layers, weights and regularizers of a `keras.Sequential`.
+
+    Parameters
+    ----------
+    model : keras.Sequential
+    compile : bool, default True
+        With its optimizer (settings, not state), loss and metrics, if it is compiled.
+    backend : as for `Sequential`
+
+    Raises
+    ------
+    TypeError
+        If it is no keras.Sequential.
+    ValueError, TypeError
+        For a layer, setting, ... that fastreg does not have, which the message names.
+
+    Examples
+    --------
+    >>> from_keras("model.keras")
+    Traceback (most recent call last):
+    TypeError: model: got 'model.keras'; a keras.Sequential is needed
+    """
+    return _settle(interchange.of_keras(model, check_bool("compile", compile)), backend)
+
+
+def from_torch(model: Any, *, backend: str | None = None) -> Sequential:
+    """The `Sequential` with the layers and weights of a `torch.nn.Sequential`.
+
+    Parameters
+    ----------
+    model : torch.nn.Sequential
+        Of Linear, activations, Dropout, Flatten, Identity, and Sequentials of them.
+    backend : as for `Sequential`
+
+    Raises
+    ------
+    ImportError
+        Without PyTorch.
+    TypeError
+        If it is no torch.nn.Sequential.
+    ValueError
+        For a module that fastreg does not have, which the message names.
+    """
+    return _settle(interchange.of_torch(model), backend)
+
+
+def _settle(moved: interchange.Moved, backend: str | None) -> Sequential:
+    """The model that another package had."""
+    layers = [deserialize(layer) for layer in moved.layers]
+    model = Sequential(layers, name=moved.name, backend=backend)
+    if moved.weights is not None:
+        model.set_weights([array for arrays in moved.weights for array in arrays])
+    if moved.compiled is not None:
+        told = moved.compiled
+        model.compile(optimizers.get(told["optimizer"]), told["loss"], told["metrics"])
     return model
 
 

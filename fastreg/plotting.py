@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastreg.callbacks import LOSSES, PENALTIES, Callback, Logs
 from fastreg.errors import check_int, unknown_name
 
 Array = NDArray[Any]
@@ -471,3 +473,163 @@ def save(figure: Any, path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix[1:].lower(), dpi=200)
     path.write_bytes(drawn.getvalue())
+
+
+class ProgressPlot(Callback):
+    """Draw loss, penalties and sparsity while a model is fitted: in a notebook, or to a file.
+
+    Parameters
+    ----------
+    path : str or path, optional
+        A picture file, drawn anew each time; None draws in the notebook's cell.
+    every : int, default 1
+        Epochs from one drawing to the next; the last epoch is always drawn.
+
+    Attributes
+    ----------
+    figure : matplotlib.figure.Figure or None
+        As last drawn.
+
+    Raises
+    ------
+    ValueError
+        For a `path` that is no picture's; in `fit`, without one outside of a notebook.
+
+    Examples
+    --------
+    >>> ProgressPlot("progress.png", every=5).every
+    5
+    """
+
+    remembers = ("logs", "zeros")
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, every: int = 1) -> None:
+        super().__init__()
+        self.path = None if path is None else Path(path)
+        if self.path is not None:
+            check_output(self.path)
+        self.every = check_int("every", every, low=1)
+        self.figure: Any = None
+        self._display: Any = None
+        self._drawn = True
+        self._forget()
+
+    def _forget(self) -> None:
+        self.logs: dict[str, list[list[float]]] = {}  # name -> [epoch from 1, value]s
+        self.zeros: dict[str, list[list[float]]] = {}  # kernel -> [epoch from 1, share of zeros]s
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        if self.path is None and not _in_notebook():
+            raise ValueError("path: got None outside of a notebook; a picture file is needed")
+        self._forget()
+        self._display, self._drawn = None, True
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        for name, value in (logs or {}).items():
+            self.logs.setdefault(name, []).append([epoch + 1, value])
+        for layer in self.model.layers:
+            kernels = [w for w in layer.get_weights() if w.ndim == 2]
+            for kernel in kernels:
+                share = float(np.mean(kernel == 0))
+                self.zeros.setdefault(layer.name, []).append([epoch + 1, share])
+        self._drawn = (epoch + 1) % self.every == 0
+        if self._drawn:
+            self._draw()
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        if not self._drawn:
+            self._draw()
+
+    def _draw(self) -> None:
+        self.figure = plot_progress(self.logs, self.zeros)
+        if self.path is not None:
+            save(self.figure, self.path)
+        elif self._display is None:
+            from IPython.display import display
+
+            self._display = display(self.figure, display_id=True)
+        else:
+            self._display.update(self.figure)
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+Curve = Sequence[Sequence[float]]  # of (epoch, value)
+
+WONG = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", INK)
+
+
+def plot_progress(logs: Mapping[str, Curve], zeros: Mapping[str, Curve]) -> Any:
+    """A picture of a fit: losses, metrics, penalties, and the share of zeros of each kernel.
+
+    Panels that would be empty are left out; what is validated is dashed.
+
+    Parameters
+    ----------
+    logs : dict of str to list of (epoch from 1, value)
+        The keys are those of `History.history`.
+    zeros : dict of str to list of (epoch from 1, share)
+        By the name of the layer.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> figure = plot_progress({"loss": [(1, 2.0), (2, 1.0)]}, {"dense": [(1, 0.0), (2, 0.5)]})
+    >>> [axes.get_title("left") for axes in figure.axes]
+    ['loss', 'zeros in the kernel']
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    def some(names: Sequence[str]) -> dict[str, Curve]:
+        return {name: logs[name] for name in names if name in logs}
+
+    penalized = any(value for name in PENALTIES for _, value in logs.get(name, []))
+    losses = ["loss", "val_loss", *(["data_loss"] if penalized else [])]
+    own = [name for name in logs if name.removeprefix("val_") not in LOSSES]
+    penalties = [name for name in PENALTIES if any(value for _, value in logs.get(name, []))]
+    sparse = any(share for curve in zeros.values() for _, share in curve)
+    panels: dict[str, Mapping[str, Curve]] = {
+        "loss": some(losses),
+        "metrics": some(own),
+        "penalties": some(penalties),
+        "zeros in the kernel": zeros if sparse else {},
+    }
+    panels = {title: curves for title, curves in panels.items() if curves}
+    figure = Figure(figsize=(3.2 * max(len(panels), 1), 2.7), facecolor="white")
+    for number, (title, curves) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        axes.set_title(title, size=9, color=INK, loc="left")
+        colours: dict[str, str] = {}
+        for name, curve in curves.items():
+            plain = name.removeprefix("val_")
+            colour = colours.setdefault(plain, WONG[len(colours) % len(WONG)])
+            epochs, values = np.array(curve, dtype=float).T
+            style = "--" if name.startswith("val_") else "-"
+            marker = "." if len(epochs) == 1 else ""
+            words = name.replace("_", " ").removesuffix(" penalty")
+            axes.plot(
+                *(epochs, values, style),
+                marker=marker,
+                color=colour,
+                label=name if curves is zeros else words,
+                linewidth=1.2,
+            )
+        axes.legend(fontsize=7, frameon=False)
+        axes.set_xlabel("epoch", size=8, color=INK)
+        axes.tick_params(labelsize=7, colors=INK, length=2, width=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[:].set_color(GREY)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if title.startswith("zeros"):
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.set_ylim(-0.02, 1)
+    figure.tight_layout()
+    return figure

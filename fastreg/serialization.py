@@ -183,3 +183,33 @@ def check_bool(argument: str, value: Any) -> bool:
             f"{argument}: got {value!r} ({type(value).__name__}); True or False is needed"
         )
     return bool(value)
+
+
+def without_arrays(value: Any, name: str, arrays: dict[str, Any]) -> Any:
+    """`value` for JSON: its arrays stand in `arrays`, under names that begin with `name`.
+
+    >>> arrays = {}
+    >>> without_arrays({"best": np.float64(2), "w": [np.zeros(1)]}, "state", arrays)
+    {'best': 2.0, 'w': [{'array': 'state/w/0'}]}
+    >>> with_arrays({'w': [{'array': 'state/w/0'}]}, arrays)
+    {'w': [array([0.])]}
+    """
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {"array": name}
+    if isinstance(value, Mapping):
+        return {key: without_arrays(item, f"{name}/{key}", arrays) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_arrays(item, f"{name}/{i}", arrays) for i, item in enumerate(value)]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def with_arrays(value: Any, arrays: Mapping[str, Any]) -> Any:
+    """What `without_arrays` took apart; tuples are lists now."""
+    if isinstance(value, Mapping):
+        if set(value) == {"array"}:
+            return arrays[value["array"]]
+        return {key: with_arrays(item, arrays) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_arrays(item, arrays) for item in value]
+    return value

@@ -7,7 +7,7 @@ callbacks are served. Slices end where batches end and change nothing in the res
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -18,10 +18,13 @@ from fastreg.callbacks import (
     PENALTIES,
     CallbackList,
     ProgressLine,
+    TerminateOnNaN,
     progress_line,
     resolve_verbose,
 )
+from fastreg.errors import check_int
 from fastreg.optimizers import Optimizer
+from fastreg.serialization import with_arrays, without_arrays
 
 Array = NDArray[Any]
 Ledger = NDArray[np.float64]
@@ -81,6 +84,7 @@ class Model(Protocol):
 
     optimizer: Optimizer | None
     stop_training: bool
+    position: Position | None
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
@@ -147,6 +151,75 @@ class Data(NamedTuple):
             return self
         index = after if before is None else np.searchsorted(before, after)
         return self._replace(x=self.x.take(index, axis=1))
+
+
+class Position:
+    """Where a fit is: with the model's own state, all that is needed to go on with the same bits.
+
+    Parameters
+    ----------
+    epoch : int
+        The one that runs, from 0; between two, the next.
+    n_rows, batch_size : int
+        Of the data, and of a step.
+
+    Attributes
+    ----------
+    ledger : (6,) float64
+        That of the epoch; its rows tell how far the epoch is, whenever Ctrl-C comes.
+    order : dict or None
+        State of the generator before it drew the epoch's order of the rows.
+    callbacks : list of [class name, state]
+        See `Callback.get_state`.
+    """
+
+    def __init__(self, epoch: int, n_rows: int, batch_size: int) -> None:
+        self.epoch, self.n_rows, self.batch_size = epoch, n_rows, batch_size
+        self.ledger: Ledger = np.zeros(6)
+        self.order: Any = None
+        self.callbacks: list[list[Any]] = []
+        self.running: CallbackList | None = None  # whose state is to be asked for
+
+    def finish_epoch(self) -> None:
+        """Stand before the next epoch."""
+        self.epoch, self.ledger, self.order = self.epoch + 1, np.zeros(6), None
+
+    def freeze(self) -> None:
+        """Have the state of the callbacks, instead of the callbacks."""
+        found, arrays = self.state()
+        self.callbacks, self.running = with_arrays(found["callbacks"], arrays), None
+
+    def check(self, n_rows: int, batch_size: int) -> None:
+        """Refuse other rows or batches than those that the epoch at hand was begun with."""
+        if self.ledger[5] and (n_rows, batch_size) != (self.n_rows, self.batch_size):
+            raise ValueError(
+                f"resume: got {n_rows} rows in batches of {batch_size}; the checkpoint stands at "
+                f"row {self.ledger[5]:.0f} of {self.n_rows} in batches of {self.batch_size}"
+            )
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """All of it, for JSON, and the arrays by name."""
+        arrays: dict[str, Array] = {}
+        callbacks = self.callbacks if self.running is None else self.running.get_state()
+        found = {
+            "epoch": self.epoch,
+            "n_rows": self.n_rows,
+            "batch_size": self.batch_size,
+            "ledger": self.ledger.tolist(),
+            "order": self.order,
+            "callbacks": without_arrays(callbacks, "callbacks", arrays),
+        }
+        return found, arrays
+
+    @classmethod
+    def from_state(cls, found: Mapping[str, Any], arrays: Mapping[str, Array]) -> Position:
+        """The position that `state` described."""
+        sizes = {name: check_int(name, found[name], low=0) for name in ("epoch", "n_rows")}
+        position = cls(**sizes, batch_size=check_int("batch_size", found["batch_size"], low=1))
+        position.ledger[:] = found["ledger"]
+        position.order = found["order"]
+        position.callbacks = with_arrays(found["callbacks"], arrays)
+        return position
 
 
 class Pace:
@@ -297,9 +370,10 @@ def pieces(n: int, rows: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + rows, n)) for start in range(0, n, rows))
 
 
-def slices(pace: Pace, n: int, batch_size: int, every_batch: bool) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the slices of an epoch of `n` rows, timed by what is done between them."""
-    start = 0
+def slices(
+    pace: Pace, start: int, n: int, batch_size: int, every_batch: bool
+) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the slices of rows `start` to `n`, timed by what is done between them."""
     while start < n:
         if every_batch:
             stop = min(start + batch_size, n)
@@ -346,8 +420,9 @@ def fit(
     validation_freq: int | Sequence[int],
     callbacks: CallbackList,
     progress: ProgressLine | None,
+    resume: Position | None,
 ) -> None:
-    """Train for `epochs`, telling the callbacks.
+    """Train for `epochs`, telling the callbacks; from `resume` on, which stands in the first.
 
     Raises
     ------
@@ -362,14 +437,27 @@ def fit(
     kept = keep(model)
     if kept is None:
         raise FloatingPointError("a weight is not finite before the first step")
+    position = resume or Position(epochs.start, n, batch_size)
+    position.n_rows, position.batch_size = n, batch_size
+    position.freeze()
     callbacks.call("on_train_begin")
+    callbacks.set_state(position.callbacks)
+    model.position, position.running = position, callbacks
     for epoch in epochs:
         callbacks.call("on_epoch_begin", epoch)
-        ledger = np.zeros(6)
-        index = model.rng.permutation(n) if shuffle else None
+        ledger, begun = position.ledger, position.ledger.copy()
+        index = None
+        if shuffle and position.order is not None:
+            rng = np.random.default_rng(0)
+            rng.bit_generator.state = position.order
+            index = rng.permutation(n)
+        elif shuffle:
+            position.order = model.rng.bit_generator.state
+            index = model.rng.permutation(n)
         every_batch = callbacks.for_batches
+        first = start = stop = int(ledger[5])
         try:
-            for start, stop in slices(model.pace, n, batch_size, every_batch):
+            for start, stop in slices(model.pace, first, n, batch_size, every_batch):
                 if every_batch:
                     callbacks.call("on_train_batch_begin", start // batch_size)
                 train(model, task, data, index, start, stop, batch_size, ledger)
@@ -379,20 +467,28 @@ def fit(
                     progress.advance(n_steps(stop - start, batch_size), task.logs(ledger))
                 if model.stop_training:
                     break
+            # Nothing will come back to the end of the last epoch.
+            is_last = epoch == epochs[-1]
+            reached = (kept if finite(model) else None) if is_last else keep(model)
+            if reached is None:  # the last update: no later step can tell
+                steps = n_steps(stop - start, batch_size) - 1
+                raise NonFiniteLoss("a weight became not finite", steps)
         except NonFiniteLoss as error:
             put_back(model, kept)
-            raise _diverged(epoch, n_steps(start, batch_size) + error.steps + 1, error) from None
-        # Nothing will come back to the end of the last epoch.
-        is_last = epoch == epochs[-1]
-        reached = (kept if finite(model) else None) if is_last else keep(model)
-        if reached is None:  # the last update: no later step can tell
-            put_back(model, kept)
-            raise _diverged(epoch, n_steps(stop, batch_size), "a weight became not finite")
+            position.ledger = begun
+            diverged = _diverged(epoch, n_steps(start, batch_size) + error.steps + 1, error)
+            quiet = callbacks.find(TerminateOnNaN)
+            if quiet is None:
+                raise diverged from None
+            quiet.on_divergence(diverged)
+            break
         kept = reached
         logs = task.logs(ledger)
         if validation is not None and validates(epoch, validation_freq):
             found = evaluate(model, task, validation, validation_batch_size, callbacks)
             logs |= {f"val_{name}": value for name, value in found.items()}
+        if stop == n:
+            position.finish_epoch()
         callbacks.call("on_epoch_end", epoch, logs)
         if model.stop_training:
             break

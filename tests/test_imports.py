@@ -25,13 +25,16 @@ ROWS = [
     {"sparsity"},
     {"models"},
     {"objective"},
-    {"training", "layers", "model_io"},
+    {"training", "layers", "model_io", "interchange"},
     {"callbacks", "optimizers", "losses", "metrics", "regularizers", "initializers", "activations"},
     {"functional", "reference"},
     {"inputs", "config", "serialization"},
     {"errors", "_version"},
 ]
-OPTIONAL = {"matplotlib", "tqdm", "sklearn", "safetensors", "pandas"}
+OPTIONAL = {
+    *("matplotlib", "tqdm", "sklearn", "safetensors", "pandas"),
+    *("IPython", "keras", "torch"),
+}
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
 

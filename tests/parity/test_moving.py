@@ -1,0 +1,175 @@
+"""Models that move between fastreg and the installed Keras and PyTorch predict the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from golden import peers
+
+import fastreg as fr
+
+keras = peers.keras_in_float64()
+torch = pytest.importorskip("torch")
+
+
+def x(n_in, dtype):
+    return np.random.default_rng(0).normal(size=(17, n_in)).astype(dtype)
+
+
+def close(a, b, dtype):
+    tolerance = 1e-6 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance)
+
+
+def ours(dtype="float32"):
+    fr.set_random_seed(1)
+    layers = [
+        fr.Input((5,), dtype=dtype),
+        fr.Dense(7, "relu", kernel_regularizer=fr.L1(1e-3), activity_regularizer=fr.L2(0.2)),
+        fr.Dropout(0.3),
+        fr.Dense(6, "tanh", bias_regularizer=fr.L1L2(0.1, 0.3), trainable=False),
+        fr.Dense(5, "sigmoid", use_bias=False, kernel_initializer="he_normal"),
+        fr.Dense(4),
+        fr.Dense(3, "softmax"),
+    ]
+    model = fr.Sequential(layers)
+    rng = np.random.default_rng(2)
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def keras_model(dtype):
+    layers = [
+        keras.layers.Dense(7, "relu", kernel_regularizer="l2", dtype=dtype),
+        keras.layers.Dropout(0.2, dtype=dtype),
+        keras.layers.Dense(
+            3, "softmax", activity_regularizer=keras.regularizers.L1(1e-3), dtype=dtype
+        ),
+    ]
+    return keras.Sequential([keras.Input((5,), dtype=dtype), *layers])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_to_keras_and_back(dtype):
+    model = ours(dtype)
+    model.compile(fr.AdamW(2e-3, weight_decay=0.01), "categorical_crossentropy", ["accuracy"])
+    there = model.to_keras()
+    assert there.layers[0].dtype == dtype
+    close(there.predict(x(5, dtype), verbose=0), model.predict(x(5, dtype)), dtype)
+    y = np.eye(3)[np.arange(17) % 3]
+    loss = there.evaluate(x(5, dtype), y, verbose=0, return_dict=True, batch_size=17)["loss"]
+    close(loss, model.evaluate(x(5, dtype), y, verbose=0)[0], "float32")  # penalties, too
+    back = fr.from_keras(there)
+    mine = model.get_config()
+    for layer in mine["layers"]:
+        layer["config"]["dtype"] = dtype  # said in the Input alone; Keras has it everywhere
+    assert back.get_config() == mine
+    assert back.optimizer == model.optimizer
+    assert (back.loss, back.metrics_names) == (model.loss, model.metrics_names)
+    for left, right in zip(back.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_from_keras_predicts_the_same(dtype, backend):
+    there = keras_model(dtype)
+    there.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), "mse", metrics=["accuracy"]
+    )
+    model = fr.from_keras(there, backend=backend)
+    assert model.dtype == dtype and model.backend == backend
+    close(model.predict(x(5, dtype)), there.predict(x(5, dtype), verbose=0), dtype)
+    name = there.optimizer.name
+    assert model.optimizer == fr.SGD(0.1, 0.9, nesterov=True, name=name)
+    assert model.layers[0].kernel_regularizer == fr.L2(0.01)
+    assert model.layers[2].activity_regularizer == fr.L1(1e-3)
+    assert fr.from_keras(there, compile=False).optimizer is None
+
+
+def test_losses_and_metrics_of_keras_in_every_form():
+    for loss in ("mse", keras.losses.MeanSquaredError(), keras.losses.mean_squared_error):
+        there = keras_model("float32")
+        there.compile("adam", loss, metrics=[keras.metrics.CategoricalAccuracy()])
+        model = fr.from_keras(there)
+        assert model.loss == "mean_squared_error"
+        assert model.metrics_names == ["loss", "categorical_accuracy"]
+        assert model.optimizer == fr.Adam(name=there.optimizer.name)
+
+
+def test_models_that_are_not_built_and_models_built_by_data():
+    there = keras.Sequential([keras.layers.Dense(2)])
+    assert not fr.from_keras(there).built
+    there(x(5, "float32"))
+    close(fr.from_keras(there).predict(x(5, "float64")), there(x(5, "float64")), "float32")
+    close(fr.Sequential([fr.Input((3,)), fr.Dense(2)]).to_keras()(np.zeros((1, 3))), 0, "float32")
+    unbuilt = fr.Sequential([fr.Dense(2, "relu")]).to_keras()
+    assert unbuilt.layers[0].units == 2
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(TypeError, match=r"keras\.Sequential is needed"):
+        fr.from_keras(keras.layers.Dense(1))
+    there = keras.Sequential([keras.Input((3,)), keras.layers.PReLU()])
+    with pytest.raises(ValueError, match="layer: got 'PReLU'"):
+        fr.from_keras(there)
+    there = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, dtype="bfloat16")])
+    with pytest.raises(ValueError, match="bfloat16"):
+        fr.from_keras(there)
+    there = keras_model("float32")
+    there.compile("adam", "mse", loss_weights=[0.5])
+    with pytest.raises(ValueError, match="loss_weights"):
+        fr.from_keras(there)
+    model = ours()
+    model.compile(fr.SGD(l1_step="proximal"), "mse")
+    with pytest.raises(ValueError, match="l1_step: got 'proximal'"):
+        model.to_keras()
+    assert len(model.to_keras(compile=False).layers) == 6
+
+
+def test_a_compact_model_reads_all_inputs_there():
+    model = ours()
+    weights = model.get_weights()
+    weights[0][[1, 3]] = 0
+    model.set_weights(weights)
+    small = fr.compact(model)
+    assert small.selected_inputs_ is not None
+    rows = x(5, "float32")
+    close(small.to_keras()(rows), model.predict(rows), "float32")
+    close(small.to_torch().eval()(torch.tensor(rows)).detach(), model.predict(rows), "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_torch_there_and_back(dtype):
+    model = ours(dtype)
+    there = model.to_torch()
+    rows = x(5, dtype)
+    close(there.eval()(torch.tensor(rows)).detach(), model.predict(rows), dtype)
+    assert [p.requires_grad for p in there.parameters()][:4] == [True, True, False, False]
+    back = fr.from_torch(there)
+    assert back.dtype == dtype
+    assert [layer.activation.name for layer in back.layers if isinstance(layer, fr.Dense)] == [
+        *("relu", "tanh", "sigmoid", "linear", "softmax")
+    ]
+    assert back.layers[1].rate == 0.3
+    for left, right in zip(back.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_from_torch():
+    nn = torch.nn
+    inner = nn.Sequential(nn.Linear(5, 4), nn.Identity(), nn.ReLU())
+    there = nn.Sequential(nn.Flatten(), inner, nn.Dropout(0.5), nn.Linear(4, 3), nn.Softmax(dim=1))
+    rows = x(5, "float32")
+    model = fr.from_torch(there)
+    close(model.predict(rows), there.eval()(torch.tensor(rows)).detach(), "float32")
+    model.set_weights([np.zeros_like(w) for w in model.get_weights()])
+    assert float(there[3].weight.detach().abs().sum()) > 0  # a copy
+    with pytest.raises(ValueError, match=r"model: got 'Conv1d"):
+        fr.from_torch(nn.Sequential(nn.Conv1d(1, 1, 1)))
+    with pytest.raises(ValueError, match="Softmax"):
+        fr.from_torch(nn.Sequential(nn.Linear(2, 2), nn.Softmax(dim=0)))
+    with pytest.raises(TypeError, match=r"torch.nn.Sequential is needed"):
+        fr.from_torch(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="float16"):
+        fr.from_torch(nn.Sequential(nn.Linear(2, 2, dtype=torch.float16)))
