@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 import sys
 from typing import Any
@@ -156,3 +157,10 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     for name, value in found.items():
         print(f"{name + ':':12}{', '.join(value) if isinstance(value, list) else value}")
     return None
+
+
+def __getattr__(name: str) -> Any:
+    """`fastreg.estimators` imports scikit-learn, so it is imported when it is asked for."""
+    if name == "estimators":
+        return importlib.import_module("fastreg.estimators")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1190,7 +1190,7 @@ class Sequential:
         ValueError, TypeError
             For a state that is none.
         """
-        new = Sequential.__new__(Sequential)
+        new = type(self).__new__(type(self))
         new._start("becoming", self.backend)
         new._import(*state)
         with self._core.lock:

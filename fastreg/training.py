@@ -7,7 +7,7 @@ callbacks are served. Slices end where batches end and change nothing in the res
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -415,7 +415,7 @@ def fit(
     *,
     epochs: range,
     batch_size: int,
-    shuffle: bool,
+    shuffle: bool | Callable[[], Array],
     validation_batch_size: int,
     validation_freq: int | Sequence[int],
     callbacks: CallbackList,
@@ -423,6 +423,8 @@ def fit(
     resume: Position | None,
 ) -> None:
     """Train for `epochs`, telling the callbacks; from `resume` on, which stands in the first.
+
+    `shuffle` may be a function that gives an epoch's order of the rows, int64 (n,).
 
     Raises
     ------
@@ -447,7 +449,9 @@ def fit(
         callbacks.call("on_epoch_begin", epoch)
         ledger, begun = position.ledger, position.ledger.copy()
         index = None
-        if shuffle and position.order is not None:
+        if callable(shuffle):
+            index = shuffle()
+        elif shuffle and position.order is not None:
             rng = np.random.default_rng(0)
             rng.bit_generator.state = position.order
             index = rng.permutation(n)

@@ -1,0 +1,553 @@
+"""The estimators: scikit-learn's checks, its trajectories, and what comes on top."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import sklearn.neural_network as theirs
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris, make_multilabel_classification
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_selection import SelectFromModel
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import Lasso, LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import fastreg as fr
+from fastreg.estimators import MLPClassifier, MLPRegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+X, CLASSES = load_iris(return_X_y=True)
+X = StandardScaler().fit_transform(X)
+rng = np.random.default_rng(0)
+XR = rng.normal(size=(203, 6))
+YR = np.stack([XR[:, 0] * XR[:, 1], np.sin(XR[:, 2]), XR[:, 3]], axis=1)
+WEIGHT = rng.uniform(0.5, 2.0, len(XR))
+
+
+@parametrize_with_checks(
+    [
+        MLPClassifier(),
+        MLPRegressor(),
+        MLPClassifier(solver="lbfgs", l1=1e-4, dtype="float32", max_iter=30),
+        # Not in float32: rows of weight 2 and doubled rows must agree to 1e-7.
+        MLPRegressor(solver="sgd", l1=1e-4, bias_l1=1e-5, max_iter=30),
+    ]
+)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+# ------------------------------------------------ the same numbers as scikit-learn
+
+
+def assert_same_path(ours, his, tolerance=1e-9):
+    assert ours.n_iter_ == his.n_iter_ and ours.t_ == his.t_
+    for name in ("coefs_", "intercepts_"):
+        for a, b in zip(getattr(ours, name), getattr(his, name), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+    for name in ("loss_curve_", "validation_scores_"):
+        a, b = getattr(ours, name), getattr(his, name)
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    assert ours.out_activation_ == his.out_activation_ and ours.n_layers_ == his.n_layers_
+
+
+SOLVERS = {
+    "plain": {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1},
+    "momentum": {"solver": "sgd", "nesterovs_momentum": False, "learning_rate_init": 0.05},
+    "nesterov": {"solver": "sgd", "learning_rate_init": 0.05},
+    "invscaling": {
+        "solver": "sgd",
+        "learning_rate": "invscaling",
+        "power_t": 0.2,
+        "learning_rate_init": 0.5,
+    },
+    "adaptive": {
+        "solver": "sgd",
+        "learning_rate": "adaptive",
+        "tol": 0.02,
+        "n_iter_no_change": 2,
+        "learning_rate_init": 0.1,
+    },
+    "adam": {"solver": "adam", "learning_rate_init": 0.01},
+}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("activation", ["relu", "logistic"])
+def test_trajectory_of_a_classifier(solver, activation):
+    both = {"hidden_layer_sizes": (7, 5), "max_iter": 25, "batch_size": 32, "random_state": 3}
+    both |= {"activation": activation, "alpha": 0.3, **SOLVERS[solver]}
+    ours, his = (mlp.MLPClassifier(**both).fit(X, CLASSES) for mlp in (fr.estimators, theirs))
+    assert_same_path(ours, his)
+    np.testing.assert_array_equal(ours.predict(X), his.predict(X))
+    np.testing.assert_allclose(ours.predict_log_proba(X), his.predict_log_proba(X), atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("activation", ["tanh", "identity"])
+def test_trajectory_of_a_regressor_with_weights(solver, activation):
+    both = {"hidden_layer_sizes": 9, "max_iter": 25, "batch_size": 64, "random_state": 3}
+    both |= {"activation": activation, "alpha": 1.0, **SOLVERS[solver]}
+    both |= {"shuffle": solver != "momentum"}
+    ours, his = (
+        mlp.MLPRegressor(**both).fit(XR, YR[:, 0], sample_weight=WEIGHT)
+        for mlp in (fr.estimators, theirs)
+    )
+    assert_same_path(ours, his)
+
+
+@pytest.mark.parametrize("y", [CLASSES > 0, CLASSES], ids=["binary", "multiclass"])
+def test_trajectory_with_early_stopping(y):
+    both = {"hidden_layer_sizes": 8, "early_stopping": True, "random_state": 1, "max_iter": 60}
+    both |= {"learning_rate_init": 0.01, "n_iter_no_change": 4}
+    ours, his = (mlp.MLPClassifier(**both).fit(X, y) for mlp in (fr.estimators, theirs))
+    assert_same_path(ours, his)
+    assert ours.best_validation_score_ == his.best_validation_score_
+    assert ours.best_loss_ is None is his.best_loss_
+
+
+def test_trajectory_of_labels_and_partial_fit():
+    x, y = make_multilabel_classification(n_samples=90, n_classes=4, random_state=0)
+    both = {"hidden_layer_sizes": 6, "random_state": 5, "batch_size": 40}
+    pair = [mlp.MLPClassifier(**both) for mlp in (fr.estimators, theirs)]
+    for _ in range(8):
+        for model in pair:
+            model.partial_fit(x[:50], y[:50], classes=np.arange(4))
+            model.partial_fit(x[50:], y[50:], sample_weight=WEIGHT[:40])
+    assert_same_path(*pair)
+
+
+def test_partial_fit_goes_on_after_pickle():
+    one = MLPRegressor(hidden_layer_sizes=5, random_state=0)
+    for _ in range(4):
+        one.partial_fit(XR, YR)
+    two = MLPRegressor(hidden_layer_sizes=5, random_state=0)
+    for _ in range(2):
+        two.partial_fit(XR, YR)
+    two = pickle.loads(pickle.dumps(two))
+    for _ in range(2):
+        two.partial_fit(XR, YR)
+    np.testing.assert_array_equal(one.predict(XR), two.predict(XR))
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_lbfgs_reaches_the_same_optimum(weight):
+    both = {"hidden_layer_sizes": (), "solver": "lbfgs", "tol": 1e-9, "random_state": 0}
+    both |= {"max_iter": 2000, "alpha": 1.0}
+    y = (XR[:, 0] + 0.5 * XR[:, 1] > 0).astype(int) + (XR[:, 2] > 1)
+    ours, his = (
+        mlp.MLPClassifier(**both).fit(XR, y, sample_weight=weight)
+        for mlp in (fr.estimators, theirs)
+    )
+    assert ours.loss_ == pytest.approx(his.loss_, rel=1e-8)
+    np.testing.assert_allclose(ours.coefs_[0], his.coefs_[0], atol=1e-5)
+    np.testing.assert_allclose(ours.intercepts_[0], his.intercepts_[0], atol=1e-5)
+
+
+def test_lbfgs_of_a_deep_network_goes_the_same_way():
+    both = {"hidden_layer_sizes": (6, 5), "activation": "tanh", "solver": "lbfgs", "max_iter": 40}
+    both |= {"random_state": 0}
+    ours, his = (mlp.MLPRegressor(**both).fit(XR, YR[:, 1]) for mlp in (fr.estimators, theirs))
+    assert ours.loss_ == pytest.approx(his.loss_, rel=1e-5)
+    for a, b in zip(ours.coefs_, his.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_loss_of_several_outputs_belongs_to_its_gradient(weight):
+    """scikit-learn's own is smaller by the number of outputs (its issue 8349)."""
+
+    def worst(model):
+        flat = np.concatenate([w.ravel() for w in [*model.coefs_, *model.intercepts_]])
+        scratch = [np.zeros((len(XR), 4)), np.zeros((len(XR), 3))]
+        sizes = [[np.zeros_like(w) for w in ws] for ws in (model.coefs_, model.intercepts_)]
+
+        def f(w):
+            return model._loss_grad_lbfgs(
+                w, XR, YR, weight, [XR, *scratch], [np.zeros_like(s) for s in scratch], *sizes
+            )
+
+        gradient = f(flat)[1]
+        steps = 1e-6 * np.eye(len(flat))
+        central = [(f(flat + h)[0] - f(flat - h)[0]) / 2e-6 for h in steps]
+        return np.abs(central - gradient).max() / np.abs(gradient).max()
+
+    settings = {"hidden_layer_sizes": 4, "activation": "tanh", "solver": "lbfgs", "max_iter": 3}
+    settings |= {"alpha": 10.0, "random_state": 0}
+    assert worst(MLPRegressor(**settings).fit(XR, YR)) < 1e-7
+    hers = theirs.MLPRegressor(**settings).fit(XR, YR)
+    if weight is None:
+        assert worst(hers) > 0.1, "scikit-learn has mended it: say so in the documents"
+
+
+def test_loss_of_several_outputs_is_half_the_sum_of_squares():
+    model = MLPRegressor(
+        hidden_layer_sizes=5, alpha=0.0, solver="lbfgs", max_iter=5, random_state=0
+    ).fit(XR, YR)
+    expected = 0.5 * ((model.predict(XR) - YR) ** 2).sum(axis=1).mean()
+    assert model.loss_ == pytest.approx(expected, rel=1e-12)
+
+
+# ------------------------------------------------ penalties
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
+def test_l1_is_the_lasso(solver):
+    y = XR @ [2.0, -1.0, 0.0, 0.0, 0.05, 0.0]
+    settings = {"max_iter": 6000, "tol": 1e-10, "n_iter_no_change": 6000, "alpha": 0.0}
+    model = MLPRegressor(
+        hidden_layer_sizes=(), solver=solver, l1=[0.1], batch_size=203, random_state=0, **settings
+    )
+    if solver == "adam":
+        model.set_params(learning_rate_init=0.01, max_iter=4000)
+    model.fit(XR, y)
+    lasso = Lasso(0.1, tol=1e-14).fit(XR, y)
+    np.testing.assert_allclose(model.coefs_[0][:, 0], lasso.coef_, atol=1e-6)
+    np.testing.assert_array_equal(model.coefs_[0][:, 0] == 0, lasso.coef_ == 0)
+    np.testing.assert_allclose(model.intercepts_[0], lasso.intercept_, atol=1e-6)
+
+
+def test_l1_with_lbfgs_is_l1_logistic_regression():
+    y = (XR[:, 0] + 0.3 * rng.normal(size=len(XR)) > 0).astype(int)
+    model = MLPClassifier((), solver="lbfgs", l1=0.05, alpha=0.0, tol=1e-9, max_iter=2000)
+    model.fit(XR, y)
+    truth = LogisticRegression(
+        C=1 / (0.05 * len(XR)), l1_ratio=1.0, solver="saga", tol=1e-11, max_iter=50_000
+    ).fit(XR, y)
+    np.testing.assert_allclose(model.coefs_[0][:, 0], truth.coef_[0], atol=1e-5)
+    np.testing.assert_array_equal(model.coefs_[0][:, 0] == 0, truth.coef_[0] == 0)
+
+
+def penalties_of(model):
+    """(kernel L1, bias L1, bias L2, activity L1, activity L2) of the layers."""
+    dense = [layer for layer in model._model.layers if isinstance(layer, fr.Dense)]
+    return [
+        [getattr(getattr(layer, f"{what}_regularizer"), kind) for layer in dense]
+        for what, kind in [
+            ("kernel", "l1"),
+            ("bias", "l1"),
+            ("bias", "l2"),
+            ("activity", "l1"),
+            ("activity", "l2"),
+        ]
+    ]
+
+
+def test_lists_give_each_layer_its_own():
+    model = MLPClassifier(
+        (5, 4),
+        activation=["relu", "tanh"],
+        l1=[0.1, 0.2, 0.0],
+        bias_l1=0.3,
+        bias_l2=[0, 0, 1],
+        activity_l1=[0.4, 0],
+        activity_l2=0.5,
+        dropout=[0.2, 0],
+        max_iter=2,
+    ).fit(X, CLASSES)
+    assert penalties_of(model) == [
+        [0.1, 0.2, 0.0],
+        [0.3, 0.3, 0.3],
+        [0, 0, 1],
+        [0.4, 0, 0],
+        [0.5, 0.5, 0],
+    ]
+    kinds = [type(layer).__name__ for layer in model._model.layers]
+    assert kinds == ["Dense", "Dropout", "Dense", "Dense"]
+    names = [layer.activation.name for layer in model._model.layers if hasattr(layer, "activation")]
+    assert names == ["relu", "tanh", "softmax"]
+
+
+@pytest.mark.parametrize(
+    "setting, what",
+    [
+        ({"l1": [0.1]}, "l1: got 1 values; 2 are needed"),
+        ({"dropout": [0.1, 0.1]}, "dropout: got 2 values; 1 are needed"),
+        ({"activation": ["rellu"]}, "activation: got 'rellu'"),
+        ({"l1": -0.1}, "l1"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"hidden_layer_sizes": 0}, "hidden_layer_sizes"),
+        ({"solver": "lbfgs", "dropout": 0.1}, "dropout: solver 'lbfgs' has none"),
+        ({"l1_step": "proximate"}, "l1_step"),
+        ({"scoring": "acuracy"}, "scoring"),
+    ],
+)
+def test_bad_settings_are_named(setting, what):
+    with pytest.raises(ValueError, match=what):
+        MLPClassifier(**{"hidden_layer_sizes": 4, "max_iter": 2, **setting}).fit(X, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["bias_l2", "activity_l1", "activity_l2", "bias_l1", "l1"])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_penalties_pull(name, solver):
+    def size(value):
+        settings = {"solver": solver, "activation": "tanh", "max_iter": 60, "random_state": 0}
+        model = MLPRegressor(hidden_layer_sizes=8, **settings, **{name: value})
+        model.set_params(learning_rate_init=0.02).fit(XR, YR)
+        if name.startswith("activity"):
+            return np.abs(model.hidden_activations(XR)[0]).sum()
+        arrays = model.intercepts_ if name.startswith("bias") else model.coefs_
+        return sum(np.abs(w).sum() for w in arrays)
+
+    assert size(0.3) < 0.7 * size(0.0)
+
+
+# ------------------------------------------------ what comes on top
+
+
+def test_l1_selects_features():
+    y = np.where(XR[:, 1] > 0, "yes", "no")
+    names = np.array([f"x{i}" for i in range(6)], dtype=object)
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(XR, columns=names)
+    model = MLPClassifier(6, solver="lbfgs", l1=0.06, max_iter=500, random_state=0)
+    selector = SelectFromModel(model, threshold=1e-12).fit(frame, y)
+    assert selector.estimator_.selected_features_.tolist() == [1]
+    assert selector.get_feature_names_out().tolist() == ["x1"]
+    importances = selector.estimator_.feature_importances_
+    assert importances.shape == (6,) and importances.sum() == pytest.approx(1)
+    assert selector.transform(frame).shape == (203, 1)
+
+
+def test_compact_takes_out_what_l1_has_cut_off():
+    y = XR[:, 1] * 2
+    settings = {"hidden_layer_sizes": 8, "l1": 0.03, "max_iter": 150, "random_state": 0}
+    settings |= {"learning_rate_init": 0.01, "tol": 0.0}
+    full = MLPRegressor(**settings).fit(XR, y)
+    small = MLPRegressor(**settings, compact=True).fit(XR, y)
+    assert small.coefs_[0].size < full.coefs_[0].size == 48
+    assert len(small.selected_features_) == len(small.coefs_[0]) < 6
+    assert small.feature_importances_.shape == (6,)
+    assert small.score(XR, y) > 0.9
+    again = pickle.loads(pickle.dumps(small))
+    np.testing.assert_array_equal(again.predict(XR), small.predict(XR))
+    small.partial_fit(XR, y)
+    assert small.hidden_activations(XR)[0].shape == (203, small.coefs_[0].shape[1])
+
+
+def test_hidden_activations_lead_to_the_output():
+    model = MLPRegressor(hidden_layer_sizes=(5, 4), activation=["tanh", "relu"], max_iter=5).fit(
+        XR, YR
+    )
+    first, second = model.hidden_activations(XR)
+    np.testing.assert_allclose(first, np.tanh(XR @ model.coefs_[0] + model.intercepts_[0]))
+    np.testing.assert_allclose(second @ model.coefs_[2] + model.intercepts_[2], model.predict(XR))
+
+
+def test_class_weight_is_sample_weight():
+    both = {"hidden_layer_sizes": 4, "max_iter": 10, "random_state": 0}
+    weight = np.where(CLASSES == 1, 5.0, 1.0)
+    a = MLPClassifier(class_weight={1: 5.0}, **both).fit(X, CLASSES)
+    b = MLPClassifier(**both).fit(X, CLASSES, sample_weight=weight)
+    np.testing.assert_array_equal(a.coefs_[0], b.coefs_[0])
+    MLPClassifier(class_weight="balanced", **both).fit(X, CLASSES)
+    with pytest.raises(ValueError, match="class_weight: got 'balanced'"):
+        MLPClassifier(class_weight="balanced").partial_fit(X, CLASSES, classes=[0, 1, 2])
+
+
+def test_rows_of_weight_zero_do_not_count():
+    both = {"hidden_layer_sizes": 4, "max_iter": 10, "random_state": 0, "shuffle": False}
+    both |= {"batch_size": 10}
+    weight = np.repeat([1.0, 0.0], [150, 10])  # the last batch has none that counts
+    a = MLPClassifier(**both).fit(np.vstack([X, X[:10]]), np.r_[CLASSES, CLASSES[:10]], weight)
+    assert np.isfinite(a.coefs_[0]).all()
+    b = MLPClassifier(solver="sgd", **both).fit(
+        np.vstack([X, X[:10]]), np.r_[CLASSES, CLASSES[:10]], weight
+    )
+    c = MLPClassifier(solver="sgd", **both).fit(X, CLASSES)
+    np.testing.assert_array_equal(b.coefs_[0], c.coefs_[0])
+
+
+def test_validation_data_gives_a_curve_and_stops():
+    train, held = slice(0, 150), slice(150, None)
+    model = MLPRegressor(hidden_layer_sizes=8, max_iter=30, random_state=0, alpha=0.0)
+    model.fit(XR[train], YR[train], validation_data=(XR[held], YR[held]))
+    assert len(model.validation_curve_) == model.n_iter_ == 30
+    loss = 0.5 * ((model.predict(XR[held]) - YR[held]) ** 2).sum(axis=1).mean()
+    assert model.validation_curve_[-1] == pytest.approx(loss, rel=1e-12)
+    model = MLPRegressor(
+        hidden_layer_sizes=8, early_stopping=True, n_iter_no_change=3, tol=0.5, random_state=0
+    )
+    model.fit(XR[train], YR[train], validation_data=(XR[held], YR[held], WEIGHT[held]))
+    assert model.n_iter_ < 20 and len(model.validation_scores_) == len(model.validation_curve_)
+    best = model.score(XR[held], YR[held], sample_weight=WEIGHT[held])
+    assert best == pytest.approx(model.best_validation_score_, abs=1e-12)
+    with pytest.raises(ValueError, match="validation_data: "):
+        model.fit(XR, YR, validation_data=XR)
+
+
+@pytest.mark.parametrize("scoring", ["neg_log_loss", lambda model, x, y: model.score(x, y)])
+def test_early_stopping_by_a_scorer(scoring):
+    model = MLPClassifier(8, early_stopping=True, scoring=scoring, max_iter=20, random_state=0)
+    model.fit(X, CLASSES)
+    assert len(model.validation_scores_) == model.n_iter_
+    if scoring == "neg_log_loss":
+        assert max(model.validation_scores_) < 0
+    assert model.best_validation_score_ == max(model.validation_scores_)
+
+
+def test_callbacks_are_told():
+    class Told(fr.Callback):
+        epochs = 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.epochs += 1
+            if epoch == 3:
+                self.model.stop_training = True
+
+    told = Told()
+    model = MLPClassifier(4, callbacks=told).fit(X, CLASSES)
+    assert told.epochs == model.n_iter_ == 4
+
+
+def test_model_is_a_sequential_of_its_own():
+    model = MLPClassifier(4, max_iter=3).fit(X, CLASSES)
+    network = model.model_
+    np.testing.assert_array_equal(network.predict(X, verbose=0), model.predict_proba(X))
+    network.set_weights([0 * w for w in network.get_weights()])
+    assert model.coefs_[0].any() and model.predict_proba(X).std() > 0
+
+
+def test_coefs_are_the_truth():
+    model = MLPRegressor(hidden_layer_sizes=4, max_iter=3).fit(XR, YR)
+    model.intercepts_[-1] = model.intercepts_[-1] + 1
+    before = clone(model).set_params(random_state=0)
+    assert not hasattr(before, "coefs_")
+    hidden = model.hidden_activations(XR)[0]
+    np.testing.assert_allclose(
+        model.predict(XR), hidden @ model.coefs_[1] + model.intercepts_[1], atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_dtype(dtype, solver):
+    model = MLPRegressor(
+        hidden_layer_sizes=4, dtype=dtype, solver=solver, max_iter=20, random_state=0
+    ).fit(XR, YR)
+    assert {w.dtype for w in [*model.coefs_, *model.intercepts_]} == {np.dtype(dtype)}
+    assert model.predict(XR).dtype == dtype
+    as_given = MLPRegressor(hidden_layer_sizes=4, solver=solver, max_iter=20, random_state=0)
+    as_given.fit(XR.astype(dtype), YR)
+    np.testing.assert_array_equal(as_given.predict(XR.astype(dtype)), model.predict(XR))
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("container", [sp.csr_matrix, sp.csr_array, sp.csc_array])
+def test_sparse_rows_are_rows(container, solver):
+    x = XR * (rng.random(XR.shape) < 0.3)
+    settings = {"solver": solver, "max_iter": 10, "random_state": 0, "early_stopping": True}
+    dense = MLPRegressor(hidden_layer_sizes=4, **settings).fit(x, YR[:, 0])
+    sparse = MLPRegressor(hidden_layer_sizes=4, **settings).fit(container(x), YR[:, 0])
+    np.testing.assert_allclose(sparse.predict(container(x)), dense.predict(x), atol=1e-9)
+    np.testing.assert_allclose(sparse.predict(x), dense.predict(x), atol=1e-9)
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars", "pyarrow"])
+def test_dataframes(package):
+    frames = pytest.importorskip(package)
+    table = {f"x{i}": XR[:, i] for i in range(6)}
+    frame = frames.table(table) if package == "pyarrow" else frames.DataFrame(table)
+    model = MLPRegressor(hidden_layer_sizes=4, max_iter=3, random_state=0).fit(frame, YR[:, 0])
+    if package != "pyarrow":
+        assert model.feature_names_in_.tolist() == list(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        np.testing.assert_array_equal(
+            model.predict(frame), clone(model).fit(XR, YR[:, 0]).predict(XR)
+        )
+
+
+def test_in_scikit_learns_company():
+    x, y = load_digits(return_X_y=True)
+    x, y = x[:400] / 16, y[:400]
+    pipe = make_pipeline(
+        StandardScaler(), MLPClassifier(16, learning_rate_init=0.02, max_iter=15, random_state=0)
+    )
+    grid = {"mlpclassifier__l1": [0.0, 0.1], "mlpclassifier__hidden_layer_sizes": [(8,), (16,)]}
+    search = GridSearchCV(pipe, grid, cv=2, n_jobs=2).fit(x, y)
+    assert search.best_params_["mlpclassifier__l1"] == 0.0 and search.best_score_ > 0.7
+    proba = cross_val_predict(search.best_estimator_, x, y, cv=2, method="predict_proba")
+    assert proba.shape == (400, 10)
+    found = permutation_importance(search.best_estimator_, x[:100], y[:100], n_repeats=2)
+    assert found.importances_mean.shape == (64,)
+
+
+def test_metadata_is_routed():
+    import sklearn
+
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = MLPRegressor(hidden_layer_sizes=4, max_iter=3, random_state=0)
+        model.set_fit_request(sample_weight=True, validation_data=True)
+        pipe = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), model)
+        pipe.fit(XR, YR, sample_weight=WEIGHT, validation_data=(XR, YR))
+        assert len(pipe[-1].validation_curve_) == 3
+
+
+def test_scikit_learns_callbacks(capsys):
+    callback = pytest.importorskip("sklearn.callback")
+    pytest.importorskip("rich")
+
+    class Epochs:
+        def setup(self, estimator, context):
+            self.begun = self.ended = 0
+
+        def on_fit_task_begin(self, estimator, context):
+            self.begun += 1
+
+        def on_fit_task_end(self, estimator, context, *, X, fitted_estimator):
+            self.ended += 1
+            assert fitted_estimator.predict(X).shape == (150,)
+            return self.ended == 5
+
+        def teardown(self, estimator, context):
+            self.is_down = True
+
+    epochs = Epochs()
+    bar = callback.ProgressBar()
+    model = MLPClassifier(4, max_iter=9).set_callbacks(epochs, bar).fit(X, CLASSES)
+    assert model.n_iter_ == 5 and epochs.begun == epochs.ended == 6 and epochs.is_down
+    assert "MLPClassifier" in capsys.readouterr().out
+    MLPRegressor(hidden_layer_sizes=4, solver="lbfgs").set_callbacks(callback.ProgressBar()).fit(
+        XR, YR
+    )
+
+
+def test_ctrl_c_leaves_a_model():
+    class Interrupt(fr.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    model = MLPClassifier(4, callbacks=[Interrupt()])
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        model.fit(X, CLASSES)
+    assert model.predict(X).shape == (150,)
+
+
+def test_threads_do_not_change_the_weights():
+    one, two = (
+        MLPClassifier(32, max_iter=3, random_state=0, n_threads=n).fit(X, CLASSES) for n in (1, 2)
+    )
+    for a, b in zip(one.coefs_, two.coefs_, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_global_generator_is_left_alone():
+    fr.set_random_seed(0)
+    expected = fr.config.rng().random()
+    fr.set_random_seed(0)
+    MLPClassifier(4, max_iter=2, dropout=0.1).fit(X, CLASSES)
+    assert fr.config.rng().random() == expected
