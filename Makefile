@@ -17,13 +17,14 @@ C_FLAGS    := -std=c11 -O3 -fno-math-errno -fno-trapping-math -fopenmp-simd -ffp
               -fvisibility=hidden -pthread -Isrc_c -Itests/c -Wall -Wextra -Werror
 SANITIZE   := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: help build demo test bench lint ctest asan parity clean
+.PHONY: help build demo test bench roofline lint ctest asan parity clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     on handwritten digits: what each regularizer does, and what zeros buy; two pictures"
 	@echo "make test     the tests, in Python and in C"
 	@echo "make bench    kernels against the NumPy reference, then training steps against the peers"
+	@echo "make roofline the engine's products beside what the machine can do, as a table and a picture"
 	@echo "make lint     ruff, mypy, and the C sources under gcc and clang with -Werror"
 	@echo "make ctest    the C core alone, without Python"
 	@echo "make asan     the same under the address and undefined-behaviour sanitizers"
@@ -44,6 +45,10 @@ test: $(STAMPS)/engine $(STAMPS)/test
 bench: $(STAMPS)/engine $(STAMPS)/test $(STAMPS)/peers
 	$(BIN)/python -m pytest bench --benchmark-columns=min,median,rounds
 	$(BIN)/python -m bench
+
+roofline: $(STAMPS)/engine $(STAMPS)/test
+	@$(MAKE) --no-print-directory -j$(JOBS) build/roofline/library.so
+	$(BIN)/python -m bench.roofline --plot build/roofline/roofline.png
 
 parity: $(STAMPS)/engine $(STAMPS)/test $(STAMPS)/peers
 	$(BIN)/python -m pytest tests/parity
@@ -88,9 +93,18 @@ $(eval $(call c_kind,asan,$(CC),$(C_FLAGS) $(SANITIZE)))
 $(eval $(call c_kind,gcc,gcc,$(C_FLAGS)))
 $(eval $(call c_kind,clang,clang,$(C_FLAGS)))
 
+# The engine as bench/roofline.c opens it: that file includes network.c.
+build/roofline/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	@$(CC) $(C_FLAGS) -fPIC -MMD -MP -c $< -o $@
+roofline_OBJECTS := $(patsubst %.c,build/roofline/%.o,bench/roofline.c $(filter-out src_c/network.c,$(C_SOURCES)))
+-include $(roofline_OBJECTS:.o=.d)
+build/roofline/library.so: $(roofline_OBJECTS)
+	@$(CC) $(C_FLAGS) -shared $^ -lm -o $@
+
 .PHONY: lint-gcc lint-clang
-lint-gcc: $(gcc_OBJECTS)
-lint-clang: $(clang_OBJECTS)
+lint-gcc: $(gcc_OBJECTS) build/gcc/bench/roofline.o
+lint-clang: $(clang_OBJECTS) build/clang/bench/roofline.o
 
 # --- set-up ------------------------------------------------------------------------------------
 
