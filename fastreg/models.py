@@ -947,6 +947,8 @@ class Sequential:
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         rule = "-" * max(map(len, lines))
         what = f"{self._dtype or 'not built'}, {self.backend}"
+        if self.backend == "compiled":
+            what += f", {_engine.gemm()} products on {_engine.isa()}"
         lines = [f'Model "{self.name}" ({what})', rule, lines[0], rule, *lines[1:], rule]
         if self.built:
             trained = sum(layer.count_params() for layer in self._layers if layer.trainable)

@@ -119,7 +119,7 @@ bool fr_gemm_native(void);
 #define FR_TARGET_TABLES(ENTRY)                                                                    \
     ENTRY(baseline_float32)                                                                        \
     ENTRY(baseline_float64) ENTRY(avx2_float32) ENTRY(avx2_float64) ENTRY(avx512_float32)          \
-        ENTRY(avx512_float64)
+        ENTRY(avx512_float64) ENTRY(neon_float32) ENTRY(neon_float64)
 #define FR_TARGET_DECLARATION(name) extern const fr_kernels fr_table_##name;
 FR_TARGET_TABLES(FR_TARGET_DECLARATION)
 

@@ -18,7 +18,7 @@ bool fr_cpu_runs(fr_isa_level level)
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 #else
-    return false;
+    return FR_AARCH64 && level == FR_ISA_NEON; /* part of every AArch64 */
 #endif
 }
 

@@ -10,6 +10,12 @@
 #else
 #define FR_X86_64 0
 #endif
+#if defined(__aarch64__)
+#define FR_AARCH64 1
+#include <arm_neon.h>
+#else
+#define FR_AARCH64 0
+#endif
 
 #if defined(__GNUC__) || defined(__clang__)
 #define FR_INLINE static inline __attribute__((always_inline))
@@ -53,7 +59,7 @@ FR_INLINE void fr_float_restore(fr_float_state before)
     _mm_setcsr(before);
 }
 FR_INLINE void fr_spin_pause(void) { _mm_pause(); }
-#elif defined(__aarch64__)
+#elif FR_AARCH64
 typedef uint64_t fr_float_state;
 FR_INLINE fr_float_state fr_flush_to_zero(void)
 {

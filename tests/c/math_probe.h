@@ -15,5 +15,6 @@ typedef struct {
 extern const math_probe probe_baseline_float32, probe_baseline_float64;
 extern const math_probe probe_avx2_float32, probe_avx2_float64;
 extern const math_probe probe_avx512_float32, probe_avx512_float64;
+extern const math_probe probe_neon_float32, probe_neon_float64;
 
 #endif

@@ -38,6 +38,8 @@ static const math_probe *const probes[] = {
 #if FR_X86_64
     &probe_avx2_float32,     &probe_avx2_float64,
     &probe_avx512_float32,   &probe_avx512_float64,
+#elif FR_AARCH64
+    &probe_neon_float32,     &probe_neon_float64,
 #endif
 };
 
