@@ -17,7 +17,7 @@ C_FLAGS    := -std=c11 -O3 -fno-math-errno -fno-trapping-math -fopenmp-simd -ffp
               -fvisibility=hidden -pthread -Isrc_c -Itests/c -Wall -Wextra -Werror
 SANITIZE   := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: help build demo test bench roofline lint ctest asan parity clean
+.PHONY: help build demo test bench roofline lint ctest asan neon parity clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make lint     ruff, mypy, and the C sources under gcc and clang with -Werror"
 	@echo "make ctest    the C core alone, without Python"
 	@echo "make asan     the same under the address and undefined-behaviour sanitizers"
+	@echo "make neon     the C tests cross-compiled for AArch64 and run by qemu, with fewer values"
 	@echo "make parity   trained weights against the installed Keras, PyTorch and scikit-learn"
 	@echo "make build    compile the engine into .venv (the verbs above do it when it is needed)"
 	@echo "make clean    remove what was built (.venv stays: rm -rf it to start from nothing)"
@@ -71,6 +72,11 @@ asan:
 	@$(MAKE) --no-print-directory -j$(JOBS) build/asan/run
 	build/asan/run
 
+# Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user
+neon:
+	@$(MAKE) --no-print-directory -j$(JOBS) build/neon/run
+	qemu-aarch64 build/neon/run
+
 clean:
 	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find fastreg tests bench -name __pycache__ -prune -exec rm -rf {} +
@@ -90,6 +96,7 @@ build/$(1)/run: $$($(1)_OBJECTS)
 endef
 $(eval $(call c_kind,ctest,$(CC),$(C_FLAGS) -g))
 $(eval $(call c_kind,asan,$(CC),$(C_FLAGS) $(SANITIZE)))
+$(eval $(call c_kind,neon,aarch64-linux-gnu-gcc,$(C_FLAGS) -static -DSWEEP_STEP=33103 -DRANDOM_VALUES=1000))
 $(eval $(call c_kind,gcc,gcc,$(C_FLAGS)))
 $(eval $(call c_kind,clang,clang,$(C_FLAGS)))
 

@@ -163,7 +163,7 @@ static void product_task(void *context, int thread, ptrdiff_t i)
     training_run *step = &run->step;
     training_plan *plan = step->plan;
     if (run->product == UPDATE) {
-        column_block(step, &plan->tasks[i], plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
+        block(step, &plan->tasks[i], plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
         return;
     }
     ptrdiff_t first = i * plan->n_rows, rows = smaller(plan->n_rows, step->n_batch - first);
@@ -238,6 +238,7 @@ EXPORT fr_status roofline_products(int dtype, ptrdiff_t n_batch, ptrdiff_t n_in,
         n_threads = fr_threads_for(step_flops(net, n_batch), n_threads);
         product_run run = {
             .step = {.net = net,
+                     .phase = COLUMNS,
                      .plan = &net->training,
                      .call = &call,
                      .kernels = net->kernels,
