@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastreg as fr
+from fastreg import _engine
 
 
 @pytest.fixture(params=["compiled", "reference"])
@@ -208,6 +209,7 @@ def test_summary_tells_sizes_and_regularizers():
     for words in (
         '"digits"',
         "float32",
+        f"{_engine.gemm()} products on {_engine.isa()}",
         "(None, 100)",
         "78,500",
         "kernel L2(l2=0.01)",
