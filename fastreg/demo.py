@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastreg import config, functional, plotting
+from fastreg.datasets import Dataset, load_digits
 from fastreg.layers import Dense, Input
 from fastreg.models import Sequential
 from fastreg.optimizers import SGD
@@ -95,16 +96,6 @@ SETTINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Digits:
-    """8x8 images as rows of 64 numbers in [0, 1], and the digits they show."""
-
-    x_train: Array  # (1347, 64) float32
-    y_train: Array  # (1347,)
-    x_test: Array  # (450, 64) float32
-    y_test: Array
-
-
 @dataclass
 class Trainee:
     """A model on its way; seconds a step, one entry a round."""
@@ -126,21 +117,8 @@ class Result:
     agreement: float | None  # share of the test images that the reference puts in the same class
 
 
-def digits(seed: int = 0) -> Digits:
-    """The handwritten digits that come with scikit-learn, three quarters to train on."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype(np.float32)
-    x_train, x_test, y_train, y_test = train_test_split(
-        x, y, test_size=0.25, stratify=y, random_state=seed % 2**32
-    )
-    return Digits(x_train, y_train, x_test, y_test)
-
-
 def compare(
-    data: Digits,
+    data: Dataset,
     settings: Sequence[Setting] = SETTINGS,
     *,
     epochs: int = 100,
@@ -203,7 +181,7 @@ def compare(
         return [measure(data, *pair) for pair in zip(settings, rows, strict=True)]
 
 
-def measure(data: Digits, setting: Setting, trainees: Sequence[Trainee]) -> Result:
+def measure(data: Dataset, setting: Setting, trainees: Sequence[Trainee]) -> Result:
     """What one setting led to."""
     model = trainees[0].model
     kernel, bias, *_ = model.get_weights()
@@ -287,7 +265,7 @@ def main(
     OSError
         If `output` cannot be written.
     """
-    data = digits(seed)
+    data = load_digits(seed=seed)
     threads = f"{n_threads} thread{'s' if n_threads > 1 else ''}"
     print(
         f"{len(data.x_train)} handwritten digits to train on, {len(data.x_test)} to test; "

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastreg import config, plotting
-from fastreg.demo import Digits, digits
+from fastreg.datasets import Dataset, among_noise, load_digits
 from fastreg.layers import Dense, Input
 from fastreg.models import Sequential
 from fastreg.optimizers import Adam
@@ -44,17 +44,7 @@ class Result:
     predict_seconds: float
 
 
-def among_noise(data: Digits, seed: int) -> Digits:
-    """The digits with 64 more inputs, uniform in [0, 1], which say nothing."""
-    rng = np.random.default_rng(seed)
-
-    def with_noise(x: Array) -> Array:
-        return np.hstack([x, rng.random(x.shape, dtype=np.float32)])
-
-    return Digits(with_noise(data.x_train), data.y_train, with_noise(data.x_test), data.y_test)
-
-
-def train(data: Digits, strength: float, *, epochs: int, units: int, seed: int) -> Sequential:
+def train(data: Dataset, strength: float, *, epochs: int, units: int, seed: int) -> Sequential:
     """A network 128-units-10 with L1 on its first kernel, not yet compact."""
     config.set_random_seed(seed)
     hidden = Dense(units, activation="relu", kernel_regularizer=L1(strength))
@@ -66,7 +56,7 @@ def train(data: Digits, strength: float, *, epochs: int, units: int, seed: int) 
 
 
 def compare(
-    data: Digits, strengths: Sequence[float] = STRENGTHS, *, epochs: int, units: int, seed: int
+    data: Dataset, strengths: Sequence[float] = STRENGTHS, *, epochs: int, units: int, seed: int
 ) -> list[Result]:
     """Train under each strength, make the networks compact, then time them in turns."""
     from tqdm import tqdm
@@ -155,7 +145,7 @@ def main(*, epochs: int, units: int, seed: int, output: Path) -> None:
     OSError
         If `output` cannot be written.
     """
-    data = among_noise(digits(seed), seed)
+    data = among_noise(load_digits(seed=seed), seed=seed)
     print(
         f"{len(data.x_train)} handwritten digits with 64 inputs of noise beside their 64 pixels; "
         f"network 128-{units}-10, {epochs} epochs\n",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastreg
-from fastreg import cli, demo
+from fastreg import cli, datasets, demo
 
 ROOT = Path(fastreg.__file__).parent.parent
 RUN = [sys.executable, "-m", "fastreg"]
@@ -23,7 +23,7 @@ RUN = [sys.executable, "-m", "fastreg"]
 
 @pytest.fixture(scope="module")
 def data():
-    return demo.digits()
+    return datasets.load_digits()
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ ROWS = [
     {"training", "layers", "model_io", "interchange"},
     {"callbacks", "optimizers", "losses", "metrics", "regularizers", "initializers", "activations"},
     {"functional", "reference", "owlqn"},
-    {"inputs", "config", "serialization"},
+    {"inputs", "config", "serialization", "datasets"},
     {"errors", "_version"},
 ]
 OPTIONAL = {

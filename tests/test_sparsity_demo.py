@@ -7,17 +7,16 @@ import re
 import numpy as np
 import pytest
 
-from fastreg import cli, sparsity_demo
-from fastreg.demo import digits
+from fastreg import cli, datasets, sparsity_demo
 
 
 @pytest.fixture(scope="module")
 def data():
-    return sparsity_demo.among_noise(digits(), 0)
+    return datasets.among_noise(datasets.load_digits())
 
 
 def test_noise_stands_beside_the_pixels(data):
-    plain = digits()
+    plain = datasets.load_digits()
     assert data.x_train.shape == (1347, 128) and data.x_train.dtype == np.float32
     assert np.array_equal(data.x_test[:, :64], plain.x_test)
     noise = data.x_train[:, 64:]
