@@ -58,7 +58,7 @@ from fastreg.callbacks import (
 )
 from fastreg.config import get_num_threads, set_num_threads, set_random_seed
 from fastreg.errors import check_choice
-from fastreg.layers import Dense, Dropout, Input
+from fastreg.layers import Dense, Dropout, Flatten, Input
 from fastreg.models import Sequential, from_keras, from_torch, load_model
 from fastreg.optimizers import SGD, Adam, AdamW
 from fastreg.paths import RegularizationPath, regularization_path
@@ -75,6 +75,7 @@ __all__ = [
     "Input",
     "Dense",
     "Dropout",
+    "Flatten",
     # what shapes training
     "L1",
     "L2",

@@ -228,7 +228,7 @@ class _Perceptron(Sequential):
 
     def _make_network(self) -> Network:
         network = super()._make_network()
-        return _AlphaNetwork(network, [layer.describe() for layer in self._layers])
+        return _AlphaNetwork(network, self._describe())
 
 
 def _interleaved(coefs: Sequence[Array], intercepts: Sequence[Array]) -> list[Array]:

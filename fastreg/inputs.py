@@ -74,6 +74,20 @@ def check_features(
     return array
 
 
+def flat_rows(argument: str, x: ArrayLike, shape: tuple[int, ...] | None) -> Array:
+    """Rows (n, *shape) as (n, width), a view where it can be; with up to two axes as they are.
+
+    >>> flat_rows("x", [[[1, 2], [3, 4]]], (2, 2))
+    array([[1, 2, 3, 4]])
+    """
+    array = _as_array(argument, x)
+    if array.ndim <= 2:
+        return array
+    if shape is not None:
+        _check_shape(argument, array, ("n", *shape))
+    return array.reshape(len(array), math.prod(array.shape[1:]))
+
+
 def check_targets(
     argument: str, y: ArrayLike, n_rows: int, n_out: int, loss: str, dtype: DTypeLike
 ) -> Array:

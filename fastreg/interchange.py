@@ -286,8 +286,10 @@ def to_torch(moved: Moved) -> Any:
             modules.append(linear)
         elif kind == "Dropout":
             modules.append(torch.nn.Dropout(config["rate"]))
-        elif kind not in ("Input", "Activation"):
-            raise unknown_name("layer", kind, ["Dense", "Activation", "Dropout"])
+        elif kind == "Flatten":
+            modules.append(torch.nn.Flatten())
+        elif kind != "Input":
+            raise unknown_name("layer", kind, ["Dense", "Dropout", "Flatten"])
         activation = config.get("activation", "linear")
         if activation != "linear":
             if activation not in TORCH_ACTIVATIONS:

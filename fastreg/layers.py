@@ -9,6 +9,7 @@ L2(l2=0.01)
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -230,8 +231,8 @@ class Layer:
         self.move_out()
         self._home = None
 
-    def describe(self) -> dict[str, Any]:
-        """The layer as `Network` takes it."""
+    def describe(self) -> dict[str, Any] | None:
+        """The layer as `Network` takes it; None if it has no part there."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -273,8 +274,8 @@ class Input(Layer):
 
     Parameters
     ----------
-    shape : (int,)
-        The width of a row, without the batch axis.
+    shape : (int,) or (int, int, ...)
+        Of a row, without the batch axis; with more than one axis `Flatten` must come next.
     batch_size : int, optional
         Kept for the configuration; any batch size is taken.
     dtype : str, optional
@@ -286,7 +287,7 @@ class Input(Layer):
     Raises
     ------
     ValueError, TypeError
-        For a shape that is not one positive size, or another dtype.
+        For a shape that is not of positive sizes, or another dtype.
 
     Examples
     --------
@@ -312,13 +313,18 @@ class Input(Layer):
         name: str | None = None,
         **keras: object,
     ) -> None:
-        if not isinstance(shape, list | tuple) or len(shape) != 1:
+        if not isinstance(shape, list | tuple) or not shape:
             raise ValueError(f"shape: got {shape!r}; (n,) is needed, the width of one row")
         self.batch_size = None if batch_size is None else check_int("batch_size", batch_size, low=1)
-        self.shape = (check_int("shape", shape[0], low=1),)
+        self.shape = tuple(check_int("shape", size, low=1) for size in shape)
         self.input_dtype = None if dtype is None else str(dtype)
         is_float = dtype is not None and not str(dtype).startswith(("int", "uint", "bool"))
         super().__init__(name, dtype if is_float else None, True, keras)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return math.prod(self.shape)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -530,8 +536,52 @@ class Dropout(Layer):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
+class Flatten(Layer):
+    """Rows of one axis from rows of any: `Input((28, 28))`, `Flatten()`, `Dense(...)`.
+
+    The rows are flattened in C order as they come in, without a copy where they are contiguous; the
+    network does not know of it.
+
+    Parameters
+    ----------
+    data_format : None or "channels_last"
+        Stands where Keras has it.
+    dtype, name, trainable
+        As in `Layer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another `data_format`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastreg import Dense, Input, Sequential
+    >>> model = Sequential([Input((4, 3)), Flatten(), Dense(1)])
+    >>> model.predict(np.zeros((5, 4, 3))).shape
+    (5, 1)
+    """
+
+    def __init__(
+        self,
+        data_format: str | None = None,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        if data_format is not None:
+            check_choice("data_format", data_format, ("channels_last",))
+        super().__init__(name, dtype, trainable, keras)
+
+    def describe(self) -> None:
+        """Nothing: it is done before the network is reached."""
+
+
 REGISTRY: Registry[Layer] = Registry(
-    "layer", Layer, (Input, Dense, Dropout), aliases={"InputLayer": Input}
+    "layer", Layer, (Input, Dense, Dropout, Flatten), aliases={"InputLayer": Input}
 )
 
 

@@ -39,6 +39,7 @@ from fastreg.errors import check_choice, check_int, check_real
 from fastreg.layers import (
     Dense,
     Dropout,
+    Flatten,
     Input,
     Layer,
     auto_name,
@@ -102,7 +103,7 @@ class Sequential:
     Parameters
     ----------
     layers : sequence of Layer, optional
-        `Input`, `Dense`, `Dropout`; more with `add`.
+        `Input`, `Dense`, `Dropout`, `Flatten`; more with `add`.
     trainable : bool, default True
         False makes every layer untrainable.
     name : str, optional
@@ -158,7 +159,7 @@ class Sequential:
                 for layer in layers:
                     self._append(layer)
                 if self._input is not None and self._layers:
-                    self._build(self._input.shape[0])
+                    self._build(self._input.width)
             except BaseException:
                 for layer in self._layers:  # they can be given to another model
                     layer.release()
@@ -224,7 +225,7 @@ class Sequential:
         """
         with self._core.lock:
             self._append(layer)
-            n_in = self._input.shape[0] if self._input is not None else self._n_in
+            n_in = self._input.width if self._input is not None else self._n_in
             if n_in is not None and self._layers:
                 try:
                     self._build(n_in)
@@ -247,12 +248,17 @@ class Sequential:
 
     def _append(self, layer: Layer) -> None:
         if not isinstance(layer, Layer):
-            raise TypeError(f"layers: got {layer!r}; an Input, Dense or Dropout layer is needed")
+            raise TypeError(f"layers: got {layer!r}; an Input or another layer is needed")
         mine = [*([self._input] if self._input else []), *self._layers]
         if isinstance(layer, Input) and (mine or self._n_in is not None):
             raise ValueError(f"layers: got Input {layer.name!r} after others; it must stand first")
         if layer.name in [other.name for other in mine]:
             raise ValueError(f"layers: got two with the name {layer.name!r}; names must differ")
+        rows = (0,) if self._input is None else self._input.shape
+        if not self._layers and len(rows) > 1 and not isinstance(layer, Flatten):
+            raise ValueError(
+                f"layers: got {layer.name!r} after Input {rows}; Flatten is needed between them"
+            )
         _one_dtype([*mine, layer], self._dtype)
         if isinstance(layer, Input):
             self._input = layer
@@ -289,7 +295,7 @@ class Sequential:
         n_in = check_int("input_shape", input_shape[1], low=1)
         if not self._layers:
             raise ValueError(f"build: model {self.name!r} has no layers")
-        known = self._input.shape[0] if self._input is not None else self._n_in
+        known = self._input.width if self._input is not None else self._n_in
         if known is not None and n_in != known:
             raise ValueError(f"input_shape: got width {n_in}; the model has {known}")
         with self._core.lock:
@@ -361,8 +367,12 @@ class Sequential:
             core.network = self._make_network()
         elif core.stale:
             core.stale = False
-            core.network.update_layers([layer.describe() for layer in self._layers])
+            core.network.update_layers(self._describe())
         return core.network
+
+    def _describe(self) -> list[dict[str, Any]]:
+        described = [layer.describe() for layer in self._layers]
+        return [each for each in described if each is not None]
 
     def _make_network(self) -> Network:
         if not any(isinstance(layer, Dense) for layer in self._layers):
@@ -371,7 +381,7 @@ class Sequential:
             raise ValueError(
                 f"model {self.name!r} is not built: begin with Input, call build, or give it data"
             )
-        network = self._new_network([layer.describe() for layer in self._layers], self._dtype)
+        network = self._new_network(self._describe(), self._dtype)
         network.set_weights([array for layer in self._layers for array in layer.get_weights()])
         first = 0
         for layer in self._layers:
@@ -842,6 +852,11 @@ class Sequential:
     def _features(self, argument: str, x: ArrayLike, *, allow_nonfinite: bool) -> Array:
         """Checked rows; builds the model if it is not."""
         n_in = self._n_in if self._selected is None else self._selected[0]
+        if self._layers and isinstance(self._layers[0], Flatten):
+            shape = None
+            if self._input is not None and self._selected is None:
+                shape = self._input.shape  # a compact model's tells what it reads, not what comes
+            x = inputs.flat_rows(argument, x, shape)
         array: Array
         if n_in is not None and _engine.is_ready(x, self._dtype, -1, n_in, not allow_nonfinite):
             array = x
@@ -994,7 +1009,7 @@ class Sequential:
         if shape is not None:
             self._build(check_int("build_input_shape", shape[1], low=1), values)
         elif self._input is not None:
-            self._build(self._input.shape[0], values)
+            self._build(self._input.width, values)
         selected = found.get("selected_inputs")
         if selected is not None:
             self._selected = _selection(selected, self._n_in)

@@ -74,7 +74,7 @@ def test_dropout_refuses(arguments, error):
         fr.Dropout(**arguments)
 
 
-@pytest.mark.parametrize("shape", [4, (), (2, 3), (0,), (None,), "4"])
+@pytest.mark.parametrize("shape", [4, (), (2, 0), (0,), (None,), "4"])
 def test_input_refuses_other_shapes(shape):
     with pytest.raises((TypeError, ValueError), match="shape: got"):
         fr.Input(shape)
@@ -231,3 +231,66 @@ def test_copies_of_a_layer_keep_the_weights_and_belong_to_nobody(duplicate, back
     assert np.array_equal(other.predict(np.ones((1, 2))), model.predict(np.ones((1, 2))))
     other.set_weights([np.zeros((2, 3)), np.zeros(3)])
     assert np.any(model.layers[0].kernel)
+
+
+# ------------------------------------------------ Flatten
+
+
+def test_flatten_reads_images_as_rows(backend):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 4, 3)).astype(np.float32), rng.normal(size=(30, 1))
+
+    def make(*first):
+        fr.set_random_seed(3)
+        model = fr.Sequential([*first, fr.Dense(5, "tanh"), fr.Dense(1)], backend=backend)
+        model.compile("adam", "mse")
+        return model
+
+    flat = make(fr.Input((12,)))
+    flat.fit(x.reshape(30, 12), y, epochs=2, validation_split=0.2, verbose=0)
+    flat_loss = flat.evaluate(x.reshape(30, 12), y, verbose=0)
+    turned = np.ascontiguousarray(x.transpose(0, 2, 1)).transpose(0, 2, 1)  # needs a copy
+    for first, rows in [
+        ([fr.Input((4, 3))], x),
+        ([fr.Input((4, 3))], x.reshape(30, 12)),
+        ([], turned),  # built by its data
+    ]:
+        model = make(*first, fr.Flatten())
+        model.fit(rows, y, epochs=2, validation_split=0.2, verbose=0)
+        assert model.input_shape == (None, 12) and model.layers[0].count_params() == 0
+        for ours, theirs in zip(model.get_weights(), flat.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        for n in (1, 30):
+            np.testing.assert_array_equal(model.predict(rows[:n]), flat(x[:n].reshape(n, 12)))
+        assert model.evaluate(rows, y, verbose=0) == flat_loss
+        assert model(rows, training=True).shape == (30, 1)
+
+
+def test_flatten_moves_with_its_model(tmp_path):
+    model = fr.Sequential([fr.Input((2, 2)), fr.Flatten(), fr.Dense(3, kernel_regularizer="l1")])
+    x = np.random.default_rng(0).normal(size=(4, 2, 2)).astype(np.float32)
+    model.save(tmp_path / "model.safetensors")
+    for same in (fr.load_model(tmp_path / "model.safetensors"), copy.deepcopy(model)):
+        np.testing.assert_array_equal(same.predict(x), model.predict(x))
+        assert same.get_config() == model.get_config()
+    weights = model.get_weights()
+    weights[0][[0, 2]] = 0
+    model.set_weights(weights)
+    small = fr.compact(model)
+    assert small.selected_inputs_.tolist() == [1, 3]
+    np.testing.assert_allclose(small.predict(x), model.predict(x), rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_several_axes_need_flatten():
+    with pytest.raises(ValueError, match=r"after Input \(2, 2\); Flatten is needed"):
+        fr.Sequential([fr.Input((2, 2)), fr.Dense(3)])
+    model = fr.Sequential([fr.Input((2, 3)), fr.Flatten(), fr.Dense(3)])
+    for bad in (np.zeros((4, 3, 2)), np.zeros((4, 5)), np.zeros((0, 2, 3)), np.zeros(6)):
+        with pytest.raises(ValueError, match="x: got shape"):
+            model.predict(bad)
+    with pytest.raises(ValueError, match="x: got shape"):
+        fr.Sequential([fr.Input((6,)), fr.Dense(3)]).predict(np.zeros((4, 2, 3)))
+    with pytest.raises(ValueError, match="data_format: got 'channels_first'"):
+        fr.Flatten("channels_first")
+    with pytest.raises(ValueError, match="shape: got 0"):
+        fr.Input((2, 0))

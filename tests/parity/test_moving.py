@@ -173,3 +173,12 @@ def test_from_torch():
         fr.from_torch(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="float16"):
         fr.from_torch(nn.Sequential(nn.Linear(2, 2, dtype=torch.float16)))
+
+
+def test_flatten_moves():
+    there = keras.Sequential([keras.Input((4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    rows = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
+    model = fr.from_keras(there)
+    close(model.predict(rows), there(rows), "float32")
+    close(model.to_keras()(rows), there(rows), "float32")
+    close(model.to_torch()(torch.tensor(rows)).detach(), there(rows), "float32")
