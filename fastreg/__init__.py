@@ -137,8 +137,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
 
     Examples
     --------
-    >>> sorted(show_config("dicts"))
-    ['blas', 'fastreg', 'isa', 'isas_built', 'numpy', 'platform', 'products', 'python', 'threads']
+    >>> print(*sorted(show_config("dicts")))
+    blas fastreg isa isas_built numpy platform products python sparse threads
     """
     check_choice("mode", mode, ("stdout", "dicts"))
     found = {
@@ -146,6 +146,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "isa": _engine.isa(),
         "isas_built": _engine.isas_built(),
         "products": _engine.gemm(),
+        "sparse": _engine.sparse(),
         "blas": [
             f"{pool['internal_api']} {pool['version']} ({pool['filepath']})"
             for pool in _engine.blas_info()

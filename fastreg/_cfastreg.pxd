@@ -71,6 +71,9 @@ cdef extern from "fastreg.h" nogil:
     fr_status fr_gemm_choose(const char *name)
     const char *fr_gemm()
 
+    fr_status fr_sparse_choose(const char *name)
+    const char *fr_sparse()
+
     fr_status fr_isa_choose(const char *at_most)
     const char *fr_isa()
     const char *fr_isa_built(int number)
@@ -116,6 +119,8 @@ cdef extern from "fastreg.h" nogil:
     fr_status fr_network_evaluate(fr_network *network, const fr_training *evaluation,
                                   double *ledger)
     double fr_network_flops(const fr_network *network)
+    fr_status fr_network_density(fr_network *network, ptrdiff_t layer, ptrdiff_t n_rows,
+                                 double *density)
     bint fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x)
     fr_status fr_network_forward(fr_network *network, ptrdiff_t n_rows, const void *x, void *out,
                                  int n_threads)

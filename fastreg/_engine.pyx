@@ -83,6 +83,11 @@ def gemm():
     return fr_gemm().decode()
 
 
+def sparse():
+    """Whether networks leave zeros of kernels out at inference: "auto", "never" or "always"."""
+    return fr_sparse().decode()
+
+
 def isa():
     """The instruction set in use."""
     return fr_isa().decode()
@@ -104,6 +109,15 @@ if fr_isa_choose(_wanted_isa.encode()) != FR_OK:
 _wanted_gemm = os.environ.get("FASTREG_GEMM", "")
 if fr_gemm_choose(_wanted_gemm.encode()) != FR_OK:
     raise unknown_name("FASTREG_GEMM", _wanted_gemm, ["native", "blas"])
+
+
+def choose_sparse(str name, argument="name"):
+    """For networks made later; "" is "auto"."""
+    if fr_sparse_choose(name.encode()) != FR_OK:
+        raise unknown_name(argument, name, ["auto", "never", "always"])
+
+
+choose_sparse(os.environ.get("FASTREG_SPARSE", ""), "FASTREG_SPARSE")
 
 
 class _BlasLimit:
@@ -409,6 +423,16 @@ cdef class Network:
                 status = fr_network_forward(self.network, n_rows, x_data, out_data, n_threads)
             self.busy = False
         _check(status)
+
+    def densities(self, ptrdiff_t n_rows):
+        """Of each layer: the share of nonzero weights where inference on n_rows rows runs on them
+        alone, else 1."""
+        found = []
+        cdef double density = 1
+        for layer in range(self.n_layers):
+            _check(fr_network_density(self.network, layer, n_rows, &density))
+            found.append(density)
+        return found
 
     cdef inline bint _is_short(self, ptrdiff_t n_rows):
         return self.limit is _no_limit and n_rows * fr_network_flops(self.network) <= SHORT_FLOPS

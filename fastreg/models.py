@@ -891,7 +891,7 @@ class Sequential:
         Parameters
         ----------
         x : (n, n_in) real numbers
-            NaN and infinity go through.
+            NaN and infinity go through, but not along zero weights of a layer that runs sparse.
         batch_size : int, optional
             Rows at a time; bounds the memory needed.
         verbose : 0, 1, 2 or "auto"
@@ -945,9 +945,13 @@ class Sequential:
     # ------------------------------------------------------------------ configuration and copies
 
     def summary(self, print_fn: Callable[[str], object] | None = None) -> None:
-        """Print the layers, their sizes and their regularizers, a line at a time."""
+        """Print the layers, their sizes and their regularizers, a line at a time.
+
+        A layer with few weights that are not zero runs on those alone at inference, where that is
+        faster: it is noted with its density, the share of those weights.
+        """
         rows = [("layer (type)", "output", "params", "regularizers")]
-        for layer in self._layers:
+        for layer, density in zip(self._layers, self._densities(), strict=True):
             shape = f"(None, {layer.output_shape[1]})" if layer.built else "?"
             params = f"{layer.count_params():,}" if layer.built else "?"
             notes = [
@@ -957,6 +961,8 @@ class Sequential:
             ]
             if not layer.trainable:
                 notes.append("not trainable")
+            if density < 1:
+                notes.append(f"runs sparse, density {density:.2%}")
             rows.append((f"{layer.name} ({type(layer).__name__})", shape, params, ", ".join(notes)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -972,6 +978,13 @@ class Sequential:
             lines.append(f"inputs: {self._n_in:,} of {self._selected[0]:,} are read")
         for line in lines:
             (print_fn or print)(line)
+
+    def _densities(self) -> list[float]:
+        """Of each layer: the share of weights that inference on many rows works with."""
+        if not self.built or not any(isinstance(layer, Dense) for layer in self._layers):
+            return [1.0] * len(self._layers)
+        with self._core.lock:
+            return self.network.densities(INFERENCE_BATCH_SIZE)
 
     def __repr__(self) -> str:
         return f"<Sequential name={self.name}, built={self.built}>"

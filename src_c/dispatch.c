@@ -53,6 +53,23 @@ fr_status fr_gemm_choose(const char *name)
 const char *fr_gemm(void) { return native ? "native" : "blas"; }
 bool fr_gemm_native(void) { return native; }
 
+static const char *const sparse_names[] = {"auto", "never", "always"};
+static fr_sparse_use sparse;
+
+fr_status fr_sparse_choose(const char *name)
+{
+    if (!name || !*name) name = sparse_names[FR_SPARSE_AUTO];
+    for (int i = 0; i < FR_N_SPARSE; i++)
+        if (strcmp(name, sparse_names[i]) == 0) {
+            sparse = (fr_sparse_use)i;
+            return FR_OK;
+        }
+    return FR_BAD_ARGUMENT;
+}
+
+const char *fr_sparse(void) { return sparse_names[sparse]; }
+fr_sparse_use fr_sparse_chosen(void) { return sparse; }
+
 const char *fr_isa(void) { return isas[chosen].name; }
 
 const char *fr_isa_built(int number)

@@ -115,6 +115,11 @@ void fr_blas_set(fr_sgemm *sgemm, fr_dgemm *dgemm);
 fr_status fr_gemm_choose(const char *name); /* NULL or "": the default of the ISA in use */
 const char *fr_gemm(void);
 
+/* ---- zeros of kernels: "auto" leaves them out at inference where that is faster, "never", "always"; for
+ * networks made later ---- */
+fr_status fr_sparse_choose(const char *name); /* NULL or "": auto */
+const char *fr_sparse(void);
+
 /* ---- ISA: chosen once by fr_isa_choose (NULL or "" = the best this CPU runs) ---- */
 fr_status fr_isa_choose(const char *at_most);
 const char *fr_isa(void);             /* the one in use */
@@ -170,6 +175,9 @@ fr_status fr_network_train(fr_network *network, const fr_training *training, dou
                            ptrdiff_t *steps_done);
 /* Adds to the ledger for rows start..stop; index, optimizer, iteration and seed are not read. */
 fr_status fr_network_evaluate(fr_network *network, const fr_training *evaluation, double *ledger);
+/* The share of a dense layer's weights that are not 0, where inference on n_rows rows leaves the zeros
+ * out; 1 where it does not. */
+fr_status fr_network_density(fr_network *network, ptrdiff_t layer, ptrdiff_t n_rows, double *density);
 /* out (n_rows, n_out) = the network's output for x (n_rows, n_in). */
 fr_status fr_network_forward(fr_network *network, ptrdiff_t n_rows, const void *x, void *out,
                              int n_threads);

@@ -59,6 +59,14 @@ typedef struct {
     uint32_t layer, iteration;
 } fr_dropout_tile;
 
+/* Rows of which the nonzeros alone are listed: the terms of row r stand from start[i] to start[i + 1],
+ * i = order[r], or r without an order. */
+typedef struct {
+    const int64_t *order, *start;
+    const int32_t *column;
+    const void *value;
+} fr_sparse_rows;
+
 /* What one step's update needs beside the arrays; `rate` is Adam's bias-corrected one. */
 typedef struct {
     double rate, keep; /* w is first multiplied by keep = 1 - learning_rate * weight_decay */
@@ -110,11 +118,26 @@ typedef struct {
     /* y = x * factor over rows x n, both factor and y with ld_y */
     void (*multiply)(ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t ld_x, const void *factor,
                      ptrdiff_t ld_factor, void *y, ptrdiff_t ld_y);
+    /* c (rows, n) = a b for up to 8 vectors of columns; b and c have whole vectors */
+    void (*sparse_product)(ptrdiff_t rows, ptrdiff_t n, const fr_sparse_rows *a, const void *b,
+                           ptrdiff_t ld_b, void *c, ptrdiff_t ld_c);
+    /* Up to `lanes` rows of a tile as columns (n, lanes) of whole vectors, and back into one panel. */
+    ptrdiff_t lanes;
+    void (*to_lanes)(ptrdiff_t rows, ptrdiff_t n, const void *y, ptrdiff_t ld, ptrdiff_t gap,
+                     void *lanes);
+    void (*from_lanes)(ptrdiff_t rows, ptrdiff_t n, const void *lanes, void *y, ptrdiff_t ld);
+    ptrdiff_t (*count_nonzero)(ptrdiff_t n, const void *w);
+    ptrdiff_t (*compress)(ptrdiff_t n, const void *w, ptrdiff_t ld, ptrdiff_t end, int32_t *row,
+                          void *value);
 } fr_kernels;
 
-/* The table in use, and whether networks multiply by its products or by BLAS. */
+/* Whether networks leave a kernel's zeros out at inference. */
+typedef enum { FR_SPARSE_AUTO, FR_SPARSE_NEVER, FR_SPARSE_ALWAYS, FR_N_SPARSE } fr_sparse_use;
+
+/* The table in use, whether networks multiply by its products or by BLAS, and fr_sparse_choose's. */
 const fr_kernels *fr_kernels_for(fr_dtype dtype);
 bool fr_gemm_native(void);
+fr_sparse_use fr_sparse_chosen(void);
 
 #define FR_TARGET_TABLES(ENTRY)                                                                    \
     ENTRY(baseline_float32)                                                                        \

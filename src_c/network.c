@@ -22,13 +22,14 @@
  *   weights, slots   [kernel 0 | bias 0 | kernel 1 | ...] each at 64 bytes, zeros between
  *   training         per layer y, d, dbias and the transposed kernel; x, targets and weights of a
  *                    batch; tasks; one scratch a thread; the gradients where they are materialized
- *   inference        two matrices of activations a thread
+ *   inference        two matrices of activations a thread, and one along the lanes for sparse kernels
  */
 #include "network.h"
 
 #include "base/arena.h"
 #include "base/threads.h"
 #include "blas.h"
+#include "sparse.h"
 
 #include <limits.h>
 #include <math.h>
@@ -45,6 +46,7 @@ typedef struct {
     void *dbias;      /* (row panels, n_padded): column sums of each row panel's dz */
     void *transposed; /* native: the kernel's transpose, for dx; kept up by the update */
     void *factor;     /* dropout: as y */
+    fr_nonzeros nonzeros; /* inference: of the kernel, where they are few */
 } layer;
 
 /* A view of rows of a matrix in column panels. */
@@ -84,6 +86,8 @@ typedef struct {
     int n_threads;
     ptrdiff_t n_rows, n_padded;
     char *activations; /* (n_threads, 2, n_rows, n_padded); a call may use fewer rows */
+    ptrdiff_t lanes_size; /* bytes a thread */
+    char *lanes;
 } inference_plan;
 
 struct fr_network {
@@ -95,6 +99,8 @@ struct fr_network {
     double flops;              /* of one row's forward pass */
     bool native;               /* our products on panels, else BLAS */
     bool transposed_stale;     /* weights were set since the transposes were made */
+    fr_sparse_use sparse;
+    bool nonzeros_stale;       /* weights have changed since the nonzeros were found */
     ptrdiff_t width_x;         /* of the panels of x */
     layer *layers;
     fr_arena weights, slots;
@@ -298,6 +304,8 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
     net->n_out = layers[n_layers - 1].n_out;
     net->kernels = fr_kernels_for(dtype);
     net->native = fr_gemm_native();
+    net->sparse = fr_sparse_chosen();
+    net->nonzeros_stale = true;
     net->width_x = width_of(net, net->n_in);
     for (ptrdiff_t l = 0; l < n_layers; l++) {
         net->layers[l].spec = layers[l];
@@ -335,6 +343,7 @@ void fr_network_destroy(fr_network *net)
     fr_arena_free(&net->kept);
     fr_arena_free(&net->training.arena);
     fr_arena_free(&net->inference.arena);
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) fr_nonzeros_free(&net->layers[l].nonzeros);
     free(net->layers);
     free(net);
 }
@@ -404,7 +413,7 @@ fr_status fr_network_get(const fr_network *net, int slot, ptrdiff_t l, int part,
 
 fr_status fr_network_set(fr_network *net, int slot, ptrdiff_t l, int part, const void *in)
 {
-    if (slot == FR_WEIGHTS) net->transposed_stale = true;
+    if (slot == FR_WEIGHTS) net->transposed_stale = net->nonzeros_stale = true;
     return copy_array(net, slot, l, part, (void *)in, false); /* only read */
 }
 
@@ -484,7 +493,7 @@ fr_status fr_network_put_back(fr_network *net)
     memcpy(net->weights.base, net->kept.base, bytes);
     if (net->n_slots > 0)
         memcpy(net->slots.base, net->kept.base + bytes, bytes * (size_t)net->n_slots);
-    net->transposed_stale = true;
+    net->transposed_stale = net->nonzeros_stale = true;
     return FR_OK;
 }
 
@@ -513,11 +522,14 @@ static void *kernel_panel(const fr_network *net, const layer *a, ptrdiff_t o)
     return weight_at(net, a->kernel + o * a->spec.n_in);
 }
 
-/* Columns o.. of y = x W, one panel. */
+/* Columns o.. of y = x W, one panel; `lanes`: x along the lanes, to be multiplied by the nonzeros. */
 static void product_forward(const fr_network *net, const layer *a, ptrdiff_t rows, matrix x,
-                            ptrdiff_t o, matrix y)
+                            void *lanes, ptrdiff_t o, matrix y)
 {
-    if (net->native)
+    if (lanes)
+        fr_product_nonzeros(net->kernels, &a->nonzeros, rows, a->spec.n_in, lanes, o,
+                            smaller(a->width, a->spec.n_out - o), column(net, y, o), y.width);
+    else if (net->native)
         net->kernels->product(rows, a->spec.n_in, a->spec.n_out - o, x.at, x.height * x.width,
                                             kernel_panel(net, a, o), column(net, y, o));
     else
@@ -578,9 +590,9 @@ static void transpose_all(fr_network *net)
 /* ---- forward ---- */
 
 /* y = f(x W + b) on a panel of rows, each panel of columns finished while it is hot; returns the
- * activity penalty where f is the layer's own. */
+ * activity penalty where f is the layer's own. `lanes`: room for x there where W is sparse, or NULL. */
 static double dense_forward(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
-                            matrix x, matrix y)
+                            matrix x, void *lanes, matrix y)
 {
     const fr_kernels *kernels = net->kernels;
     bool whole = kernels->whole_rows[activation];
@@ -588,8 +600,9 @@ static double dense_forward(const fr_network *net, const layer *a, int activatio
     fr_sums sums = {0, 0};
     fr_forward_tile tile = {
         .rows = rows, .ld = y.width, .gap = gap(net, y), .sums = counted ? &sums : NULL};
+    if (lanes) fr_to_lanes(kernels, rows, a->spec.n_in, x.at, x.width, gap(net, x), lanes);
     for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) {
-        product_forward(net, a, rows, x, o, y);
+        product_forward(net, a, rows, x, lanes, o, y);
         if (whole) continue;
         tile.n = smaller(a->width, a->spec.n_out - o);
         tile.y = column(net, y, o);
@@ -731,7 +744,7 @@ static double forward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t 
             dropout_forward(run, l, first, rows);
         else
             activity += dense_forward(net, a, activation_at(net, l, run->fused), rows,
-                                      input_of(run, l, first), rows_of(run, l, a->y, first));
+                                      input_of(run, l, first), NULL, rows_of(run, l, a->y, first));
     }
     return activity;
 }
@@ -1130,6 +1143,7 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
         begin_step(&run);
     }
     net->training.has_gradients = call->part == FR_FROM_GRADIENTS;
+    net->nonzeros_stale = true;
     fr_parallel(n_threads, next_training_phase, training_task, &run);
     *steps_done = run.steps_done;
     if (run.not_finite && new_slots && run.steps_done == 0) fr_network_set_slots(net, 0);
@@ -1137,6 +1151,45 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
 }
 
 /* ---- inference: independent panels, two activations a thread ---- */
+
+/* Rows of a panel of a call on n_rows rows. */
+static ptrdiff_t inference_rows(const fr_network *net, ptrdiff_t n_rows)
+{
+    return smaller(n_rows, panel_rows(net, n_rows, net->flops * (double)n_rows));
+}
+
+static fr_status find_nonzeros(fr_network *net)
+{
+    if (!net->nonzeros_stale) return FR_OK;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        layer *a = &net->layers[l];
+        if (a->spec.kind != FR_LAYER_dense) continue;
+        fr_status status =
+            fr_nonzeros_find(&a->nonzeros, net->kernels, net->sparse, weight_at(net, a->kernel),
+                             a->spec.n_in, a->spec.n_out, a->width);
+        if (status != FR_OK) return status;
+    }
+    net->nonzeros_stale = false;
+    return FR_OK;
+}
+
+/* Whether a layer leaves the zeros of its kernel out on panels of that many rows. */
+static bool runs_sparse(const fr_network *net, const layer *a, ptrdiff_t rows)
+{
+    return a->spec.kind == FR_LAYER_dense &&
+           fr_nonzeros_pay(&a->nonzeros, net->kernels, net->native, net->sparse, rows);
+}
+
+fr_status fr_network_density(fr_network *net, ptrdiff_t l, ptrdiff_t n_rows, double *density)
+{
+    if (l < 0 || l >= net->n_layers || n_rows < 1) return FR_BAD_ARGUMENT;
+    fr_status status = find_nonzeros(net);
+    if (status != FR_OK) return status;
+    const layer *a = &net->layers[l];
+    bool sparse = runs_sparse(net, a, inference_rows(net, n_rows));
+    *density = sparse ? a->nonzeros.density : 1;
+    return FR_OK;
+}
 
 typedef struct {
     const fr_network *net;
@@ -1166,7 +1219,10 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
         const layer *a = &net->layers[l];
         if (a->spec.kind != FR_LAYER_dense) continue;
         matrix y = view(net, other, a->width, plan->n_rows, 0);
-        *activity += dense_forward(net, a, activation_at(net, l, run->fused), rows, x, y);
+        void *lanes = runs_sparse(net, a, run->panel_rows)
+                          ? plan->lanes + (ptrdiff_t)thread * plan->lanes_size
+                          : NULL;
+        *activity += dense_forward(net, a, activation_at(net, l, run->fused), rows, x, lanes, y);
         other = here;
         here = y.at;
         x = y;
@@ -1217,6 +1273,22 @@ static void take_inference(const fr_network *net, inference_plan *plan)
     ptrdiff_t one = fr_size_product(plan->n_rows, plan->n_padded);
     plan->activations =
         fr_arena_take(&plan->arena, fr_size_product(2 * plan->n_threads, one), net->size);
+    plan->lanes = fr_arena_take(&plan->arena, plan->n_threads, plan->lanes_size);
+}
+
+/* Bytes that the sparse layers need for panels of that many rows; -1 where they overflow. */
+static ptrdiff_t lanes_size(const fr_network *net, ptrdiff_t rows)
+{
+    ptrdiff_t bytes = 0;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        const layer *a = &net->layers[l];
+        if (!runs_sparse(net, a, rows)) continue;
+        ptrdiff_t one = fr_lanes_size(net->kernels, a->spec.n_in, rows);
+        one = fr_size_product(one, net->size);
+        if (one < 0 || one > PTRDIFF_MAX - FR_ALIGNMENT) return -1;
+        bytes = larger(bytes, round_up(one, FR_ALIGNMENT));
+    }
+    return bytes;
 }
 
 static fr_status infer(fr_network *net, inference_run *run, int n_threads)
@@ -1226,10 +1298,15 @@ static fr_status infer(fr_network *net, inference_run *run, int n_threads)
     n_threads = n_threads < 1 ? 1 : (int)smaller(n_threads, FR_MAX_THREADS);
     n_threads = fr_threads_for(flops, n_threads);
     inference_plan *plan = &net->inference;
-    ptrdiff_t n_rows = smaller(run->n_rows, panel_rows(net, run->n_rows, flops));
-    if (!plan->arena.base || plan->n_rows < n_rows || plan->n_threads < n_threads) {
+    ptrdiff_t n_rows = inference_rows(net, run->n_rows);
+    fr_status status = find_nonzeros(net);
+    if (status != FR_OK) return status;
+    ptrdiff_t lanes = lanes_size(net, n_rows);
+    if (lanes < 0) return FR_TOO_LARGE;
+    if (!plan->arena.base || plan->n_rows < n_rows || plan->n_threads < n_threads ||
+        plan->lanes_size < lanes) {
         fr_arena_free(&plan->arena);
-        *plan = (inference_plan){.n_rows = n_rows, .n_threads = n_threads};
+        *plan = (inference_plan){.n_rows = n_rows, .n_threads = n_threads, .lanes_size = lanes};
         take_inference(net, plan);
         if (plan->arena.overflow) return FR_TOO_LARGE;
         if (!fr_arena_allocate(&plan->arena)) return FR_NO_MEMORY;

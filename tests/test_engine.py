@@ -411,7 +411,7 @@ def test_every_instruction_set_and_provider_of_products(isa, gemm):
     assert built.index(ran) <= built.index(isa), "clamped up"
 
 
-@pytest.mark.parametrize("variable", ["FASTREG_ISA", "FASTREG_GEMM"])
+@pytest.mark.parametrize("variable", ["FASTREG_ISA", "FASTREG_GEMM", "FASTREG_SPARSE"])
 def test_an_unknown_choice_is_named(variable):
     with pytest.raises(AssertionError, match=f"ValueError: {variable}: got 'avx3'; allowed:"):
         run("import fastreg", **{variable: "avx3"})

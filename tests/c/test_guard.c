@@ -315,6 +315,40 @@ static void guard_products(fr_dtype dtype, ptrdiff_t n)
     check_around(2, "transpose");
 }
 
+/* n terms in each of three rows, of as many columns as the lanes hold at most. */
+static void guard_sparse(fr_dtype dtype, ptrdiff_t n)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    ptrdiff_t vector = kernels->panel / 2, columns = 1 + 3 * n % kernels->lanes;
+    ptrdiff_t whole = (columns + vector - 1) / vector * vector;
+    test_case("guard sparse n %td %s %s", n, name_of(dtype), fr_isa());
+    int64_t *start = place(0, 4 * sizeof *start);
+    for (int r = 0; r < 4; r++) start[r] = r * n;
+    int32_t *column = place(1, (size_t)(3 * n) * sizeof *column);
+    for (ptrdiff_t k = 0; k < 3 * n; k++) column[k] = (int32_t)(k % n);
+    fr_sparse_rows a = {NULL, locked(0, start), locked(1, column),
+                        locked(2, array(2, dtype, 3 * n, -1, 1))};
+    const void *b = locked(3, matrix(3, dtype, n, whole, (layout){whole, 0}, -1, 1));
+    void *c = matrix(4, dtype, 3, whole, (layout){whole, 0}, 0, 0);
+    kernels->sparse_product(3, columns, &a, b, whole, c, whole);
+    check_around(4, "product of nonzeros");
+
+    /* plain: the whole vectors of the last column end the lanes, rows of one panel end the tile */
+    ptrdiff_t rows = columns, some = 1 + n % kernels->panel;
+    const void *y = locked(0, matrix(0, dtype, rows, n, plain(n), -1, 1));
+    void *lanes = place(5, (size_t)(((n - 1) * kernels->lanes + whole) * size_of(dtype)));
+    kernels->to_lanes(rows, n, y, n, 0, lanes);
+    void *tile = matrix(6, dtype, rows, n < some ? n : some, plain(some), 0, 0);
+    kernels->from_lanes(rows, n < some ? n : some, locked(5, lanes), tile, some);
+    check_around(6, "rows of lanes");
+
+    ptrdiff_t end = kernels->compress(n, locked(0, array(0, dtype, n, 1, 2)), 1, 0,
+                                      place(1, (size_t)n * sizeof(int32_t)),
+                                      array(2, dtype, n, 0, 0));
+    CHECK(end == n, "%td nonzeros", end);
+    check_around(2, "nonzeros");
+}
+
 /* ---- calls ---- */
 
 static void guard_dense(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out)
@@ -472,6 +506,7 @@ static void guard_target(fr_dtype dtype)
                 if (!layouts[i].gap) guard_update(dtype, n, layouts[i]);
             }
             guard_products(dtype, n);
+            guard_sparse(dtype, n);
             guard_arrays(dtype, n);
             guard_elementwise(dtype, n);
             guard_dense(dtype, n, 2 * LONGEST_LANES + 2 - n);

@@ -844,6 +844,116 @@ static void check_pack(fr_dtype dtype)
         }
 }
 
+/* ---- products of nonzeros ---- */
+
+enum { SPARSE_ROWS = 7, DEPTH = 11, MOST_TERMS = 24 };
+
+/* Rows of 0, 1, 2, ... terms, in an order of their own or not; columns may repeat. */
+static void sparse_case(fr_dtype dtype, ptrdiff_t n, bool ordered)
+{
+    static const int64_t order[SPARSE_ROWS] = {3, 0, 6, 3, 1, 5, 2};
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    ptrdiff_t vector = kernels->panel / 2, whole = (n + vector - 1) / vector * vector;
+    ptrdiff_t ld_b = whole + n % 3, ld_c = whole + n % 2;
+    int64_t start[SPARSE_ROWS + 1] = {0};
+    int32_t column[SPARSE_ROWS * MOST_TERMS];
+    void *value = array_in(&buffer_a, dtype, 1), *b = array_in(&buffer_b, dtype, 2);
+    void *c = array_in(&buffer_c, dtype, 3);
+    fill(dtype, value, SPARSE_ROWS * MOST_TERMS, -1, 1);
+    fill(dtype, b, DEPTH * ld_b, -1, 1);
+    for (int r = 0; r < SPARSE_ROWS; r++)
+        start[r + 1] = start[r] + (r < 6 ? r : test_below(MOST_TERMS));
+    for (int64_t k = 0; k < start[SPARSE_ROWS]; k++) column[k] = (int32_t)test_below(DEPTH);
+    fr_sparse_rows a = {ordered ? order : NULL, start, column, value};
+    kernels->sparse_product(SPARSE_ROWS, n, &a, b, ld_b, c, ld_c);
+    match m = {0};
+    for (ptrdiff_t r = 0; r < SPARSE_ROWS; r++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            ptrdiff_t row = ordered ? (ptrdiff_t)order[r] : r;
+            wide want = 0, size = 0;
+            for (int64_t k = start[row]; k < start[row + 1]; k++) {
+                wide term = (wide)get(dtype, value, k) * get(dtype, b, column[k] * ld_b + j);
+                want += term, size += fabsl(term);
+            }
+            wide bound = (start[row + 1] - start[row] + 1) * unit_of(dtype) * size;
+            near(&m, dtype, r * n + j, get(dtype, c, r * ld_c + j), want, bound);
+        }
+    CHECK_MATCH(m, "product of nonzeros");
+}
+
+static void lanes_case(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, bool panels)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    ptrdiff_t panel = kernels->panel, vector = panel / 2, lanes = kernels->lanes;
+    layout l = panels ? (layout){panel, panel, rows * panel} : (layout){panel, n + n % 3, 0};
+    void *y = array_in(&buffer_a, dtype, 1), *across = array_in(&buffer_b, dtype, 2);
+    void *back = array_in(&buffer_c, dtype, 3);
+    fill(dtype, y, spot(l, rows - 1, n - 1) + 1, -1, 1);
+    fill(dtype, across, n * lanes, 5, 6);
+    fill(dtype, back, rows * (panel + 1), 5, 6);
+    kernels->to_lanes(rows, n, y, l.ld, l.gap, across);
+    ptrdiff_t wrong = 0, some = n < panel ? n : panel;
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (ptrdiff_t r = 0; r < lanes; r++) {
+            double got = get(dtype, across, j * lanes + r);
+            if (r < rows)
+                wrong += got != get(dtype, y, spot(l, r, j));
+            else
+                wrong += r < (rows + vector - 1) / vector * vector ? got != 0 : got < 5;
+        }
+    kernels->from_lanes(rows, some, across, back, panel + 1);
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t j = 0; j < panel + 1; j++) {
+            double got = get(dtype, back, r * (panel + 1) + j);
+            wrong += j < some ? got != get(dtype, y, spot(l, r, j)) : got < 5;
+        }
+    CHECK(wrong == 0, "%td elements wrong", wrong);
+}
+
+static void compress_case(fr_dtype dtype, ptrdiff_t n, ptrdiff_t ld)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    void *w = array_in(&buffer_a, dtype, 1), *value = array_in(&buffer_b, dtype, 2);
+    int32_t row[MOST];
+    ptrdiff_t wrong = 0, nonzero = 0, end = 3;
+    fill(dtype, w, n * ld, 1, 2);
+    for (ptrdiff_t i = 0; i < n * ld; i++) {
+        ptrdiff_t kind = test_below(4);
+        put(dtype, w, i, kind == 0 ? 0 : kind == 1 ? -0.0 : kind == 2 ? NAN : get(dtype, w, i));
+        nonzero += kind > 1;
+    }
+    CHECK(kernels->count_nonzero(n * ld, w) == nonzero, "count of nonzeros");
+    ptrdiff_t got = kernels->compress(n, w, ld, end, row, value);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        double element = get(dtype, w, i * ld);
+        if (element == 0) continue;
+        wrong += row[end] != i || memcmp(at(dtype, value, end), at(dtype, w, i * ld),
+                                         (size_t)size_of(dtype)) != 0;
+        end++;
+    }
+    CHECK(wrong == 0 && got == end, "%td of %td nonzeros wrong, %td found", wrong, end, got);
+}
+
+static void check_sparse(fr_dtype dtype)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    for (ptrdiff_t n = 1; n <= kernels->lanes; n++)
+        for (int ordered = 0; ordered < 2; ordered++) {
+            test_case("nonzeros n %td ordered %d %s %s", n, ordered, name_of(dtype), fr_isa());
+            sparse_case(dtype, n, ordered);
+        }
+    for (ptrdiff_t rows = 1; rows <= kernels->lanes; rows += 1 + rows / 20)
+        for (ptrdiff_t n = 1; n <= 40; n += 1 + n / 17)
+            for (int panels = 0; panels < 2; panels++) {
+                test_case("lanes %td x %td %s %s", rows, n, name_of(dtype), fr_isa());
+                lanes_case(dtype, rows, n, panels);
+            }
+    for (ptrdiff_t n = 1; n <= 70; n++) {
+        test_case("compress n %td %s %s", n, name_of(dtype), fr_isa());
+        compress_case(dtype, n, 1 + n % 5);
+    }
+}
+
 void test_kernels(void)
 {
     check_philox();
@@ -858,4 +968,5 @@ void test_kernels(void)
     test_each_target(check_dropout);
     test_each_target(check_products);
     test_each_target(check_pack);
+    test_each_target(check_sparse);
 }

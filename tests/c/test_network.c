@@ -802,6 +802,129 @@ static void check_wide_layers(fr_dtype dtype)
     destroy_pair(p);
 }
 
+/* Sets all but every `keep`-th weight of the kernels to 0. */
+static void thin(pair p, int keep)
+{
+    for (int l = 0; l < p.model->n_layers; l++) {
+        double values[MOST_KERNEL];
+        ptrdiff_t n = size_of_part(&p.model->specs[l], KERNEL);
+        if (n == 0) continue;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            wide *w = &p.model->layers[l].part[KERNEL].value[i];
+            if ((i * 7 + l) % keep != 0) *w = 0;
+            put(p.model->dtype, values, i, (double)*w);
+        }
+        CHECK(fr_network_set(p.network, -1, l, KERNEL, values) == FR_OK, "set");
+    }
+}
+
+static double density_of(fr_network *network, ptrdiff_t layer, ptrdiff_t n_rows)
+{
+    double density = -1;
+    CHECK(fr_network_density(network, layer, n_rows, &density) == FR_OK, "density");
+    return density;
+}
+
+/* Zeros are left out at inference; weights that train or are set are looked at again. */
+static void check_sparse_kernels(fr_dtype dtype)
+{
+    static const ptrdiff_t numbers[] = {1, 3, 16, 39, 60};
+    test_case("sparse kernels %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[] = {
+        {.kind = FR_LAYER_dense,
+         .n_in = 33,
+         .n_out = 41,
+         .activation = FR_ACTIVATION_relu,
+         .use_bias = 1,
+         .trainable = 1,
+         .activity = {1e-3, 1e-3}},
+        {.kind = FR_LAYER_dropout, .n_in = 41, .n_out = 41, .rate = 0.3},
+        {.kind = FR_LAYER_dense,
+         .n_in = 41,
+         .n_out = 20,
+         .activation = FR_ACTIVATION_softmax,
+         .trainable = 1,
+         .activity = {1e-3, 1e-3}},
+    };
+    fr_training call = make_call(dtype, FR_LOSS_categorical_crossentropy, 60, 33, 20);
+    call.batch_size = 20;
+    CHECK(fr_sparse_choose("always") == FR_OK && strcmp(fr_sparse(), "always") == 0, "always");
+    pair p = create_pair(dtype, layers, 3);
+    CHECK(fr_sparse_choose(NULL) == FR_OK && strcmp(fr_sparse(), "auto") == 0, "auto");
+    for (int keep = 1; keep < 12; keep += 5) {
+        initialize(dtype, p.network, p.model);
+        thin(p, keep);
+        for (int i = 0; i < 5; i++) forward_both(p, numbers[i]);
+        evaluate_both(p, &call);
+        double want = (double)((33 * 41 + keep - 1) / keep) / (33 * 41);
+        CHECK(fabs(density_of(p.network, 0, 1) - want) < 1e-12, "density");
+        CHECK(density_of(p.network, 1, 1) == 1, "density of dropout");
+    }
+    train_both(p, &call, "from few weights");
+    forward_both(p, 60);
+    double density = density_of(p.network, 0, 60);
+    CHECK(density > 0.2, "trained");
+    CHECK(fr_network_keep(p.network, 1) == FR_OK, "keep");
+    thin(p, 5);
+    forward_both(p, 60);
+    CHECK(density_of(p.network, 0, 60) < 0.21, "thin");
+    CHECK(fr_network_put_back(p.network) == FR_OK, "put back");
+    CHECK(density_of(p.network, 0, 60) == density, "put back");
+    CHECK(fr_network_density(p.network, 3, 1, &density) == FR_BAD_ARGUMENT, "no such layer");
+    CHECK(fr_network_density(p.network, 0, 0, &density) == FR_BAD_ARGUMENT, "no rows");
+    destroy_pair(p);
+}
+
+/* By itself a network looks at kernels large enough, and takes their zeros out where few are left;
+ * with the same bits on any number of threads. */
+static void check_sparse_choice(fr_dtype dtype)
+{
+    enum { N = 192, ROWS = 130 };
+    test_case("sparse choice %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layer = {.kind = FR_LAYER_dense, .n_in = N, .n_out = N}, small = layer;
+    small.n_out = 100;
+    size_t size = (size_t)size_of(dtype);
+    char *w = calloc(N * N, size), *x = malloc(ROWS * N * size);
+    char *one = malloc(ROWS * N * size), *other = malloc(ROWS * N * size);
+    fr_network *network = create(dtype, &layer, 1), *too_small = create(dtype, &small, 1);
+    CHECK(fr_sparse_choose("never") == FR_OK, "never");
+    fr_network *dense = create(dtype, &layer, 1);
+    CHECK(fr_sparse_choose("") == FR_OK, "auto");
+    CHECK(density_of(network, 0, ROWS) == 0, "zeros alone");
+    CHECK(density_of(too_small, 0, ROWS) == 1, "a small kernel");
+    fill(dtype, x, ROWS * N, -1, 1);
+    for (int percent = 50; percent >= 2; percent /= 5) {
+        fill(dtype, w, N * N, -1, 1);
+        for (ptrdiff_t i = 0; i < N * N; i++)
+            if (test_below(100) >= percent) put(dtype, w, i, 0);
+        CHECK(fr_network_set(network, -1, 0, KERNEL, w) == FR_OK, "set");
+        CHECK(fr_network_set(dense, -1, 0, KERNEL, w) == FR_OK, "set");
+        double density = density_of(network, 0, ROWS);
+        CHECK(percent == 2 ? fabs(density - 0.02) < 0.01 : percent < 50 || density == 1,
+              "density %g of %d%%", density, percent);
+        CHECK(density_of(dense, 0, ROWS) == 1, "never");
+        CHECK(fr_network_forward(network, ROWS, x, one, 1) == FR_OK, "forward");
+        CHECK(fr_network_forward(network, ROWS, x, other, 4) == FR_OK, "forward");
+        CHECK(memcmp(one, other, ROWS * N * size) == 0, "threads disagree");
+        CHECK(fr_network_forward(dense, ROWS, x, other, 1) == FR_OK, "forward");
+        double worst = 0;
+        for (ptrdiff_t r = 0; r < ROWS; r += 7)
+            for (ptrdiff_t o = 0; o < N; o++) {
+                double terms = 0;
+                for (ptrdiff_t i = 0; i < N; i++)
+                    terms += fabs(get(dtype, x, r * N + i) * get(dtype, w, i * N + o));
+                double gap = fabs(get(dtype, one, r * N + o) - get(dtype, other, r * N + o));
+                double ratio = gap / (2 * (N + 1) * unit_of(dtype) * terms + smallest_of(dtype));
+                worst = ratio <= worst ? worst : ratio;
+            }
+        CHECK(worst <= 1, "dense and sparse %g times the bound apart", worst);
+    }
+    fr_network_destroy(network);
+    fr_network_destroy(too_small);
+    fr_network_destroy(dense);
+    free(w), free(x), free(one), free(other);
+}
+
 /* Weights that became NaN and are set again: nothing of it remains, nor in the padding. */
 static void check_restored_weights(fr_dtype dtype)
 {
@@ -1283,6 +1406,7 @@ static void check_function_arguments(void)
     for (int i = 0; i < 4; i++) CHECK(a[i] == 0 && b[i] == 0 && c[i] == 0, "an array changed");
     STATUS(FR_BAD_ARGUMENT, fr_isa_choose("avx9"));
     STATUS(FR_BAD_ARGUMENT, fr_gemm_choose("abacus"));
+    STATUS(FR_BAD_ARGUMENT, fr_sparse_choose("perhaps"));
 #undef STATUS
     CHECK(strcmp(fr_activation_name(FR_ACTIVATION_relu), "relu") == 0, "name");
     CHECK(!fr_activation_name(-1) && !fr_activation_name(FR_N_ACTIVATIONS), "no name");
@@ -1456,6 +1580,8 @@ void test_network(void)
     test_each_network(check_against_model);
     test_each_network(check_panels);
     test_each_network(check_wide_layers);
+    test_each_network(check_sparse_kernels);
+    test_each_network(check_sparse_choice);
     test_each_network(check_updated_layers);
     test_each_network(check_dropout_layers);
     test_each_network(check_restored_weights);
