@@ -17,7 +17,7 @@ C_FLAGS    := -std=c11 -O3 -fno-math-errno -fno-trapping-math -fopenmp-simd -ffp
               -fvisibility=hidden -pthread -Isrc_c -Itests/c -Wall -Wextra -Werror
 SANITIZE   := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: help build demo test bench roofline lint ctest asan neon parity clean
+.PHONY: help build demo test bench roofline lint ctest asan neon parity integration clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make asan     the same under the address and undefined-behaviour sanitizers"
 	@echo "make neon     the C tests of the kernels, cross-compiled for AArch64 and run by qemu"
 	@echo "make parity   trained weights against the installed Keras, PyTorch and scikit-learn"
+	@echo "make integration  the estimators under Dask, and models as ONNX under onnxruntime"
 	@echo "make build    compile the engine into .venv (the verbs above do it when it is needed)"
 	@echo "make clean    remove what was built (.venv stays: rm -rf it to start from nothing)"
 
@@ -53,6 +54,9 @@ roofline: $(STAMPS)/engine $(STAMPS)/test
 
 parity: $(STAMPS)/engine $(STAMPS)/test $(STAMPS)/peers
 	$(BIN)/python -m pytest tests/parity
+
+integration: $(STAMPS)/engine $(STAMPS)/test $(STAMPS)/integration
+	$(BIN)/python -m pytest tests/integration
 
 lint: $(STAMPS)/build $(STAMPS)/lint
 	$(BIN)/ruff check .
@@ -128,11 +132,11 @@ $(STAMPS)/venv:
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/build $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/peers: $(STAMPS)/venv pyproject.toml
+$(STAMPS)/build $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/peers $(STAMPS)/integration: $(STAMPS)/venv pyproject.toml
 	@echo "pip install what pyproject.toml lists for: $(@F)"
 	@$(PIP) install $(call requirements,$(@F))
 	@touch $@
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/peers: | $(STAMPS)/build
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/peers $(STAMPS)/integration: | $(STAMPS)/build
 
 $(STAMPS)/engine: $(STAMPS)/build $(ENGINE)
 	@echo "pip install --editable . (compiles the engine)"

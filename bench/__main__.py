@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import estimators
 from bench.peers import DEFAULT_PEERS, PEERS
 from bench.workloads import WORKLOADS, Workload
 
@@ -249,7 +250,11 @@ def names(kind: str, known: Iterable[str], given: Iterable[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and save what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("workloads", nargs="*", help=f"of {', '.join(WORKLOADS)}; none = all")
+    parser.add_argument(
+        "workloads",
+        nargs="*",
+        help=f"of {', '.join(WORKLOADS)}; none = all; or `sklearn`: fits of the estimators",
+    )
     parser.add_argument(
         "--peers", default=",".join(DEFAULT_PEERS), help=f"of {','.join(PEERS)} (%(default)s)"
     )
@@ -260,6 +265,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", metavar="FILE", help="save every number")
     options = parser.parse_args(arguments)
 
+    if options.workloads == ["sklearn"]:
+        print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} cores, load {load()}\n", flush=True)
+        estimators.main(options.rounds)
+        print(f"load {load()}")
+        return
     workloads = names("workloads", WORKLOADS, options.workloads or WORKLOADS)
     peers = names("--peers", PEERS, options.peers.split(","))
     cores = sorted(os.sched_getaffinity(0))

@@ -15,11 +15,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import sys
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 try:
     from fastreg import _engine as _engine
@@ -59,7 +61,7 @@ from fastreg.callbacks import (
 from fastreg.config import get_num_threads, set_num_threads, set_random_seed
 from fastreg.errors import check_choice
 from fastreg.layers import Dense, Dropout, Flatten, Input
-from fastreg.models import Sequential, from_keras, from_torch, load_model
+from fastreg.models import Sequential, from_keras, from_torch, load_model, to_onnx
 from fastreg.optimizers import SGD, Adam, AdamW
 from fastreg.paths import RegularizationPath, regularization_path
 from fastreg.plotting import ProgressPlot
@@ -70,6 +72,7 @@ __all__ = [
     # models and layers
     "Sequential",
     "load_model",
+    "to_onnx",
     "from_keras",
     "from_torch",
     "Input",
@@ -161,6 +164,26 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     for name, value in found.items():
         print(f"{name + ':':12}{', '.join(value) if isinstance(value, list) else value}")
     return None
+
+
+class _ThreadController(threadpoolctl.LibController):
+    """By which `threadpoolctl.threadpool_limits` governs the engine's threads."""
+
+    user_api = internal_api = "fastreg"
+    filename_prefixes = (os.path.basename(os.path.realpath(_engine.__file__)).lower(),)
+    check_symbols = ("PyInit__engine",)
+
+    def get_num_threads(self) -> int:
+        return get_num_threads()
+
+    def set_num_threads(self, num_threads: int) -> None:
+        set_num_threads(num_threads)
+
+    def get_version(self) -> str:
+        return __version__
+
+
+threadpoolctl.register(_ThreadController)
 
 
 def __getattr__(name: str) -> Any:

@@ -45,8 +45,9 @@ def set_floatx(value: str) -> None:
 
 
 def get_num_threads() -> int:
-    """Threads a call may use: what `set_num_threads` set, else `FASTREG_NUM_THREADS`, else the CPUs
-    this process may run on.
+    """Threads a call may use: what `set_num_threads` set, else `FASTREG_NUM_THREADS`, else
+    `OMP_NUM_THREADS`, by which joblib and Dask tell their workers, else the CPUs this process may
+    run on. `threadpoolctl.threadpool_limits` sets it as well.
 
     Raises
     ------
@@ -90,6 +91,9 @@ def _threads_of_environment() -> int:
     if text:
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"FASTREG_NUM_THREADS: got {text!r}; a positive integer is needed")
+        return int(text)
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": nested levels
+    if text.isdecimal() and int(text) >= 1:
         return int(text)
     if hasattr(os, "sched_getaffinity"):  # not on macOS, not on Windows
         return len(os.sched_getaffinity(0))

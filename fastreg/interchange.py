@@ -297,3 +297,60 @@ def to_torch(moved: Moved) -> Any:
             name, arguments = TORCH_ACTIVATIONS[activation]
             modules.append(getattr(torch.nn, name)(**arguments))
     return torch.nn.Sequential(*modules)
+
+
+# ------------------------------------------------ ONNX
+
+# Names of activations that ONNX has an operator for (opset 13 and later).
+ONNX_ACTIVATIONS = {
+    "linear": "Identity",
+    "relu": "Relu",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "softmax": "Softmax",
+    "exponential": "Exp",
+    "softplus": "Softplus",
+    "softsign": "Softsign",
+}
+
+
+def to_onnx(name: str, dense: list[tuple[Array, Array | None, str]], selected: Any, n: int) -> Any:
+    """An `onnx.ModelProto` of dense layers: (kernel, bias or None, activation) each.
+
+    `selected` are the columns that the first layer reads (None: all), `n` is the width of a row.
+    """
+    onnx = _package("onnx", " (or fastreg-dense[onnx])")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    dtype = helper.np_dtype_to_tensor_dtype(dense[0][0].dtype)
+    nodes, constants, last = [], [], "x"
+
+    def add(operator: str, inputs: list[str], output: str, **more: Any) -> str:
+        nodes.append(helper.make_node(operator, inputs, [output], **more))
+        return output
+
+    def constant(array: Array, name: str) -> str:
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    if selected is not None:
+        index = constant(np.asarray(selected, np.int64), "selected_inputs")
+        last = add("Gather", ["x", index], "selected", axis=1)
+    for i, (kernel, bias, activation) in enumerate(dense):
+        if activation not in ONNX_ACTIVATIONS:
+            raise unknown_name("activation (of those that ONNX has)", activation, ONNX_ACTIVATIONS)
+        last = add("MatMul", [last, constant(kernel, f"kernel_{i}")], f"product_{i}")
+        if bias is not None:
+            last = add("Add", [last, constant(bias, f"bias_{i}")], f"z_{i}")
+        last = add(ONNX_ACTIVATIONS[activation], [last], f"y_{i}")
+    nodes[-1].output[0] = "y"
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("x", dtype, ["n", n])],
+        [helper.make_tensor_value_info("y", dtype, ["n", dense[-1][0].shape[1]])],
+        constants,
+    )
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=9, producer_name="fastreg")
+    onnx.checker.check_model(model)
+    return model

@@ -1354,6 +1354,40 @@ def from_torch(model: Any, *, backend: str | None = None) -> Sequential:
     return _settle(interchange.of_torch(model), backend)
 
 
+def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> Any:
+    """The model's inference as an `onnx.ModelProto`, input "x" (n, n_in), output "y" (n, n_out).
+
+    Needs `onnx`. Dropout leaves nothing; a compact model picks its inputs out of a whole row.
+
+    Parameters
+    ----------
+    model : Sequential, built
+    path : where to write it as well, optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else, or an activation that ONNX has no operator for.
+    ImportError
+        Without onnx.
+    """
+    if not isinstance(model, Sequential):
+        raise TypeError(f"model: got {model!r}; a Sequential is needed")
+    if not model.built:
+        raise ValueError(f"to_onnx: model {model.name!r} is not built; it has no weights yet")
+    dense = [
+        (layer.kernel, layer.bias, layer.activation.name)
+        for layer in model.layers
+        if isinstance(layer, Dense)
+    ]
+    width = model.input_shape[1]
+    made = interchange.to_onnx(model.name, dense, model.selected_inputs_, width)
+    if path is not None:
+        with open(path, "wb") as file:
+            file.write(made.SerializeToString())
+    return made
+
+
 def _settle(moved: interchange.Moved, backend: str | None) -> Sequential:
     """The model that another package had."""
     layers = [deserialize(layer) for layer in moved.layers]

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 import fastreg as fr
 from fastreg import config
@@ -110,3 +111,34 @@ def test_show_config_prints_what_it_returns(capsys):
         assert value in printed
     with pytest.raises(ValueError, match="mode: got 'json'"):
         fr.show_config("json")
+
+
+def test_omp_num_threads_is_heeded_after_our_own(monkeypatch):
+    fr.set_num_threads(None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    monkeypatch.delenv("FASTREG_NUM_THREADS", raising=False)
+    assert fr.get_num_threads() == 3
+    fr.set_num_threads(None)
+    monkeypatch.setenv("FASTREG_NUM_THREADS", "5")
+    assert fr.get_num_threads() == 5
+    fr.set_num_threads(None)
+    monkeypatch.delenv("FASTREG_NUM_THREADS")
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert fr.get_num_threads() == len(os.sched_getaffinity(0))
+    fr.set_num_threads(None)
+
+
+def test_threadpool_limits_governs_the_engine():
+    fr.set_num_threads(4)
+    try:
+        (info,) = [d for d in threadpoolctl.threadpool_info() if d["user_api"] == "fastreg"]
+        assert info["num_threads"] == 4 and info["version"] == fr.__version__
+        with threadpoolctl.threadpool_limits(1):
+            assert fr.get_num_threads() == 1
+        with threadpoolctl.threadpool_limits({"fastreg": 2}):
+            assert fr.get_num_threads() == 2
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            assert fr.get_num_threads() == 4
+        assert fr.get_num_threads() == 4
+    finally:
+        fr.set_num_threads(None)

@@ -1,0 +1,95 @@
+"""Models as ONNX: onnxruntime gives the same predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import skl2onnx
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fastreg as fr
+from fastreg.estimators import MLPClassifier, MLPRegressor, register_onnx_converters
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(120, 6)).astype(np.float32)
+Y = np.stack([X[:, 0] * X[:, 1], X[:, 2]], axis=1)
+
+
+def run(model, x):
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {session.get_inputs()[0].name: x})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh", "sigmoid", "softmax"])
+def test_sequential(activation, dtype):
+    layers = [fr.Input((6,), dtype=dtype), fr.Dense(9, activation, use_bias=False)]
+    model = fr.Sequential([*layers, fr.Dropout(0.5), fr.Dense(3, "softmax")])
+    (y,) = run(fr.to_onnx(model), X.astype(dtype))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, model.predict(X, verbose=0), atol=1e-5)
+
+
+def test_compact_sequential_reads_whole_rows(tmp_path):
+    model = fr.Sequential([fr.Input((6,)), fr.Dense(4, "relu"), fr.Dense(1)])
+    kernel, *rest = model.get_weights()
+    kernel[[0, 3]] = 0
+    model.set_weights([kernel, *rest])
+    small = fr.compact(model)
+    fr.to_onnx(small, tmp_path / "small.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
+    np.testing.assert_allclose(
+        session.run(None, {"x": X})[0], model.predict(X, verbose=0), atol=1e-5
+    )
+
+
+def test_what_cannot_go():
+    with pytest.raises(TypeError, match="model: got"):
+        fr.to_onnx("model")
+    with pytest.raises(ValueError, match="not built"):
+        fr.to_onnx(fr.Sequential([fr.Dense(1)]))
+
+
+@pytest.mark.parametrize("y", [X[:, 0] > 0, np.digitize(X[:, 1], [-0.5, 0.5]), X[:, :3] > 0])
+@pytest.mark.parametrize("compact", [False, True])
+def test_classifier(y, compact):
+    register_onnx_converters()
+    settings = {"l1": 0.02, "compact": compact, "max_iter": 60, "learning_rate_init": 0.02}
+    model = MLPClassifier(8, random_state=0, **settings).fit(X, y.astype(int))
+    pipe = make_pipeline(StandardScaler(), model).fit(X, y.astype(int))
+    made = skl2onnx.to_onnx(pipe, X[:1], options={"zipmap": False})
+    labels, proba = run(made, X)
+    np.testing.assert_allclose(proba, pipe.predict_proba(X), atol=1e-5)
+    np.testing.assert_array_equal(labels, pipe.predict(X))
+
+
+@pytest.mark.parametrize("y", [Y, Y[:, 0]])
+@pytest.mark.parametrize("activation", ["tanh", "logistic", "linear", ["relu"]])
+def test_regressor(y, activation):
+    register_onnx_converters()
+    model = MLPRegressor(hidden_layer_sizes=8, activation=activation, max_iter=30).fit(X, y)
+    (found,) = run(skl2onnx.to_onnx(model, X[:1]), X)
+    np.testing.assert_allclose(found.reshape(y.shape), model.predict(X), atol=1e-5)
+
+
+def test_lists_of_activations_go_by_the_network():
+    register_onnx_converters()
+    model = MLPRegressor(hidden_layer_sizes=(5, 4), activation=["relu", "tanh"], max_iter=3)
+    model.fit(X, Y)
+    with pytest.raises(NotImplementedError, match="to_onnx"):
+        skl2onnx.to_onnx(model, X[:1])
+    (found,) = run(fr.to_onnx(model.model_), X)
+    np.testing.assert_allclose(found, model.predict(X), atol=1e-5)
+
+
+def test_two_labels_are_refused():
+    register_onnx_converters()
+    model = MLPClassifier(4, max_iter=2).fit(X, (X[:, :2] > 0).astype(int))
+    with pytest.raises(NotImplementedError, match="two labels"):
+        skl2onnx.to_onnx(model, X[:1])
