@@ -28,13 +28,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    RegressorMixin,
+    _fit_context,
+    clone,
+    is_classifier,
+)
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import accuracy_score, get_scorer, get_scorer_names, r2_score
-from sklearn.model_selection import train_test_split
+from sklearn.metrics import accuracy_score, check_scoring, get_scorer, get_scorer_names, r2_score
+from sklearn.model_selection import check_cv, train_test_split
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import check_random_state, column_or_1d, shuffle
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils import _safe_indexing, check_random_state, column_or_1d, shuffle
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
@@ -43,6 +50,7 @@ from sklearn.utils.multiclass import (
     type_of_target,
     unique_labels,
 )
+from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
@@ -1319,6 +1327,209 @@ def _validation_parts(given: Any) -> tuple[Any, Any, Any]:
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise ValueError("validation_data: (X, y) or (X, y, sample_weight) is needed")
     return (*given, None) if len(given) == 2 else tuple(given)
+
+
+# ------------------------------------------------ the strength of L1 by cross-validation
+
+
+class _PathCV(BaseEstimator):
+    """What the two classes share."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "estimator": [HasMethods(["fit", "predict"]), None],
+        "l1s": ["array-like"],
+        "cv": ["cv_object"],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "rule": [StrOptions({"best", "one_standard_error"})],
+        "n_jobs": [Integral, None],
+    }
+    _plain: ClassVar[type]
+
+    def __init__(
+        self,
+        estimator: Any = None,
+        *,
+        l1s: ArrayLike = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        cv: Any = None,
+        scoring: Any = None,
+        rule: str = "best",
+        n_jobs: int | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.l1s = l1s
+        self.cv = cv
+        self.scoring = scoring
+        self.rule = rule
+        self.n_jobs = n_jobs
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Any:
+        """Choose the strength on folds, then fit to all rows.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as for the estimator; scores do not take the weights.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For parameters or data that do not fit.
+        """
+        plain = self._plain() if self.estimator is None else self.estimator
+        # None of what is returned is kept: the estimator of each fold checks again.
+        checked, _ = validate_data(self, X, y, accept_sparse="csr", multi_output=True)
+        self.l1s_ = np.unique(np.asarray(self.l1s, float))
+        if not len(self.l1s_) or self.l1s_[0] < 0:
+            raise ValueError(f"l1s: got {self.l1s!r}; strengths >= 0 are needed")
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, checked)
+        scorer = check_scoring(plain, self.scoring)
+        folds = list(check_cv(self.cv, y, classifier=is_classifier(self)).split(X, y))
+        found = Parallel(n_jobs=self.n_jobs)(
+            delayed(_fold_scores)(plain, X, y, sample_weight, self.l1s_, scorer, train, test)
+            for train, test in folds
+        )
+        self.scores_ = np.array(found).T  # (n_l1s, n_folds)
+        self.best_index_ = self._choose(self.scores_)
+        self.l1_ = float(self.l1s_[self.best_index_])
+        self.path_: list[dict[str, Any]] = []
+        for l1, model in _along(plain, X, y, sample_weight, self.l1s_[: self.best_index_ + 1]):
+            importances = model.feature_importances_
+            n = int(np.count_nonzero(importances))
+            self.path_.append({"l1": l1, "n_features": n, "importances": importances})
+            self.estimator_ = model
+        if hasattr(self.estimator_, "classes_"):
+            self.classes_ = self.estimator_.classes_
+        return self
+
+    def _choose(self, scores: Array) -> int:
+        """The strongest L1 of the best mean score, or within one standard error of it."""
+        means = scores.mean(axis=1)
+        best = len(means) - 1 - int(np.argmax(means[::-1]))
+        if self.rule == "best":
+            return best
+        error = scores[best].std(ddof=1) / np.sqrt(scores.shape[1])
+        return int(np.flatnonzero(means >= means[best] - error).max())
+
+    def _asked(self, X: Any) -> Any:
+        check_is_fitted(self)
+        validate_data(self, X, accept_sparse="csr", reset=False)
+        return self.estimator_
+
+    def predict(self, X: Any) -> Array:
+        """What the estimator with the chosen strength predicts."""
+        return np.asarray(self._asked(X).predict(X))
+
+    @property
+    def feature_importances_(self) -> Array:
+        """Of the estimator with the chosen strength."""
+        check_is_fitted(self)
+        return np.asarray(self.estimator_.feature_importances_)
+
+    @property
+    def selected_features_(self) -> Array:
+        """Of the estimator with the chosen strength."""
+        check_is_fitted(self)
+        return np.asarray(self.estimator_.selected_features_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _along(plain: Any, X: Any, y: Any, weight: Any, l1s: Array) -> Iterator[tuple[float, Any]]:
+    """(strength, the estimator under it), each begun where the weaker one ended."""
+    model = clone(plain).set_params(warm_start=True)
+    for l1 in l1s:
+        model.set_params(l1=float(l1)).fit(X, y, sample_weight=weight)
+        yield float(l1), model
+
+
+def _fold_scores(
+    plain: Any, X: Any, y: Any, weight: Any, l1s: Array, scorer: Any, train: Any, test: Any
+) -> list[float]:
+    take = _safe_indexing
+    rest = take(X, train), take(y, train), None if weight is None else take(weight, train)
+    held = take(X, test), take(y, test)
+    return [float(scorer(model, *held)) for _, model in _along(plain, *rest, l1s)]
+
+
+class MLPClassifierCV(ClassifierMixin, _PathCV):
+    """MLPClassifier with the strength of L1 chosen by cross-validation along a path.
+
+    In each fold the strengths rise from weak to strong, each fit beginning where the one before
+    ended (dense to sparse: from all zeros a network does not come back). The strongest of the best
+    mean score is taken, and the same way is gone on all rows.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier, optional
+        With the other parameters; None is the default one. It is not changed.
+    l1s : array of float
+        The strengths, in any order.
+    cv : int, splitter or iterable, optional
+        As in scikit-learn; None is 5 folds.
+    scoring : str or callable, optional
+    rule : "best" or "one_standard_error"
+        The latter takes the strongest L1 whose mean score is within a standard error of the best.
+    n_jobs : int, optional
+        Folds at a time.
+
+    Attributes
+    ----------
+    l1_ : float, the strength chosen, `l1s_[best_index_]`
+    l1s_ : (n,) strengths, rising
+    scores_ : (n, n_folds)
+    path_ : list of dict, the way on all rows up to `l1_`: "l1", "n_features", "importances"
+    estimator_ : the estimator at its end
+    feature_importances_, selected_features_, classes_ : those of it
+
+    Raises
+    ------
+    ValueError, TypeError
+        In `fit`, for parameters or data that do not fit.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> x, y = load_iris(return_X_y=True)
+    >>> plain = MLPClassifier(8, solver="lbfgs", max_iter=50, random_state=0)
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     model = MLPClassifierCV(plain, l1s=[0.01, 1.0], cv=3).fit(x, y)
+    >>> model.l1_, model.scores_.shape
+    (0.01, (2, 3))
+    """
+
+    _plain = MLPClassifier
+
+    def predict_proba(self, X: Any) -> Array:
+        """As `MLPClassifier.predict_proba`."""
+        return np.asarray(self._asked(X).predict_proba(X))
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """As `MLPClassifier.predict_log_proba`."""
+        return np.asarray(self._asked(X).predict_log_proba(X))
+
+
+class MLPRegressorCV(RegressorMixin, _PathCV):
+    """MLPRegressor with the strength of L1 chosen by cross-validation along a path.
+
+    All is as for `MLPClassifierCV`.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(90, 6))
+    >>> plain = MLPRegressor(hidden_layer_sizes=(), solver="lbfgs", random_state=0)
+    >>> model = MLPRegressorCV(plain, l1s=[1e-3, 0.1, 10.0], cv=3).fit(x, x[:, 2])
+    >>> model.l1_, model.selected_features_
+    (0.001, array([2]))
+    """
+
+    _plain = MLPRegressor
 
 
 # ------------------------------------------------ ONNX

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 
+import joblib
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -14,14 +15,14 @@ from sklearn.datasets import load_digits, load_iris, make_multilabel_classificat
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import SelectFromModel
 from sklearn.inspection import permutation_importance
-from sklearn.linear_model import Lasso, LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.linear_model import Lasso, LassoCV, LogisticRegression
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastreg as fr
-from fastreg.estimators import MLPClassifier, MLPRegressor
+from fastreg.estimators import MLPClassifier, MLPClassifierCV, MLPRegressor, MLPRegressorCV
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -551,3 +552,45 @@ def test_the_global_generator_is_left_alone():
     fr.set_random_seed(0)
     MLPClassifier(4, max_iter=2, dropout=0.1).fit(X, CLASSES)
     assert fr.config.rng().random() == expected
+
+
+# ------------------------------------------------ cross-validation
+
+
+LINEAR = MLPRegressor(hidden_layer_sizes=(), solver="lbfgs", alpha=0.0, tol=1e-9, max_iter=3000)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_path_cv_chooses_as_lasso_cv(n_jobs):
+    y = XR @ [1.0, -0.5, 0.0, 0.0, 0.0, 0.2] + rng.normal(size=len(XR))
+    l1s = np.geomspace(1e-3, 1, 9)
+    with joblib.parallel_config("threading"):
+        model = MLPRegressorCV(LINEAR, l1s=l1s[::-1], cv=4, n_jobs=n_jobs).fit(XR, y)
+    truth = LassoCV(alphas=l1s, cv=4, tol=1e-12).fit(XR, y)
+    assert model.scores_.shape == (9, 4) and model.l1s_.tolist() == l1s.tolist()
+    scores = [
+        [Lasso(l1, tol=1e-12).fit(XR[a], y[a]).score(XR[b], y[b]) for a, b in KFold(4).split(XR)]
+        for l1 in l1s
+    ]
+    np.testing.assert_allclose(model.scores_, scores, atol=1e-6)
+    assert model.l1_ == l1s[np.mean(scores, axis=1).argmax()]
+    at = Lasso(model.l1_, tol=1e-14).fit(XR, y)
+    np.testing.assert_allclose(model.estimator_.coefs_[0][:, 0], at.coef_, atol=1e-6)
+    assert model.selected_features_.tolist() == np.flatnonzero(at.coef_).tolist()
+    assert truth.alpha_ in l1s
+    simpler = MLPRegressorCV(LINEAR, l1s=l1s, cv=4, rule="one_standard_error").fit(XR, y)
+    assert simpler.l1_ >= model.l1_
+    assert [step["l1"] for step in simpler.path_] == l1s[: simpler.best_index_ + 1].tolist()
+
+
+def test_path_cv_of_a_classifier():
+    plain = MLPClassifier(6, solver="lbfgs", max_iter=60, random_state=0)
+    names = np.array(["a", "b", "c"])[CLASSES]
+    model = MLPClassifierCV(plain, l1s=[1e-3, 3.0], cv=3, scoring="neg_log_loss").fit(X, names)
+    assert model.l1_ == 1e-3 and model.score(X, names) > 0.95 and (model.scores_ < 0).all()
+    assert model.predict_proba(X).shape == (150, 3) and model.classes_.tolist() == ["a", "b", "c"]
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    assert not hasattr(plain, "coefs_") and clone(model).estimator is not plain
+    with pytest.raises(ValueError, match="l1s: got"):
+        MLPClassifierCV(plain, l1s=[-1.0]).fit(X, names)
