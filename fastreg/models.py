@@ -849,14 +849,19 @@ class Sequential:
             )
         return self._task, Data(x, targets, weight)
 
+    def flat_rows(self, argument: str, x: ArrayLike) -> ArrayLike:
+        """`x` with one axis a row, where the model begins with `Flatten`."""
+        if not self._layers or not isinstance(self._layers[0], Flatten):
+            return x
+        shape = None
+        if self._input is not None and self._selected is None:
+            shape = self._input.shape  # a compact model's tells what it reads, not what comes
+        return inputs.flat_rows(argument, x, shape)
+
     def _features(self, argument: str, x: ArrayLike, *, allow_nonfinite: bool) -> Array:
         """Checked rows; builds the model if it is not."""
         n_in = self._n_in if self._selected is None else self._selected[0]
-        if self._layers and isinstance(self._layers[0], Flatten):
-            shape = None
-            if self._input is not None and self._selected is None:
-                shape = self._input.shape  # a compact model's tells what it reads, not what comes
-            x = inputs.flat_rows(argument, x, shape)
+        x = self.flat_rows(argument, x)
         array: Array
         if n_in is not None and _engine.is_ready(x, self._dtype, -1, n_in, not allow_nonfinite):
             array = x

@@ -371,6 +371,7 @@ def _zeros(layer: Dense, kernel: Array, reader: Array | None) -> dict[str, Any]:
 
 def _rows(model: Sequential, x: ArrayLike, dtype: str) -> Array:
     """What the network reads of x."""
+    x = model.flat_rows("x", x)
     rows = inputs.check_features("x", x, model.input_shape[1], dtype)
     index = model.selected_inputs_
     return rows if index is None else rows.take(index, axis=1)

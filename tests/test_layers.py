@@ -276,6 +276,13 @@ def test_flatten_moves_with_its_model(tmp_path):
     weights = model.get_weights()
     weights[0][[0, 2]] = 0
     model.set_weights(weights)
+    lines = []
+    model.summary(print_fn=lines.append)
+    assert len([line for line in lines if line.startswith(("flatten", "dense"))]) == 2
+    model.compile("sgd", "mse")
+    y = np.zeros((4, 3))
+    flat = [fr.sparsity_report(model, rows, y) for rows in (x, x.reshape(4, 4))]
+    assert flat[0] == flat[1]
     small = fr.compact(model)
     assert small.selected_inputs_.tolist() == [1, 3]
     np.testing.assert_allclose(small.predict(x), model.predict(x), rtol=1e-5, atol=1e-6)
