@@ -60,7 +60,7 @@ from fastreg.callbacks import (
 )
 from fastreg.config import get_num_threads, set_num_threads, set_random_seed
 from fastreg.errors import check_choice
-from fastreg.layers import Dense, Dropout, Flatten, Input
+from fastreg.layers import Dense, Dropout, Flatten, Input, Normalization, Rescaling
 from fastreg.models import Sequential, from_keras, from_torch, load_model, to_onnx
 from fastreg.optimizers import SGD, Adam, AdamW
 from fastreg.paths import RegularizationPath, regularization_path
@@ -79,6 +79,8 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "Normalization",
+    "Rescaling",
     # what shapes training
     "L1",
     "L2",

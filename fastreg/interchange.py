@@ -76,6 +76,11 @@ def of_keras(model: Any, compile: bool = True) -> Moved:
         inputs = len(layers) - len(model.layers)  # an InputLayer is in the configuration alone
         arrays = [[np.asarray(array) for array in layer.get_weights()] for layer in model.layers]
         weights = [[] for _ in range(inputs)] + arrays
+        for layer, mine in zip(layers, weights, strict=True):
+            if layer["class_name"] == "Normalization" and mine:  # adapted: mean, variance, count
+                mean, variance = (array.ravel().tolist() for array in mine[:2])
+                layer["config"] |= {"mean": mean, "variance": variance}
+                mine.clear()
     told = model.get_compile_config() if compile and model.compiled else None
     compiled = None
     if told is not None:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastreg import activations, initializers, regularizers
 from fastreg.config import DTYPES
 from fastreg.errors import check_choice, check_int, check_real
+from fastreg.inputs import check_features, flat_rows
 from fastreg.serialization import Registry, check_bool, known_arguments, snake_case
 
 Array = NDArray[Any]
@@ -83,6 +84,8 @@ class Layer:
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {"trainable": check_bool}
     fixed: ClassVar[tuple[str, ...]] = ("name", "dtype")
     keras_only: ClassVar[Mapping[str, object]] = {"autocast": True}
+    # Done once to the rows as they come in, not in every step; stands before all that is not.
+    at_entry: ClassVar[bool] = False
 
     name: str
     dtype: str | None
@@ -233,7 +236,13 @@ class Layer:
 
     def describe(self) -> dict[str, Any] | None:
         """The layer as `Network` takes it; None if it has no part there."""
+        if self.at_entry:
+            return None
         raise NotImplementedError
+
+    def enter(self, x: Array) -> Array:
+        """What a layer at the entry makes of the rows (n, n_in)."""
+        return x
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal layer: plain Python values, ready for JSON."""
@@ -563,6 +572,8 @@ class Flatten(Layer):
     (5, 1)
     """
 
+    at_entry = True
+
     def __init__(
         self,
         data_format: str | None = None,
@@ -576,12 +587,193 @@ class Flatten(Layer):
             check_choice("data_format", data_format, ("channels_last",))
         super().__init__(name, dtype, trainable, keras)
 
-    def describe(self) -> None:
-        """Nothing: it is done before the network is reached."""
+
+class Rescaling(Layer):
+    """`x * scale + offset`, at the entry of a model: `Rescaling(1 / 255)` for images of bytes.
+
+    Rows are scaled once as they come in, not in every step, so a fit costs the same as without.
+
+    Parameters
+    ----------
+    scale, offset : float or (n_in,) floats
+    dtype, name, trainable
+        As in `Layer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For what is no finite number; in a model, for another place than its entry.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastreg import Dense, Input, Sequential
+    >>> model = Sequential([Input((2,)), Rescaling(0.5, offset=1.0), Dense(1, use_bias=False)])
+    >>> model.set_weights([[[1.0], [1.0]]])
+    >>> model.predict(np.array([[2.0, 4.0]]))
+    array([[5.]], dtype=float32)
+    """
+
+    at_entry = True
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Layer.checks,
+        "scale": lambda argument, value: _numbers(argument, value),
+        "offset": lambda argument, value: _numbers(argument, value),
+    }
+
+    scale: Array
+    offset: Array
+
+    def __init__(
+        self,
+        scale: ArrayLike,
+        offset: ArrayLike = 0.0,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        super().__init__(name, dtype, trainable, keras)
+        self.scale = scale  # type: ignore[assignment]  # checked when set
+        self.offset = offset  # type: ignore[assignment]
+
+    def enter(self, x: Array) -> Array:
+        for name in ("scale", "offset"):
+            _check_width(self, name, getattr(self, name), x)
+        y: Array = x * self.scale.astype(x.dtype)
+        y += self.offset.astype(x.dtype)
+        return y
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "scale": self.scale.tolist(),
+            "offset": self.offset.tolist(),
+        }
+
+
+class Normalization(Layer):
+    """`(x - mean) / max(sqrt(variance), 1e-7)` by column, at the entry of a model.
+
+    `adapt` takes mean and variance from data; or they are given. Rows are normalized once as they
+    come in, not in every step.
+
+    Parameters
+    ----------
+    axis : -1
+        Stands where Keras has it; only the columns are supported.
+    mean, variance : float or (n_in,) floats, optional
+        Both or none.
+    invert : bool, default False
+        The way back: `x * max(sqrt(variance), 1e-7) + mean`.
+    dtype, name, trainable
+        As in `Layer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of range; in a model, for another place than its entry, or without mean
+        and variance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = Normalization()
+    >>> layer.adapt(np.array([[1.0, 10.0], [3.0, 10.0]]))
+    >>> layer.mean, layer.variance
+    (array([ 2., 10.]), array([1., 0.]))
+    """
+
+    at_entry = True
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Layer.checks,
+        "mean": lambda argument, value: None if value is None else _numbers(argument, value),
+        "variance": lambda argument, value: (
+            None if value is None else _numbers(argument, value, low=0.0)
+        ),
+    }
+    fixed = (*Layer.fixed, "invert")
+
+    mean: Array | None
+    variance: Array | None
+
+    def __init__(
+        self,
+        axis: object = -1,
+        mean: ArrayLike | None = None,
+        variance: ArrayLike | None = None,
+        invert: bool = False,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        if axis not in (-1, [-1], (-1,)):
+            raise ValueError(f"axis: got {axis!r}; only -1 is supported")
+        if (mean is None) != (variance is None):
+            raise ValueError(f"mean, variance: got {mean!r}, {variance!r}; both or none are needed")
+        super().__init__(name, dtype, trainable, keras)
+        self.invert = check_bool("invert", invert)
+        self.mean = mean  # type: ignore[assignment]  # checked when set
+        self.variance = variance  # type: ignore[assignment]
+
+    def adapt(self, data: ArrayLike) -> None:
+        """Take mean and variance of the columns of `data`, (n, n_in); axes between are flattened.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For what is no array of finite numbers, or empty.
+        """
+        rows = flat_rows("data", data, None)
+        rows = check_features("data", rows, None, "float64")
+        self.mean, self.variance = rows.mean(axis=0), rows.var(axis=0)
+
+    def enter(self, x: Array) -> Array:
+        if self.mean is None or self.variance is None:
+            raise ValueError(f"layer {self.name!r} has no mean and variance yet; call adapt first")
+        _check_width(self, "mean", self.mean, x)
+        _check_width(self, "variance", self.variance, x)
+        mean = self.mean.astype(x.dtype)
+        deviation = np.maximum(np.sqrt(self.variance.astype(x.dtype)), x.dtype.type(1e-7))
+        y: Array = x * deviation + mean if self.invert else (x - mean) / deviation
+        return y
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "axis": -1,
+            "mean": None if self.mean is None else self.mean.tolist(),
+            "variance": None if self.variance is None else self.variance.tolist(),
+            "invert": self.invert,
+        }
+
+
+def _numbers(argument: str, value: Any, low: float = -math.inf) -> Array:
+    """A finite number or a row of them, >= low, as a float64 array that cannot be written to."""
+    array = np.array(value, dtype=np.float64) if np.asarray(value).dtype.kind in "iuf" else None
+    if array is None or array.ndim > 1 or array.size == 0:
+        raise TypeError(f"{argument}: got {value!r}; a number or a row of numbers is needed")
+    if not (np.isfinite(array) & (array >= low)).all():
+        raise ValueError(f"{argument}: got {value!r}; finite numbers >= {low:g} are needed")
+    array.setflags(write=False)
+    return array
+
+
+def _check_width(layer: Layer, what: str, row: Array, x: Array) -> None:
+    if row.ndim == 1 and len(row) != x.shape[1]:
+        raise ValueError(
+            f"{what} of layer {layer.name!r}: got {len(row)} numbers; the rows have {x.shape[1]}"
+        )
 
 
 REGISTRY: Registry[Layer] = Registry(
-    "layer", Layer, (Input, Dense, Dropout, Flatten), aliases={"InputLayer": Input}
+    "layer",
+    Layer,
+    (Input, Dense, Dropout, Flatten, Rescaling, Normalization),
+    aliases={"InputLayer": Input},
 )
 
 

@@ -103,7 +103,8 @@ class Sequential:
     Parameters
     ----------
     layers : sequence of Layer, optional
-        `Input`, `Dense`, `Dropout`, `Flatten`; more with `add`.
+        `Input`, `Dense`, `Dropout`; `Flatten`, `Rescaling`, `Normalization` at the entry. More with
+        `add`.
     trainable : bool, default True
         False makes every layer untrainable.
     name : str, optional
@@ -254,6 +255,11 @@ class Sequential:
             raise ValueError(f"layers: got Input {layer.name!r} after others; it must stand first")
         if layer.name in [other.name for other in mine]:
             raise ValueError(f"layers: got two with the name {layer.name!r}; names must differ")
+        if layer.at_entry and not all(other.at_entry for other in self._layers):
+            raise ValueError(
+                f"layers: got {layer.name!r} ({type(layer).__name__}) inside the model; it must "
+                "stand at its entry"
+            )
         rows = (0,) if self._input is None else self._input.shape
         if not self._layers and len(rows) > 1 and not isinstance(layer, Flatten):
             raise ValueError(
@@ -870,7 +876,20 @@ class Sequential:
             array = inputs.check_features(argument, x, n_in, dtype, allow_nonfinite=allow_nonfinite)
         if self._n_in is None:
             self.build((None, array.shape[1]))
+        array = self.enter(array)
         return array if self._selected is None else array.take(self._selected[1], axis=1)
+
+    def enter(self, x: Array) -> Array:
+        """What the layers at the entry make of checked rows, all columns of them."""
+        for layer in self._layers:
+            if not layer.at_entry:
+                break
+            x = layer.enter(x)
+        return x
+
+    def _reads_as_is(self) -> bool:
+        """Whether the network reads rows as they come."""
+        return self._selected is None and not self._layers[0].at_entry
 
     def _make_task(self) -> Task:
         assert self._loss is not None
@@ -911,7 +930,7 @@ class Sequential:
         """
         network = self._core.network
         plain = batch_size is None and type(verbose) in (str, int) and verbose in ("auto", 0)
-        if plain and network is not None and self._selected is None:
+        if plain and network is not None and self._reads_as_is():
             y = network.answer(x, out)
             if y is not None:
                 return y
@@ -929,7 +948,7 @@ class Sequential:
     def __call__(self, x: ArrayLike, training: bool = False) -> Array:
         """The network's output, (n, n_out); with `training` inputs are dropped at random."""
         network = self._core.network
-        if training is False and network is not None and self._selected is None:
+        if training is False and network is not None and self._reads_as_is():
             y = network.answer(x, None)
             if y is not None:
                 return y

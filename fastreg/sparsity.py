@@ -373,6 +373,7 @@ def _rows(model: Sequential, x: ArrayLike, dtype: str) -> Array:
     """What the network reads of x."""
     x = model.flat_rows("x", x)
     rows = inputs.check_features("x", x, model.input_shape[1], dtype)
+    rows = model.enter(rows)
     index = model.selected_inputs_
     return rows if index is None else rows.take(index, axis=1)
 

@@ -301,3 +301,106 @@ def test_rows_of_several_axes_need_flatten():
         fr.Flatten("channels_first")
     with pytest.raises(ValueError, match="shape: got 0"):
         fr.Input((2, 0))
+
+
+# ------------------------------------------------ Rescaling, Normalization
+
+
+def at_entry():
+    mean, variance = [1.0, -2.0, 0.5, 3.0], [4.0, 0.25, 1.0, 0.0]
+    return [
+        (fr.Rescaling(1 / 16, 0.5), lambda x: x / 16 + 0.5),
+        (fr.Rescaling([1, 2, 3, 4], offset=[0, 1, 0, -1]),
+         lambda x: x * [1, 2, 3, 4] + [0, 1, 0, -1]),
+        (fr.Normalization(mean=mean, variance=variance),
+         lambda x: (x - mean) / np.maximum(np.sqrt(variance), 1e-7)),
+        (fr.Normalization(mean=2, variance=9, invert=True), lambda x: x * 3 + 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_layers_at_the_entry_change_rows_once(number, backend, tmp_path):
+    layer, formula = at_entry()[number]
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 4)), rng.normal(size=(40, 1))
+    x[:, 3] = 3.0  # of no variance
+
+    def make(*first):
+        fr.set_random_seed(3)
+        head = [fr.Dense(5, "tanh", kernel_regularizer="l1"), fr.Dense(1)]
+        model = fr.Sequential([fr.Input((4,), dtype="float64"), *first, *head], backend=backend)
+        model.compile(fr.Adam(0.01), "mse")
+        return model
+
+    plain = make()
+    plain.fit(formula(x), y, epochs=3, validation_split=0.2, verbose=0)
+    model = make(layer)
+    model.fit(x, y, epochs=3, validation_split=0.2, verbose=0)
+    close = {"rtol": 1e-9, "atol": 1e-12}
+    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, **close)
+    for ask in (model.predict, model, lambda rows: model.predict(rows, batch_size=7)):
+        for n in (1, 40):
+            np.testing.assert_allclose(ask(x[:n]), plain.predict(formula(x[:n])), **close)
+    ours, theirs = model.evaluate(x, y, verbose=0), plain.evaluate(formula(x), y, verbose=0)
+    assert ours == pytest.approx(theirs, rel=1e-9)
+    report = fr.sparsity_report(model, x, y)["kkt_residual"]
+    assert report == pytest.approx(fr.sparsity_report(plain, formula(x), y)["kkt_residual"])
+
+    model.save(tmp_path / "model.safetensors")
+    same = fr.load_model(tmp_path / "model.safetensors", backend=backend)
+    assert same.get_config() == model.get_config()
+    np.testing.assert_array_equal(same.predict(x), model.predict(x))
+    assert layers.deserialize(layers.serialize(layer)).get_config() == layer.get_config()
+
+    weights = model.get_weights()
+    weights[0][[0, 2]] = 0
+    model.set_weights(weights)
+    small = fr.compact(model)
+    assert small.selected_inputs_.tolist() == [1, 3]
+    np.testing.assert_allclose(small.predict(x), model.predict(x), **close)
+
+
+def test_normalization_adapts_to_data_of_any_axes():
+    x = np.random.default_rng(0).normal(3, 2, size=(50, 2, 3)).astype(np.float32)
+    layer = fr.Normalization()
+    model = fr.Sequential([fr.Input((2, 3)), fr.Flatten(), layer, fr.Dense(1)])
+    with pytest.raises(ValueError, match="call adapt first"):
+        model.predict(x)
+    layer.adapt(x)
+    flat = x.reshape(50, 6).astype(np.float64)
+    np.testing.assert_allclose(layer.mean, flat.mean(axis=0))
+    np.testing.assert_allclose(layer.variance, flat.var(axis=0))
+    z = layer.enter(x.reshape(50, 6))
+    assert z.dtype == np.float32
+    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(z.std(axis=0), 1, atol=1e-5)
+    before = model.predict(x)
+    layer.adapt(2 * x)  # acts from the next call on
+    np.testing.assert_allclose(model.predict(2 * x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_what_does_not_fit_at_the_entry():
+    for layer in (fr.Rescaling(2.0), fr.Normalization(mean=0, variance=1)):
+        with pytest.raises(ValueError, match="must stand at its entry"):
+            fr.Sequential([fr.Dense(2), layer])
+        with pytest.raises(ValueError, match="must stand at its entry"):
+            fr.Sequential([fr.Dropout(0.5), type(layer).from_config(layer.get_config())])
+    model = fr.Sequential([fr.Input((3,)), fr.Rescaling([1.0, 2.0]), fr.Dense(1)])
+    with pytest.raises(ValueError, match=r"scale of layer .*got 2 numbers; the rows have 3"):
+        model.predict(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="has no Dense layer"):
+        fr.Sequential([fr.Input((3,)), fr.Rescaling(2.0)]).predict(np.zeros((1, 3)))
+    for make, error, match in [
+        (lambda: fr.Rescaling("2"), TypeError, "scale: got '2'"),
+        (lambda: fr.Rescaling(np.nan), ValueError, "scale: got nan"),
+        (lambda: fr.Rescaling(1, [[1.0]]), TypeError, "offset: got"),
+        (lambda: fr.Normalization(0), ValueError, "axis: got 0"),
+        (lambda: fr.Normalization(mean=1.0), ValueError, "mean, variance: got 1.0, None"),
+        (lambda: fr.Normalization(mean=1, variance=-1), ValueError, "variance: got -1"),
+        (lambda: fr.Normalization(invert=1), TypeError, "invert: got 1"),
+        (lambda: fr.Normalization().adapt([[np.nan]]), ValueError, "data: got nan"),
+        (lambda: fr.Normalization().adapt([["a"]]), TypeError, "data: got dtype"),
+    ]:
+        with pytest.raises(error, match=match):
+            make()

@@ -182,3 +182,22 @@ def test_flatten_moves():
     close(model.predict(rows), there(rows), "float32")
     close(model.to_keras()(rows), there(rows), "float32")
     close(model.to_torch()(torch.tensor(rows)).detach(), there(rows), "float32")
+
+
+def test_layers_at_the_entry_move():
+    rows = np.random.default_rng(0).normal(3, 2, size=(9, 4)).astype(np.float32)
+    adapted = keras.layers.Normalization()
+    adapted.adapt(rows)
+    for first in (
+        [keras.layers.Rescaling(1 / 16, 0.5)],
+        [adapted],
+        [keras.layers.Normalization(mean=[1, 2, 3, 4], variance=4.0)],
+    ):
+        there = keras.Sequential([keras.Input((4,)), *first, keras.layers.Dense(2)])
+        model = fr.from_keras(there)
+        close(model.predict(rows), there(rows), "float32")
+        close(model.to_keras()(rows), there(rows), "float32")
+    layer = fr.Normalization()
+    layer.adapt(rows)
+    close(layer.mean, np.asarray(adapted.mean).ravel(), "float32")
+    close(layer.variance, np.asarray(adapted.variance).ravel(), "float32")
