@@ -1008,7 +1008,8 @@ class Sequential:
         if not self.built or not any(isinstance(layer, Dense) for layer in self._layers):
             return [1.0] * len(self._layers)
         with self._core.lock:
-            return self.network.densities(INFERENCE_BATCH_SIZE)
+            found = iter(self.network.densities(INFERENCE_BATCH_SIZE))
+        return [1.0 if layer.at_entry else next(found) for layer in self._layers]
 
     def __repr__(self) -> str:
         return f"<Sequential name={self.name}, built={self.built}>"
