@@ -1400,6 +1400,12 @@ def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> An
         raise TypeError(f"model: got {model!r}; a Sequential is needed")
     if not model.built:
         raise ValueError(f"to_onnx: model {model.name!r} is not built; it has no weights yet")
+    for layer in model.layers:
+        if layer.at_entry and not isinstance(layer, Flatten):
+            raise ValueError(
+                f"to_onnx: got {layer.name!r} ({type(layer).__name__}) at the entry; hand the rows "
+                "that it makes to a model without it"
+            )
     dense = [
         (layer.kernel, layer.bias, layer.activation.name)
         for layer in model.layers

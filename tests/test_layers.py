@@ -387,6 +387,8 @@ def test_what_does_not_fit_at_the_entry():
         with pytest.raises(ValueError, match="must stand at its entry"):
             fr.Sequential([fr.Dropout(0.5), type(layer).from_config(layer.get_config())])
     model = fr.Sequential([fr.Input((3,)), fr.Rescaling([1.0, 2.0]), fr.Dense(1)])
+    with pytest.raises(ValueError, match=r"to_onnx: got .*Rescaling"):
+        fr.to_onnx(model)
     with pytest.raises(ValueError, match=r"scale of layer .*got 2 numbers; the rows have 3"):
         model.predict(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="has no Dense layer"):
