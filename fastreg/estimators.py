@@ -1393,11 +1393,12 @@ class _PathCV(BaseEstimator):
         self.best_index_ = self._choose(self.scores_)
         self.l1_ = float(self.l1s_[self.best_index_])
         self.path_: list[dict[str, Any]] = []
-        for l1, model in _along(plain, X, y, sample_weight, self.l1s_[: self.best_index_ + 1]):
+        for l1, model in _along(plain, X, y, sample_weight, self.l1s_):
             importances = model.feature_importances_
             n = int(np.count_nonzero(importances))
             self.path_.append({"l1": l1, "n_features": n, "importances": importances})
-            self.estimator_ = model
+            if l1 == self.l1_:
+                self.estimator_ = copy.deepcopy(model)
         if hasattr(self.estimator_, "classes_"):
             self.classes_ = self.estimator_.classes_
         return self
@@ -1482,8 +1483,8 @@ class MLPClassifierCV(ClassifierMixin, _PathCV):
     l1_ : float, the strength chosen, `l1s_[best_index_]`
     l1s_ : (n,) strengths, rising
     scores_ : (n, n_folds)
-    path_ : list of dict, the way on all rows up to `l1_`: "l1", "n_features", "importances"
-    estimator_ : the estimator at its end
+    path_ : list of dict, the same way on all rows: "l1", "n_features", "importances"
+    estimator_ : the estimator that stood at `l1_` on it
     feature_importances_, selected_features_, classes_ : those of it
 
     Raises

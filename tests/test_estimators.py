@@ -580,7 +580,8 @@ def test_path_cv_chooses_as_lasso_cv(n_jobs):
     assert truth.alpha_ in l1s
     simpler = MLPRegressorCV(LINEAR, l1s=l1s, cv=4, rule="one_standard_error").fit(XR, y)
     assert simpler.l1_ >= model.l1_
-    assert [step["l1"] for step in simpler.path_] == l1s[: simpler.best_index_ + 1].tolist()
+    assert [step["l1"] for step in simpler.path_] == l1s.tolist()
+    assert len(simpler.selected_features_) == simpler.path_[simpler.best_index_]["n_features"]
 
 
 def test_path_cv_of_a_classifier():

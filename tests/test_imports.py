@@ -21,7 +21,7 @@ ROWS = [
     {"sparsity_demo"},
     {"demo"},
     {"plotting"},
-    {"estimators"},
+    {"estimators", "displays"},
     {"paths"},
     {"sparsity"},
     {"models"},
