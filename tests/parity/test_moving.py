@@ -175,7 +175,14 @@ def test_from_torch():
         fr.from_torch(nn.Sequential(nn.Linear(2, 2, dtype=torch.float16)))
 
 
-def test_flatten_moves():
+@pytest.fixture
+def float32():
+    keras.config.set_floatx("float32")
+    yield
+    keras.config.set_floatx("float64")
+
+
+def test_flatten_moves(float32):
     there = keras.Sequential([keras.Input((4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
     rows = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
     model = fr.from_keras(there)
@@ -184,14 +191,14 @@ def test_flatten_moves():
     close(model.to_torch()(torch.tensor(rows)).detach(), there(rows), "float32")
 
 
-def test_layers_at_the_entry_move():
+def test_layers_at_the_entry_move(float32):
     rows = np.random.default_rng(0).normal(3, 2, size=(9, 4)).astype(np.float32)
     adapted = keras.layers.Normalization()
     adapted.adapt(rows)
     for first in (
         [keras.layers.Rescaling(1 / 16, 0.5)],
         [adapted],
-        [keras.layers.Normalization(mean=[1, 2, 3, 4], variance=4.0)],
+        [keras.layers.Normalization(mean=[1, 2, 3, 4], variance=[4.0] * 4)],
     ):
         there = keras.Sequential([keras.Input((4,)), *first, keras.layers.Dense(2)])
         model = fr.from_keras(there)
