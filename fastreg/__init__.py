@@ -66,7 +66,7 @@ from fastreg.optimizers import SGD, Adam, AdamW
 from fastreg.paths import RegularizationPath, regularization_path
 from fastreg.plotting import ProgressPlot
 from fastreg.regularizers import L1, L1L2, L2
-from fastreg.sparsity import Compact, compact, sparsity_report
+from fastreg.sparsity import Compact, TargetSparsity, compact, sparsity_report
 
 __all__ = [
     # models and layers
@@ -97,6 +97,7 @@ __all__ = [
     "ModelCheckpoint",
     "ProgressPlot",
     "TerminateOnNaN",
+    "TargetSparsity",
     # modules with Keras' names
     "activations",
     "callbacks",

@@ -14,7 +14,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastreg import functional, inputs
 from fastreg.callbacks import Callback, Logs
-from fastreg.errors import check_int
+from fastreg.errors import check_choice, check_int, check_real
 from fastreg.layers import Dense, Layer
 from fastreg.models import Sequential
 from fastreg.objective import ROWS_AT_ONCE, Objective
@@ -101,6 +102,123 @@ def _kernel_l1(layer: Layer) -> float:
     return regularizer.l1 if layer.trainable and regularizer is not None else 0.0
 
 
+class TargetSparsity(Callback):
+    """Ask for a share of zeros: the strength of L1 is tuned during `fit` until it is there.
+
+    After an epoch the strength goes up or down, by 2 at most, with the odds of a weight not being
+    0 over those wanted; by less each time the direction turns. Within the tolerance it is held.
+    Weights follow slowly and noisily: give it some tens of epochs. A fit that ends off the target
+    goes back to the weights of the last epoch that was on it, if there is one, unless `Compact`
+    has changed their shapes since.
+
+    The strength is the l1 of the kernel regularizers, which keep their ratios to each other; at the
+    end of `fit` they hold what it came to. Units that have died do not come back, so begin with one
+    that is rather too small. Zeros that `Compact` has taken away count as zeros.
+
+    When it weakens a "cumulative" L1, that forgets what it has not yet taken from the weights, as
+    that would hold them at 0 for as long again.
+
+    Parameters
+    ----------
+    target : float in [0, 1)
+        Share of exact zeros in the penalized kernels, all counted together.
+    tolerance : float, default 0.01
+    every : int, default 1
+        Epochs from one change to the next.
+    layers : list of str, optional
+        Names of the layers to count and to tune. None: all with L1 on their kernel.
+
+    Attributes
+    ----------
+    strength : float
+        The largest l1 as it is now.
+    sparsity : float
+        The share of zeros after the last epoch.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument that does not fit; in `fit`, for a model without L1 on a kernel, or whose
+        optimizer has l1_step="sign", under which no weight becomes 0.
+
+    Examples
+    --------
+    >>> import numpy as np, fastreg as fr
+    >>> dense = fr.Dense(1, kernel_regularizer=fr.L1(1e-3))
+    >>> model = fr.Sequential([fr.Input((20,)), dense])
+    >>> model.compile(fr.SGD(0.05, l1_step="proximal"), "mse")
+    >>> x = np.random.default_rng(0).normal(size=(200, 20))
+    >>> y = x @ np.linspace(0, 1, 20)
+    >>> history = model.fit(x, y, epochs=100, verbose=0, callbacks=[fr.TargetSparsity(0.75)])
+    >>> int((model.get_weights()[0] == 0).sum())
+    15
+    """
+
+    def __init__(
+        self,
+        target: float,
+        tolerance: float = 0.01,
+        every: int = 1,
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.target = check_real("target", target, low=0.0, high=1.0, high_open=True)
+        self.tolerance = check_real("tolerance", tolerance, low=0.0)
+        self.every = check_int("every", every, low=1)
+        if isinstance(layers, str):
+            raise TypeError(f"layers: got {layers!r}; a list of names is needed")
+        self.layers = None if layers is None else list(layers)
+        self.strength = self.sparsity = 0.0
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        if self.model.optimizer.l1_step == "sign":
+            raise ValueError(
+                "l1_step: got 'sign', under which no weight becomes 0; TargetSparsity needs "
+                "'proximal' or 'cumulative'"
+            )
+        self._l1 = Strength("TargetSparsity", self.model, self.layers)
+        self._size = self._l1.size(self.model)
+        self.strength = self._l1.largest
+        self._odds, self._pull, self._gain = 0.0, 0.0, 1.5
+        self._near: tuple[list[Array], float] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        n, size = self._l1.nonzeros(self.model), self._size
+        self.sparsity = 1 - n / size
+        near = abs(self.sparsity - self.target) <= self.tolerance
+        if near:
+            self._near = self.model.get_weights(), self.strength
+        if (epoch + 1) % self.every:
+            return
+        odds = (n + 0.5) / (size - n + 0.5)
+        trend, self._odds = odds / (self._odds or odds), odds
+        if near:
+            return
+        wanted = (1 - self.target + 0.5 / size) / (self.target + 0.5 / size)
+        pull = math.log(odds * math.sqrt(trend) / wanted)
+        if pull * self._pull < 0:
+            self._gain = max(0.9 * self._gain, 0.45)
+        self._pull = pull
+        factor = min(max(math.exp(self._gain * pull), 0.5), 2.0)
+        self.strength *= factor
+        self._l1.set(self.model, self.strength)
+        if factor < 1 and self.model.optimizer.l1_step == "cumulative":
+            with self.model.lock:
+                slots = self.model.network.get_slots()
+                budgets = [[np.zeros_like(array) for array in slot] for slot in slots[-2:]]
+                self.model.network.set_slots([*slots[:-2], *budgets])
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        if self._near is None or abs(self.sparsity - self.target) <= self.tolerance:
+            return
+        weights, strength = self._near
+        if [w.shape for w in weights] == [w.shape for w in self.model.get_weights()]:
+            self.model.set_weights(weights)
+            self.strength = strength
+            self._l1.set(self.model, strength)
+            self.sparsity = 1 - self._l1.nonzeros(self.model) / self._size
+
+
 class Strength:
     """The L1 of a model's kernels as one number: the largest l1. Set, all keep their ratios to it.
 
@@ -116,9 +234,11 @@ class Strength:
     L1L2(l1=0.3, l2=0.5)
     """
 
-    def __init__(self, who: str, model: Sequential) -> None:
+    def __init__(self, who: str, model: Sequential, names: Sequence[str] | None = None) -> None:
         found = {layer.name: _kernel_l1(layer) for layer in model.layers}
-        self.largest = max(found.values())
+        if names is not None:
+            found = {check_choice("layers", name, found): found[name] for name in names}
+        self.largest = max(found.values(), default=0.0)
         if not self.largest:
             raise ValueError(
                 f"{who}: model {model.name!r} has no trainable layer with L1 on its kernel; one is "

@@ -389,6 +389,82 @@ def test_early_stopping_brings_the_larger_network_back():
     assert np.array_equal(model.predict(X), first)
 
 
+# ------------------------------------------------ a share of zeros that is asked for
+
+
+def digits_model(l1, optimizer):
+    fr.set_random_seed(0)
+    hidden = fr.Dense(32, "relu", kernel_regularizer=fr.L1(l1))
+    last = fr.Dense(10, "softmax", kernel_regularizer=fr.L1(l1 / 2))
+    model = fr.Sequential([fr.Input((64,)), hidden, last])
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize("start", [1e-5, 1e-3])
+@pytest.mark.parametrize("target", [0.7, 0.95])
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+@pytest.mark.parametrize("l1_step", L1_STEPS)
+def test_target_sparsity(l1_step, kind, target, start):
+    x, y = load_digits(return_X_y=True)
+    optimizer = fr.Adam(2e-3, l1_step=l1_step)
+    if kind == "sgd":
+        optimizer = fr.SGD(0.05, momentum=0.9, l1_step=l1_step)
+    model = digits_model(start, optimizer)
+    tuned = fr.TargetSparsity(target)
+    model.fit(x / 16, y, batch_size=64, epochs=60, callbacks=[tuned], verbose=0)
+    kernels = [w for w in model.get_weights() if w.ndim == 2]
+    share = sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels)
+    assert abs(share - target) <= 0.02 and share == pytest.approx(tuned.sparsity)
+    first, last = (layer.kernel_regularizer.l1 for layer in model.layers)
+    assert (first, last) == (pytest.approx(tuned.strength), pytest.approx(tuned.strength / 2))
+
+
+def test_target_sparsity_counts_what_compact_took():
+    x, y = load_digits(return_X_y=True)
+    model = digits_model(1e-4, fr.Adam(2e-3, l1_step="cumulative"))
+    callbacks = [fr.TargetSparsity(0.9), fr.Compact(every=5)]
+    model.fit(x / 16, y, batch_size=64, epochs=60, callbacks=callbacks, verbose=0)
+    assert model.layers[0].kernel.size < 64 * 32
+    nonzeros = sum(np.count_nonzero(w) for w in model.get_weights() if w.ndim == 2)
+    assert abs(1 - nonzeros / (64 * 32 + 320) - 0.9) <= 0.02
+
+
+def test_target_sparsity_of_one_layer_and_twice_the_same():
+    x, y = load_digits(return_X_y=True)
+    shares = []
+    for _ in range(2):
+        model = digits_model(1e-4, fr.Adam(2e-3, l1_step="proximal"))
+        name = model.layers[0].name
+        tuned = fr.TargetSparsity(0.8, every=2, layers=[name])
+        model.fit(x / 16, y, batch_size=64, epochs=40, callbacks=[tuned], verbose=0)
+        shares.append((model.layers[0].kernel == 0).mean())
+        assert model.layers[1].kernel_regularizer == fr.L1(5e-5)
+    assert abs(shares[0] - 0.8) <= 0.02 and shares[0] == shares[1]
+
+
+def test_target_sparsity_refuses():
+    for target in (1.0, -0.1, np.nan):
+        with pytest.raises(ValueError, match="target: got"):
+            fr.TargetSparsity(target)
+    with pytest.raises(TypeError, match="layers: got 'dense'"):
+        fr.TargetSparsity(0.5, layers="dense")
+    x, y = regression()
+    for regularizer, optimizer, layers, words in (
+        ("l1", fr.SGD(0.1), None, "l1_step: got 'sign'"),
+        (
+            "l2",
+            fr.SGD(0.1, l1_step="proximal"),
+            None,
+            "TargetSparsity: model .* no trainable layer",
+        ),
+        ("l1", fr.SGD(0.1, l1_step="proximal"), ["none"], "layers: got 'none'"),
+    ):
+        model = linear_model(12, 1, None, "mse", regularizer, optimizer)
+        with pytest.raises(ValueError, match=words):
+            model.fit(x, y, callbacks=[fr.TargetSparsity(0.5, layers=layers)], verbose=0)
+
+
 # ------------------------------------------------ the report
 
 
