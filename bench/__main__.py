@@ -3,6 +3,8 @@
 Each peer runs in a process of its own, pinned to the same cores and the same number of threads.
 The peers take turns, round after round, and whoever is not on turn is stopped, so that a spinning
 thread of one cannot slow another. Ratios are of one run: the machine is part of the number.
+
+`python -m bench sparsity` measures what exact zeros buy and cost instead.
 """
 
 from __future__ import annotations
@@ -249,6 +251,12 @@ def names(kind: str, known: Iterable[str], given: Iterable[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and save what was asked for."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["sparsity"]:
+        from bench import sparsity
+
+        sparsity.main(arguments[1:])
+        return
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "workloads",

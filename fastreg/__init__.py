@@ -64,7 +64,7 @@ from fastreg.layers import Dense, Dropout, Flatten, Input, Normalization, Rescal
 from fastreg.models import Sequential, from_keras, from_torch, load_model, to_onnx
 from fastreg.optimizers import SGD, Adam, AdamW
 from fastreg.paths import RegularizationPath, regularization_path
-from fastreg.plotting import ProgressPlot
+from fastreg.plotting import ProgressPlot, RegularizationPathDisplay, SparsityDisplay
 from fastreg.regularizers import L1, L1L2, L2
 from fastreg.sparsity import Compact, TargetSparsity, compact, sparsity_report
 
@@ -112,6 +112,8 @@ __all__ = [
     "regularizers",
     # what zeros are worth
     "RegularizationPath",
+    "RegularizationPathDisplay",
+    "SparsityDisplay",
     "compact",
     "regularization_path",
     "sparsity",

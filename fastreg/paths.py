@@ -13,6 +13,7 @@ array([0, 1, 2, 2])
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -157,7 +158,7 @@ def regularization_path(
     epochs: int = 100,
     warm_epochs: int | None = None,
     batch_size: int = 32,
-    tol: float = 1e-4,
+    tol: float = 1e-3,
     max_iter: int = 1000,
     warm_start: bool = True,
     sample_weight: ArrayLike | None = None,
@@ -404,10 +405,15 @@ class _Fitter:
         whole: bool,
     ) -> Iterator[_Fit]:
         """Fits, each from where the one before ended; of the `whole` data, all is told."""
+        seen: deque[tuple[float, list[Array]]] = deque(maxlen=2)
         for value in values:
             if self.stop.is_set():
                 raise _Stopped
+            if len(seen) == 2:
+                model.set_weights(_ahead(*seen, value))
             self.fit(model, train, value, warm)
+            if self.shallow and self.solver == "polish":
+                seen.append((value, model.get_weights()))
             small = compact(model)
             yield self._told(value, small, train, scored, whole)
             model, warm = (model if self.shallow else small), True
@@ -501,6 +507,22 @@ class _Fitter:
             model = compact(model)
             value *= 2
         return base, value / 2
+
+
+def _ahead(
+    older: tuple[float, list[Array]], old: tuple[float, list[Array]], value: float
+) -> list[Array]:
+    """On the line through the last two minima; a weight that is 0, or would turn, is 0.
+
+    Between the strengths at which weights come and go, a Lasso's path is such a line (Efron,
+    Hastie, Johnstone and Tibshirani 2004).
+    """
+    length = (value - old[0]) / (old[0] - older[0])
+    guesses = []
+    for before, w in zip(older[1], old[1], strict=True):
+        guess = w + length * (w - before)
+        guesses.append(guess if w.ndim == 1 else np.where(guess * w > 0, guess, 0.0))
+    return guesses
 
 
 def _side_by_side(fitter: _Fitter, jobs: Sequence[_Job], n_jobs: int, show: bool) -> Any:

@@ -8,13 +8,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastreg.callbacks import LOSSES, PENALTIES, Callback, Logs
 from fastreg.errors import check_int, unknown_name
+from fastreg.models import Sequential
+from fastreg.paths import RegularizationPath, regularization_path
+from fastreg.sparsity import SparsityReport, sparsity_report
 
 Array = NDArray[Any]
 
@@ -439,6 +442,246 @@ def thinning(
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+# ------------------------------------------------ displays, as scikit-learn has them
+
+
+def _axes(ax: Any) -> tuple[Any, Any]:
+    """(figure, axes) to draw on: those of `ax`, or new ones that no window shows."""
+    from matplotlib.figure import Figure
+
+    if ax is not None:
+        return ax.figure, ax
+    figure = Figure(figsize=(7.0, 4.0), facecolor="white", layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _feature_names(given: Sequence[str] | None, n: int) -> list[str]:
+    names = [f"input {i}" for i in range(n)] if given is None else [str(name) for name in given]
+    if len(names) != n:
+        raise ValueError(f"feature_names: got {len(names)} names; {n} are needed, one a column")
+    return names
+
+
+class RegularizationPathDisplay:
+    """What each input counts under every strength of L1: a line an input, log axis of strengths.
+
+    For a model of one Dense layer with one output the lines are its coefficients, else the norms of
+    the first kernel's rows. Scores, where there are some, stand on an axis of their own, with the
+    best strength marked.
+
+    Parameters
+    ----------
+    path : RegularizationPath
+    feature_names : list of str, optional
+        None takes those of the path, or numbers.
+
+    Attributes
+    ----------
+    ax_, figure_ : where `plot` has drawn
+    lines_ : the lines of the inputs
+    score_ax_ : the axis of the scores, or None
+
+    Examples
+    --------
+    >>> import fastreg as fr
+    >>> dense = fr.Dense(1, kernel_regularizer="l1")
+    >>> model = fr.Sequential([fr.Input((3,), dtype="float64"), dense])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.random.default_rng(0).normal(size=(50, 3))
+    >>> display = fr.RegularizationPathDisplay.from_model(model, x, x[:, 0], n=5, verbose=0)
+    >>> len(display.lines_), display.ax_.get_xscale()
+    (3, 'log')
+    """
+
+    def __init__(
+        self, path: RegularizationPath, *, feature_names: Sequence[str] | None = None
+    ) -> None:
+        self.path = path
+        names = path.feature_names if feature_names is None else feature_names
+        self.feature_names = _feature_names(names, path.importances.shape[1])
+
+    @classmethod
+    def from_path(
+        cls,
+        path: RegularizationPath,
+        *,
+        feature_names: Sequence[str] | None = None,
+        ax: Any = None,
+        n_labels: int = 8,
+    ) -> Self:
+        """Draw a path."""
+        return cls(path, feature_names=feature_names).plot(ax, n_labels=n_labels)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: Sequential,
+        x: ArrayLike,
+        y: ArrayLike,
+        *,
+        feature_names: Sequence[str] | None = None,
+        ax: Any = None,
+        n_labels: int = 8,
+        **options: Any,
+    ) -> Self:
+        """Compute the path, with the `options` of `regularization_path`, and draw it."""
+        path = regularization_path(model, x, y, **options)
+        return cls.from_path(path, feature_names=feature_names, ax=ax, n_labels=n_labels)
+
+    def plot(self, ax: Any = None, *, n_labels: int = 8) -> Self:
+        """Draw on `ax`, or on a figure of its own; name the `n_labels` inputs that stay longest."""
+        n_labels = check_int("n_labels", n_labels, low=0)
+        path = self.path
+        self.figure_, self.ax_ = _axes(ax)
+        values, what = path.importances, "norm of an input's weights"
+        try:
+            if path.coefficients.shape[2] == 1:
+                values, what = path.coefficients[:, :, 0], "coefficient"
+        except AttributeError:  # a deeper network
+            pass
+        alive = path.strengths > 0
+        strengths, values = path.strengths[alive], values[alive]
+        survival = path.selected_inputs.sum(axis=0) + path.importances.max(axis=0) / (
+            path.importances.max() or 1.0
+        )
+        named = [i for i in np.argsort(-survival, kind="stable")[:n_labels] if values[:, i].any()]
+        colours = dict(zip(named, _LINES * (1 + n_labels // len(_LINES)), strict=False))
+        self.lines_ = []
+        for i, name in enumerate(self.feature_names):
+            style = {"color": colours.get(i, FAINT), "lw": 1.5 if i in colours else 0.8}
+            style |= {"label": name} if i in colours else {}
+            style["zorder"] = 2 if i in colours else 1
+            self.lines_ += self.ax_.plot(strengths, values[:, i], **style)
+        self.ax_.set_xscale("log")
+        self.ax_.invert_xaxis()
+        self.ax_.set_xlabel("strength of L1 (less to the right)")
+        self.ax_.set_ylabel(what)
+        self.ax_.axhline(0, color=GREY, lw=0.6, zorder=0)
+        self.ax_.spines[["top"]].set_visible(False)
+        self.score_ax_ = None
+        scores = path.scores
+        handles, _ = self.ax_.get_legend_handles_labels()
+        if scores is not None:
+            self.score_ax_ = self.ax_.twinx()
+            (line,) = self.score_ax_.plot(
+                strengths, scores[alive], color=INK, lw=1.2, ls="--", label="score (right)"
+            )
+            handles.append(line)
+            spread = path.scores_std
+            assert spread is not None
+            if spread.any():
+                low, high = (scores - spread)[alive], (scores + spread)[alive]
+                self.score_ax_.fill_between(strengths, low, high, color=INK, alpha=0.08, lw=0)
+            best = path.strengths[path.best_index]
+            if best > 0:
+                handles.append(
+                    self.ax_.axvline(best, color=INK, lw=0.8, ls=":", label="best score")
+                )
+            self.score_ax_.set_ylabel("score")
+            self.score_ax_.spines[["top"]].set_visible(False)
+        else:
+            self.ax_.spines[["right"]].set_visible(False)
+        if handles:
+            place = {
+                "loc": "center left",
+                "bbox_to_anchor": (1.17 if scores is not None else 1, 0.5),
+            }
+            self.ax_.legend(handles=handles, frameon=False, fontsize=8, **place)
+        return self
+
+
+class SparsityDisplay:
+    """A bar a layer: weights that are not 0, zeros that stay, and what `compact` takes away.
+
+    Parameters
+    ----------
+    report : SparsityReport
+        Of `sparsity_report`.
+
+    Attributes
+    ----------
+    ax_, figure_ : where `plot` has drawn
+    bars_ : list of the three kinds' bars
+
+    Examples
+    --------
+    >>> import fastreg as fr
+    >>> model = fr.Sequential([fr.Input((2,)), fr.Dense(2)])
+    >>> model.set_weights([[[1.0, 0.0], [0.0, 0.0]], [0.0, 0.0]])
+    >>> display = fr.SparsityDisplay.from_model(model)
+    >>> [float(bars[0].get_width()) for bars in display.bars_]
+    [25.0, 25.0, 50.0]
+    """
+
+    def __init__(self, report: SparsityReport) -> None:
+        self.report = report
+
+    @classmethod
+    def from_report(cls, report: SparsityReport, *, ax: Any = None) -> Self:
+        """Draw what `sparsity_report` has returned."""
+        return cls(report).plot(ax)
+
+    @classmethod
+    def from_model(cls, model: Sequential, *, ax: Any = None) -> Self:
+        """Count a model's zeros and draw them."""
+        return cls.from_report(sparsity_report(model), ax=ax)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw on `ax`, or on a figure of its own."""
+        layers = self.report["layers"]
+        self.figure_, self.ax_ = _axes(ax)
+        if ax is None:
+            self.figure_.set_size_inches(7.0, 1.4 + 0.55 * len(layers))
+        kinds = np.array([self._shares(layer) for layer in layers]).T
+        places = np.arange(len(layers))
+        left = np.zeros(len(layers))
+        self.bars_ = []
+        looks = (
+            ("not 0", BLUE, None),
+            ("0, stays", FAINT, None),
+            ("compact takes it", "white", "///"),
+        )
+        for shares, (label, colour, hatch) in zip(kinds, looks, strict=True):
+            edge = GREY if hatch else "white"
+            self.bars_.append(
+                self.ax_.barh(
+                    places,
+                    shares,
+                    0.62,
+                    left,
+                    color=colour,
+                    hatch=hatch,
+                    edgecolor=edge,
+                    linewidth=0.5,
+                    label=label,
+                )
+            )
+            left += shares
+        labels = []
+        for layer in layers:
+            before, after = ("x".join(map(str, layer[key])) for key in ("shape", "compact_shape"))
+            arrow = f"{before} → {after}" if before != after else before
+            labels.append(f"{layer['name']}\n{arrow}")
+        self.ax_.set_yticks(places, labels)
+        self.ax_.invert_yaxis()
+        self.ax_.set_xlim(0, 100)
+        self.ax_.set_xlabel("% of the kernel")
+        self.ax_.spines[["top", "right", "left"]].set_visible(False)
+        self.ax_.tick_params(axis="y", length=0)
+        self.ax_.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
+        return self
+
+    @staticmethod
+    def _shares(layer: dict[str, Any]) -> tuple[float, float, float]:
+        size = layer["shape"][0] * layer["shape"][1]
+        left = layer["compact_shape"][0] * layer["compact_shape"][1]
+        stays = layer["compact_nonzeros"]
+        return 100 * stays / size, 100 * (left - stays) / size, 100 * (size - left) / size
+
+
+_LINES = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5B3A8C")
 
 
 def check_output(path: Path) -> None:

@@ -383,7 +383,7 @@ def _foldable(
 
 def sparsity_report(
     model: Sequential, x: ArrayLike | None = None, y: ArrayLike | None = None
-) -> dict[str, Any]:
+) -> SparsityReport:
     """Exact zeros of a model and what they are worth; with data, how near it is to its minimum.
 
     Parameters
@@ -396,10 +396,11 @@ def sparsity_report(
 
     Returns
     -------
-    dict
+    SparsityReport, a dict
         "layers", one dict a dense layer: `name`, `shape`, `params`, `zeros` (of the kernel),
         `density` (share of the kernel that is not zero), `dead_inputs` (rows of zeros),
         `dead_units` (columns of zeros), `unread_units` (that the next layer does not read),
+        `compact_shape` and `compact_nonzeros` of the kernel that `compact` leaves,
         `effective_params`, `flops` of a row and `effective_flops` (2 a weight that is not zero);
         with x `silent_units` (0 for every row); with y `kkt_residual`, the largest element of
         the subgradient of the objective nearest to 0: 0 at a minimum.
@@ -428,6 +429,11 @@ def sparsity_report(
     kernels = [layer.kernel for layer in dense]
     readers: list[Array | None] = [*kernels[1:], None]
     layers = [_zeros(*each) for each in zip(dense, kernels, readers, strict=True)]
+    _, small = _compacted(*model.state())
+    for layer in layers:
+        kernel = small[f"weights/{layer['name']}/kernel"]
+        layer["compact_shape"] = kernel.shape
+        layer["compact_nonzeros"] = int(np.count_nonzero(kernel))
     report = SparsityReport(layers=layers)
     for total in ("params", "effective_params", "flops", "effective_flops"):
         report[total] = sum(layer[total] for layer in layers)

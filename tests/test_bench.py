@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fastreg as fr
 from bench import __main__ as bench
 from bench.imports import import_cost
 from bench.peers import DEFAULT_PEERS, PEERS, Fastreg, NumPy
@@ -157,3 +158,20 @@ def test_import_is_cheap_and_alone() -> None:
     seconds, optional = import_cost(repeats=5)
     assert optional == []
     assert seconds < 0.060
+
+
+def test_the_sparsity_benchmark_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import sparsity
+
+    threads = fr.get_num_threads()
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(sparsity, "paths", lambda: [("model",), ("path",)])
+        patch.setattr(sparsity, "rows", lambda n, n_in, k, plain=sparsity.rows: plain(256, n_in, k))
+        bench.main(["sparsity", "--rounds", "1", "--epochs", "5"])
+    fr.set_num_threads(threads)
+    out = capsys.readouterr().out
+    for words in ("predict 256 rows", "x first", "cumulative", "a path of 50", "load"):
+        assert words in out
+    with pytest.raises(SystemExit):
+        bench.main(["sparsity", "--rounds", "0"])

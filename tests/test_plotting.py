@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastreg as fr
 from fastreg import plotting
 from fastreg.plotting import NEAR_ZERO, Portrait, compare_regularizers
 
@@ -156,6 +157,53 @@ def test_a_picture_that_fails_leaves_the_old_one(rng, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         plotting.save(figure, path)
     assert path.read_text() == "old"
+
+
+# ------------------------------------------------ displays
+
+
+def small_path(**options):
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    layers = [fr.Input((4,), dtype="float64"), fr.Dense(1, kernel_regularizer="l1")]
+    model = fr.Sequential(layers)
+    model.compile("sgd", "mse")
+    return fr.regularization_path(model, x, x @ [2.0, -1, 0, 0], n=6, verbose=0, **options)
+
+
+def test_path_display():
+    path = small_path(cv=3)
+    display = fr.RegularizationPathDisplay.from_path(path, feature_names=list("abcd"), n_labels=2)
+    assert display.ax_.get_xscale() == "log" and display.ax_.xaxis_inverted()
+    for i, line in enumerate(display.lines_):
+        np.testing.assert_array_equal(line.get_xdata(), path.strengths)
+        np.testing.assert_array_equal(line.get_ydata(), path.coefficients[:, i, 0])
+    words = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert words == ["a", "b", "score (right)", "best score"]
+    np.testing.assert_array_equal(display.score_ax_.lines[0].get_ydata(), path.scores)
+
+
+def test_path_display_on_given_axes_and_without_scores():
+    from matplotlib.figure import Figure
+
+    ax = Figure().add_subplot()
+    display = fr.RegularizationPathDisplay.from_path(small_path(), ax=ax, n_labels=0)
+    assert display.ax_ is ax and display.figure_ is ax.figure and display.score_ax_ is None
+    assert ax.get_legend() is None
+    with pytest.raises(ValueError, match="feature_names: got 2 names; 4"):
+        fr.RegularizationPathDisplay(small_path(), feature_names=["a", "b"])
+
+
+def test_sparsity_display():
+    model = fr.Sequential([fr.Input((4,)), fr.Dense(5, "relu", name="first"), fr.Dense(2)])
+    weights = model.get_weights()
+    weights[0][:, :2] = 0
+    weights[0][0, 2] = 0
+    model.set_weights(weights)
+    display = fr.SparsityDisplay.from_report(fr.sparsity_report(model))
+    widths = np.array([[bar.get_width() for bar in bars] for bars in display.bars_])
+    np.testing.assert_allclose(widths, [[55, 60], [5, 0], [40, 40]])
+    labels = [label.get_text() for label in display.ax_.get_yticklabels()]
+    assert labels[0] == "first\n4x5 → 4x3"
 
 
 def test_import_needs_no_matplotlib():
