@@ -410,7 +410,7 @@ class _Fitter:
             if self.stop.is_set():
                 raise _Stopped
             if len(seen) == 2:
-                model.set_weights(_ahead(*seen, value))
+                model.set_weights(_ahead(value, *seen))
             self.fit(model, train, value, warm)
             if self.shallow and self.solver == "polish":
                 seen.append((value, model.get_weights()))
@@ -510,7 +510,7 @@ class _Fitter:
 
 
 def _ahead(
-    older: tuple[float, list[Array]], old: tuple[float, list[Array]], value: float
+    value: float, older: tuple[float, list[Array]], old: tuple[float, list[Array]]
 ) -> list[Array]:
     """On the line through the last two minima; a weight that is 0, or would turn, is 0.
 
