@@ -209,7 +209,9 @@ def polish(
             rounded = best.w.astype(dtype).astype(np.float64)
             if not np.array_equal(rounded, best.w):
                 best = objective.at(rounded)
-            if best.value < first.value:
+            slack = _ROUNDING * abs(first.value)  # where rounding hides a gain, the slope tells
+            level = best.value <= first.value + slack and best.residual < first.residual
+            if best.value < first.value or level:
                 keep(objective.weights(best.w))
             else:
                 best = first
