@@ -452,7 +452,7 @@ class _Fitter:
         x, y, weight = train
         logs = model.evaluate(x, y, verbose=0, sample_weight=weight, return_dict=True)
         assert isinstance(logs, dict)
-        importances = np.zeros(x.shape[1])
+        importances = np.zeros(int(np.prod(x.shape[1:])))
         read, kernel = _first_kernel(model)
         importances[read] = np.linalg.norm(kernel, axis=1)
         return _Fit(
