@@ -154,6 +154,8 @@ class TargetSparsity(Callback):
     15
     """
 
+    remembers = ("strength", "sparsity", "_size", "_odds", "_pull", "_gain")
+
     def __init__(
         self,
         target: float,

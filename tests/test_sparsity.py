@@ -443,6 +443,25 @@ def test_target_sparsity_of_one_layer_and_twice_the_same():
     assert abs(shares[0] - 0.8) <= 0.02 and shares[0] == shares[1]
 
 
+def test_target_sparsity_goes_on_in_a_resumed_fit(tmp_path):
+    x, y = load_digits(return_X_y=True)
+
+    def fit(epochs, name, resume=False):
+        model = digits_model(1e-4, fr.Adam(2e-3, l1_step="cumulative"))
+        tuned = fr.TargetSparsity(0.8)
+        callbacks = [tuned, fr.ModelCheckpoint(tmp_path / name)]
+        options = {"epochs": epochs, "callbacks": callbacks, "resume": resume}
+        model.fit(x / 16, y, batch_size=64, verbose=0, **options)
+        return model.get_weights(), tuned.strength
+
+    whole, strength = fit(12, "a.safetensors")
+    fit(7, "b.safetensors")
+    resumed, again = fit(12, "b.safetensors", resume=True)
+    assert again == strength
+    for a, b in zip(whole, resumed, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
 def test_target_sparsity_refuses():
     for target in (1.0, -0.1, np.nan):
         with pytest.raises(ValueError, match="target: got"):
