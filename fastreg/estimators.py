@@ -1,8 +1,9 @@
 """scikit-learn's MLPClassifier and MLPRegressor on fastreg's engine, and what those two lack.
 
 Every parameter, attribute and method of scikit-learn 1.9's classes is here with the same meaning
-(but `loss="poisson"`), and the same `random_state` gives the same weights but for rounding: initial weights, order of the
-rows and batches come from the same random numbers. `docs/estimators.md` has the few differences.
+(but `loss="poisson"`), and the same `random_state` gives the same weights but for rounding: initial
+weights, order of the rows and batches come from the same random numbers. `docs/estimators.md` has
+the few differences.
 
 `alpha` is scikit-learn's: a batch's loss takes `alpha / 2 * sum(W^2) / (weights of its rows)`, so
 its pull depends on the batch size. All penalties that scikit-learn lacks (`l1`, `bias_l2`, ...) are
