@@ -62,7 +62,18 @@ from fastreg.config import get_num_threads, set_num_threads, set_random_seed
 from fastreg.errors import check_choice
 from fastreg.layers import Dense, Dropout, Flatten, Input, Normalization, Rescaling
 from fastreg.models import Sequential, from_keras, from_torch, load_model, to_onnx
-from fastreg.optimizers import SGD, Adam, AdamW
+from fastreg.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Ftrl,
+    Lion,
+    Nadam,
+    RMSprop,
+)
 from fastreg.paths import RegularizationPath, regularization_path
 from fastreg.plotting import ProgressPlot, RegularizationPathDisplay, SparsityDisplay
 from fastreg.regularizers import L1, L1L2, L2
@@ -88,6 +99,13 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Nadam",
+    "RMSprop",
+    "Adagrad",
+    "Adadelta",
+    "Lion",
+    "Ftrl",
     "Callback",
     "Compact",
     "CSVLogger",

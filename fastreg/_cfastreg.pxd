@@ -48,9 +48,18 @@ cdef extern from "fastreg.h" nogil:
         double weight_decay
         double momentum
         int nesterov
+        int amsgrad
+        int centered
         double beta_1
         double beta_2
+        double rho
         double epsilon
+        double initial_accumulator_value
+        double learning_rate_power
+        double l1
+        double l2
+        double l2_shrinkage
+        double beta
 
     ctypedef struct fr_data:
         ptrdiff_t n_rows
@@ -61,6 +70,7 @@ cdef extern from "fastreg.h" nogil:
 
     enum:
         FR_LEDGER_SIZE
+        FR_MOST_SLOTS
 
     enum:
         FR_GRADIENT
@@ -89,6 +99,7 @@ cdef extern from "fastreg.h" nogil:
                              void *out)
     fr_status fr_network_set(fr_network *network, int slot, ptrdiff_t layer, int part,
                              const void *array)
+    int fr_optimizer_slots(const fr_optimizer *optimizer)
     int fr_network_slots(const fr_network *network)
     fr_status fr_network_set_slots(fr_network *network, int n_slots)
 

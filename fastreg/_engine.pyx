@@ -244,9 +244,18 @@ cdef fr_optimizer _optimizer(dict optimizer) except *:
     out.weight_decay = optimizer.get("weight_decay", 0.0)
     out.momentum = optimizer.get("momentum", 0.0)
     out.nesterov = optimizer.get("nesterov", False)
+    out.amsgrad = optimizer.get("amsgrad", False)
+    out.centered = optimizer.get("centered", False)
     out.beta_1 = optimizer.get("beta_1", 0.0)
     out.beta_2 = optimizer.get("beta_2", 0.0)
+    out.rho = optimizer.get("rho", 0.0)
     out.epsilon = optimizer.get("epsilon", 0.0)
+    out.initial_accumulator_value = optimizer.get("initial_accumulator_value", 0.0)
+    out.learning_rate_power = optimizer.get("learning_rate_power", 0.0)
+    out.l1 = optimizer.get("l1_regularization_strength", 0.0)
+    out.l2 = optimizer.get("l2_regularization_strength", 0.0)
+    out.l2_shrinkage = optimizer.get("l2_shrinkage_regularization_strength", 0.0)
+    out.beta = optimizer.get("beta", 0.0)
     return out
 
 
@@ -562,11 +571,11 @@ def update(cnp.ndarray w, cnp.ndarray dw, list slots, dict optimizer, int64_t it
            double l2):
     """A regularized step in place; slots: the optimizer's, then those of the cumulative L1 step."""
     cdef fr_optimizer described = _optimizer(optimizer)
-    cdef void *data[4]
-    cdef int own = len(slots) - (2 if optimizer["l1_step"] == "cumulative" else 0)
-    data[0] = _data_or_null(slots[0] if own > 0 else None)
-    data[1] = _data_or_null(slots[1] if own > 1 else None)
-    data[2] = _data_or_null(slots[own] if own < len(slots) else None)
-    data[3] = _data_or_null(slots[own + 1] if own < len(slots) else None)
+    cdef void *data[FR_MOST_SLOTS]
+    cdef int number
+    if len(slots) != fr_optimizer_slots(&described):
+        raise ValueError(f"slots: got {len(slots)} arrays; {fr_optimizer_slots(&described)} are needed")
+    for number in range(len(slots)):
+        data[number] = _data(slots[number])
     _check(fr_update(_dtype(w), &described, iteration, w.size, _data(w), _data(dw), data,
                      fr_regularizer(l1, l2)))

@@ -6,6 +6,9 @@ plain NumPy, with the same names, arguments, in-place behaviour and errors, is `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from numpy.typing import ArrayLike
 
 from fastreg import _engine, inputs
@@ -24,6 +27,8 @@ __all__ = [
     "dropout",
     "sgd_update",
     "adam_update",
+    "optimizer_slots",
+    "optimizer_update",
 ]
 
 
@@ -394,3 +399,63 @@ def adam_update(
             l1_budget,
         )
     )
+
+
+def optimizer_slots(name: str, w: ArrayLike, **settings: Any) -> list[Array]:
+    """The state of an optimizer before its first step, for `optimizer_update`.
+
+    Parameters
+    ----------
+    name, settings : as in `optimizer_update`.
+    w : an array of any shape, float32 or float64.
+
+    Returns
+    -------
+    list of arrays like w : what the optimizer keeps, then two for l1_step="cumulative".
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> optimizer_slots("adagrad", [1.0, 2.0])
+    [array([0.1, 0.1])]
+    """
+    return inputs.check_optimizer_slots(name, w, settings)
+
+
+def optimizer_update(
+    name: str,
+    w: Array,
+    dw: ArrayLike,
+    slots: Sequence[Array],
+    *,
+    iteration: int = 0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    **settings: Any,
+) -> None:
+    """One step of any optimizer, w and its state in place.
+
+    g = dw + l1 sign(w) + 2 l2 w, then w -= lr wd w, then the step that the class of that name in
+    `fastreg.optimizers` describes. l1_step as there.
+
+    Parameters
+    ----------
+    name : "sgd", "adam", "adamax", "nadam", "rmsprop", "adagrad", "adadelta", "lion" or "ftrl".
+    w : an array of any shape, float32 or float64, C-contiguous. dw : like w.
+    slots : from `optimizer_slots`, changed by every step.
+    iteration : steps done before, >= 0. l1, l2 : finite and >= 0.
+    settings : arguments of the class, Keras' defaults where they are left out.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit; then nothing was written.
+
+    >>> import numpy as np
+    >>> w = np.array([1.0, -1.0])
+    >>> slots = optimizer_slots("lion", w)
+    >>> optimizer_update("lion", w, np.array([3.0, 0.1]), slots, learning_rate=0.25)
+    >>> w
+    array([ 0.75, -1.25])
+    """
+    _engine.update(*inputs.check_optimizer_update(name, w, dw, slots, iteration, l1, l2, settings))

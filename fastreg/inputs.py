@@ -12,13 +12,14 @@ Two doors, one set of words:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastreg.errors import check_choice, check_int, check_real
+from fastreg.errors import check_choice, check_int, check_real, unknown_name
 
 Array = NDArray[Any]
 
@@ -30,6 +31,7 @@ LOSSES = (
     "sparse_categorical_crossentropy",
 )
 L1_STEPS = ("sign", "proximal", "cumulative")
+NO_THRESHOLD = ("adadelta", "lion", "ftrl")  # optimizers that have the L1 step "sign" alone
 SPARSE = "sparse_categorical_crossentropy"  # the loss whose targets are class numbers
 
 
@@ -360,17 +362,15 @@ def check_sgd_update(
     momentum = check_real("momentum", momentum, low=0, high=1)
     if momentum and velocity is None:
         raise ValueError(f"velocity: got None, momentum {momentum:g}; an array like w is needed")
-    check_long_run(l1_step, momentum)
-    if not isinstance(nesterov, (bool, np.bool_)):
-        raise TypeError(f"nesterov: got {nesterov!r}; True or False is needed")
     optimizer = {
         "kind": "sgd",
         "learning_rate": check_real("learning_rate", learning_rate, low=0),
         "momentum": momentum,
-        "nesterov": bool(nesterov),
+        "nesterov": _check_flag("nesterov", nesterov),
         "weight_decay": check_real("weight_decay", weight_decay, low=0),
         "l1_step": l1_step,
     }
+    check_l1_step(optimizer)
     if not momentum and velocity is not None:
         del slots_[0]
     l1, l2 = check_real("l1", l1, low=0), check_real("l2", l2, low=0)
@@ -410,10 +410,132 @@ def check_adam_update(
     return w_, dw_, slots, optimizer, iteration, l1, l2
 
 
-def check_long_run(l1_step: str, momentum: float) -> None:
-    """Refuse the momentum under which a constant gradient moves a weight without end."""
-    if l1_step != "sign" and momentum == 1:
+def check_l1_step(optimizer: Mapping[str, Any]) -> None:
+    """Refuse L1 steps that reach zero where a constant gradient's step does not settle."""
+    kind, l1_step = optimizer["kind"], optimizer["l1_step"]
+    if l1_step == "sign":
+        return
+    if kind in NO_THRESHOLD or optimizer.get("centered"):
+        which = f"a centered {kind}" if optimizer.get("centered") else kind
+        raise ValueError(f"l1_step: got {l1_step!r}; 'sign' is needed for {which}")
+    if optimizer.get("momentum") == 1:
         raise ValueError(f"momentum: got 1; below 1 is needed for l1_step={l1_step!r}")
+
+
+def _check_flag(argument: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{argument}: got {value!r}; True or False is needed")
+    return bool(value)
+
+
+_at_least_0 = partial(check_real, low=0)
+_below_1 = partial(check_real, low=0, high=1, high_open=True)
+_SETTINGS: dict[str, Callable[[str, Any], Any]] = {
+    "learning_rate": _at_least_0,
+    "momentum": partial(check_real, low=0, high=1),
+    "nesterov": _check_flag,
+    "amsgrad": _check_flag,
+    "centered": _check_flag,
+    "beta_1": _below_1,
+    "beta_2": _below_1,
+    "rho": _below_1,
+    "epsilon": _at_least_0,
+    "initial_accumulator_value": _at_least_0,
+    "learning_rate_power": partial(check_real, high=0),
+    "l1_regularization_strength": _at_least_0,
+    "l2_regularization_strength": _at_least_0,
+    "l2_shrinkage_regularization_strength": _at_least_0,
+    "beta": _at_least_0,
+    "weight_decay": _at_least_0,
+    "l1_step": partial(check_choice, allowed=L1_STEPS),
+}
+_ADAM = {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+_MEAN = {"learning_rate": 0.001, "rho": 0.9, "epsilon": 1e-7}
+_SUM = {"learning_rate": 0.001, "initial_accumulator_value": 0.1}
+OPTIMIZERS: dict[str, dict[str, Any]] = {  # settings and Keras' defaults
+    "sgd": {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False},
+    "adam": _ADAM | {"amsgrad": False},
+    "adamax": _ADAM,
+    "nadam": _ADAM,
+    "rmsprop": _MEAN | {"momentum": 0.0, "centered": False},
+    "adagrad": _SUM | {"epsilon": 1e-7},
+    "adadelta": _MEAN | {"rho": 0.95},
+    "lion": {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.99},
+    "ftrl": _SUM
+    | {"learning_rate_power": -0.5, "beta": 0.0, "l1_regularization_strength": 0.0}
+    | {"l2_regularization_strength": 0.0, "l2_shrinkage_regularization_strength": 0.0},
+}
+
+
+def check_optimizer(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked settings of the optimizer `name`, with Keras' defaults and "kind"."""
+    check_choice("name", name, OPTIMIZERS)
+    found = {"kind": name, **OPTIMIZERS[name], "weight_decay": 0.0, "l1_step": "sign"}
+    for setting, value in settings.items():
+        if setting == "kind" or setting not in found:
+            allowed = [each for each in found if each != "kind"]
+            raise TypeError(str(unknown_name(f"setting of {name}", setting, allowed)))
+        found[setting] = _SETTINGS[setting](setting, value)
+    if name == "ftrl" and found["learning_rate"] == 0:
+        raise ValueError("learning_rate: got 0; more than 0 is needed for ftrl")
+    check_l1_step(found)
+    return found
+
+
+def own_slots(optimizer: Mapping[str, Any]) -> int:
+    """How many arrays of state the optimizer itself keeps.
+
+    >>> own_slots({"kind": "rmsprop", "momentum": 0.9, "centered": True})
+    3
+    """
+    kind = optimizer["kind"]
+    if kind == "sgd":
+        return 1 if optimizer["momentum"] else 0
+    if kind == "adam":
+        return 3 if optimizer.get("amsgrad") else 2
+    if kind == "rmsprop":
+        return 1 + bool(optimizer.get("centered")) + bool(optimizer.get("momentum"))
+    return 1 if kind in ("adagrad", "lion") else 2
+
+
+def n_slots(optimizer: Mapping[str, Any]) -> int:
+    """`own_slots`, and the two of the cumulative L1 step."""
+    return own_slots(optimizer) + 2 * (optimizer.get("l1_step") == "cumulative")
+
+
+def check_optimizer_update(
+    name: str,
+    w: Array,
+    dw: ArrayLike,
+    slots: Sequence[Array],
+    iteration: int,
+    l1: float,
+    l2: float,
+    settings: Mapping[str, Any],
+) -> Update:
+    """The step, arrays flat."""
+    optimizer = check_optimizer(name, settings)
+    if not isinstance(slots, Sequence) or len(slots) != n_slots(optimizer):
+        got = len(slots) if isinstance(slots, Sequence) else type(slots).__name__
+        raise ValueError(f"slots: got {got}; a list of {n_slots(optimizer)} arrays is needed")
+    named = {f"slots[{i}]": slot for i, slot in enumerate(slots)}
+    w_, dw_, slots_ = _update(w, dw, named, "sign", None)
+    iteration = check_int("iteration", iteration, low=0, high=2**63 - 1)
+    l1, l2 = check_real("l1", l1, low=0), check_real("l2", l2, low=0)
+    return w_, dw_, slots_, optimizer, iteration, l1, l2
+
+
+def new_slots(w: Array, optimizer: Mapping[str, Any]) -> list[Array]:
+    """State before the first step: 0, but for a sum of squares that begins elsewhere."""
+    slots = [np.zeros_like(w) for _ in range(n_slots(optimizer))]
+    if "initial_accumulator_value" in optimizer:
+        slots[0][...] = optimizer["initial_accumulator_value"]
+    return slots
+
+
+def check_optimizer_slots(name: str, w: ArrayLike, settings: Mapping[str, Any]) -> list[Array]:
+    """`new_slots` of checked arguments."""
+    return new_slots(_array("w", w, (...,)), check_optimizer(name, settings))
 
 
 # ------------------------------------------------ the checks they share

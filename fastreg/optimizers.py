@@ -1,18 +1,19 @@
-"""Optimizers: how a gradient changes the weights, in Keras' form (state starts at zero).
+"""Optimizers: how a gradient changes the weights, in Keras' form.
 
 The order in a step is Keras': the gradient takes the regularizers' at the old weights, then
 `w -= learning_rate * weight_decay * w` on every trainable array, then the update of the class.
-The arithmetic is `functional.sgd_update` and `functional.adam_update`; here stand the settings.
+The arithmetic is `functional.optimizer_update`; here stand the settings.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 from fastreg.errors import check_choice, check_int, check_real, unknown_name
-from fastreg.inputs import L1_STEPS, check_long_run
+from fastreg.inputs import L1_STEPS, check_l1_step
 from fastreg.serialization import Registry, check_bool, known_arguments
 
 Check = Callable[[str, Any], Any]
@@ -21,6 +22,7 @@ _at_least_0 = partial(check_real, low=0.0)
 _share = partial(check_real, low=0.0, high=1.0)
 _share_below_1 = partial(check_real, low=0.0, high=1.0, high_open=True)
 _above_0 = partial(check_real, low=0.0, low_open=True)
+_at_most_0 = partial(check_real, high=0.0)
 
 
 def _optional_decay(argument: str, value: Any) -> float | None:
@@ -37,10 +39,11 @@ def _name(argument: str, value: Any) -> str:
     return value
 
 
-def _no_amsgrad(argument: str, value: Any) -> bool:
-    if check_bool(argument, value):
-        raise ValueError(f"{argument}: got True; only False is supported")
-    return False
+class Common(TypedDict, total=False):
+    """The arguments that every optimizer takes by name; `Optimizer` says what they are."""
+
+    l1_step: str
+    name: str | None
 
 
 class Optimizer:
@@ -48,14 +51,37 @@ class Optimizer:
 
     Two optimizers are equal when class and settings are; `iterations` is state, not a setting.
 
+    Parameters
+    ----------
+    l1_step : "sign", "proximal" or "cumulative"
+        How an L1 regularizer acts. "sign": its gradient `l1 * sign(w)` is added, as in Keras; no
+        weight becomes 0. "proximal": a step ends by moving weights toward 0 and leaving those
+        that get there at 0. "cumulative": the same for all steps so far, which keeps weights
+        at 0 where gradients are noisy; needs two more arrays of state. All have one minimum.
+        `Adadelta`, `Lion`, `Ftrl` and a centered `RMSprop` have "sign" alone: their steps do not
+        settle under the constant gradient that l1 is.
+    name : str, optional
+        Kept for the configuration.
+    **keras
+        Other arguments of Keras' class, at Keras' default only.
+
     Attributes
     ----------
     iterations : int
         Steps done so far, from 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a setting out of range or of the wrong kind, here and whenever one is set later.
     """
 
     kind: ClassVar[str]  # the engine's name
     checks: ClassVar[Mapping[str, Check]]  # setting -> its check, in the order of the arguments
+    common: ClassVar[Mapping[str, tuple[Check, object]]] = {  # of every class: check, default
+        "l1_step": (_l1_step, "sign"),
+        "name": (_name, None),
+    }
     keras_only: ClassVar[Mapping[str, object]] = {
         "clipnorm": None,
         "clipvalue": None,
@@ -73,8 +99,21 @@ class Optimizer:
     name: str
     iterations: int
 
-    def __init__(self, keras: Mapping[str, object], **settings: object) -> None:
-        known_arguments(type(self), keras, self.keras_only)
+    def __init_subclass__(cls) -> None:
+        """Show the common arguments in the signature, each by name."""
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:-1]
+        by_name = inspect.Parameter.KEYWORD_ONLY
+        common = [
+            inspect.Parameter(name, by_name, default=default)
+            for name, (_, default) in cls.common.items()
+        ]
+        keras = inspect.Parameter("keras", inspect.Parameter.VAR_KEYWORD)
+        cls.__signature__ = inspect.Signature([*own, *common, keras])  # type: ignore[attr-defined]
+
+    def __init__(self, common: Mapping[str, Any], **settings: object) -> None:
+        given = known_arguments(type(self), common, self.keras_only)
+        defaults = {name: default for name, (_, default) in self.common.items()}
+        settings = {**settings, **defaults, **given}
         if settings["name"] is None:
             settings["name"] = type(self).__name__.lower()
         for name, value in settings.items():
@@ -82,11 +121,16 @@ class Optimizer:
         self.iterations = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
-        check = check_iterations if name == "iterations" else self.checks.get(name)
+        check = check_iterations if name == "iterations" else self.settings().get(name)
         if check is None:
-            error = unknown_name(f"setting of {type(self).__name__}", name, self.checks)
+            error = unknown_name(f"setting of {type(self).__name__}", name, self.settings())
             raise AttributeError(str(error))
         super().__setattr__(name, check(name, value))
+
+    @classmethod
+    def settings(cls) -> dict[str, Check]:
+        """Every setting with its check, in the order of the arguments."""
+        return {**cls.checks, **{name: check for name, (check, _) in cls.common.items()}}
 
     def count(self, steps: int) -> None:
         """Add to `iterations`, without the check that costs as much as a small network's step."""
@@ -94,11 +138,15 @@ class Optimizer:
 
     def describe(self) -> dict[str, Any]:
         """The settings as the engine takes them: {"kind", "learning_rate", ...}, no None."""
-        raise NotImplementedError
+        described = {"kind": self.kind, **self.get_config()}
+        check_l1_step(described)
+        described["weight_decay"] = self.weight_decay or 0.0
+        del described["name"]
+        return described
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer: plain Python values, ready for JSON."""
-        return {name: getattr(self, name) for name in self.checks}
+        return {name: getattr(self, name) for name in self.settings()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -137,20 +185,13 @@ class SGD(Optimizer):
         Nesterov's form of momentum.
     weight_decay : float, optional
         Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
-    l1_step : "sign", "proximal" or "cumulative"
-        How an L1 regularizer acts. "sign": its gradient `l1 * sign(w)` is added, as in Keras; no
-        weight becomes 0. "proximal": a step ends by moving weights toward 0 and leaving those
-        that get there at 0. "cumulative": the same for all steps so far, which keeps weights
-        at 0 where gradients are noisy; needs two more arrays of state. All have one minimum.
-    name : str, optional
-        Kept for the configuration.
-    **keras
-        Other arguments of Keras' class, at Keras' default only.
+    **common
+        As in `Optimizer`.
 
     Raises
     ------
     ValueError, TypeError
-        For a setting out of range or of the wrong kind, here and whenever one is set later.
+        As `Optimizer` does.
 
     Examples
     --------
@@ -166,8 +207,6 @@ class SGD(Optimizer):
         "momentum": _share,
         "nesterov": check_bool,
         "weight_decay": _optional_decay,
-        "l1_step": _l1_step,
-        "name": _name,
     }
 
     momentum: float
@@ -179,31 +218,15 @@ class SGD(Optimizer):
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,
-        *,
-        l1_step: str = "sign",
-        name: str | None = None,
-        **keras: object,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
-            keras,
+            common,
             learning_rate=learning_rate,
             momentum=momentum,
             nesterov=nesterov,
             weight_decay=weight_decay,
-            l1_step=l1_step,
-            name=name,
         )
-
-    def describe(self) -> dict[str, Any]:
-        check_long_run(self.l1_step, self.momentum)
-        return {
-            "kind": self.kind,
-            "learning_rate": self.learning_rate,
-            "momentum": self.momentum,
-            "nesterov": self.nesterov,
-            "weight_decay": self.weight_decay or 0.0,
-            "l1_step": self.l1_step,
-        }
 
 
 class Adam(Optimizer):
@@ -220,24 +243,17 @@ class Adam(Optimizer):
         Decay of the two moments, in [0, 1).
     epsilon : float, default 1e-7
         Added to sqrt(v), > 0.
-    amsgrad : False
-        Not supported yet; the argument stands where Keras has it.
+    amsgrad : bool, default False
+        Divide by the largest v so far (Reddi, Kale and Kumar 2018): one more array of state.
     weight_decay : float, optional
         Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
-    l1_step : "sign", "proximal" or "cumulative"
-        How an L1 regularizer acts. "sign": its gradient `l1 * sign(w)` is added, as in Keras; no
-        weight becomes 0. "proximal": a step ends by moving weights toward 0 and leaving those
-        that get there at 0. "cumulative": the same for all steps so far, which keeps weights
-        at 0 where gradients are noisy; needs two more arrays of state. All have one minimum.
-    name : str, optional
-        Kept for the configuration.
-    **keras
-        Other arguments of Keras' class, at Keras' default only.
+    **common
+        As in `Optimizer`.
 
     Raises
     ------
     ValueError, TypeError
-        For a setting out of range or of the wrong kind, here and whenever one is set later.
+        As `Optimizer` does.
 
     Examples
     --------
@@ -251,10 +267,8 @@ class Adam(Optimizer):
         "beta_1": _share_below_1,
         "beta_2": _share_below_1,
         "epsilon": _above_0,
-        "amsgrad": _no_amsgrad,
+        "amsgrad": check_bool,
         "weight_decay": _optional_decay,
-        "l1_step": _l1_step,
-        "name": _name,
     }
 
     beta_1: float
@@ -270,33 +284,17 @@ class Adam(Optimizer):
         epsilon: float = 1e-7,
         amsgrad: bool = False,
         weight_decay: float | None = None,
-        *,
-        l1_step: str = "sign",
-        name: str | None = None,
-        **keras: object,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
-            keras,
+            common,
             learning_rate=learning_rate,
             beta_1=beta_1,
             beta_2=beta_2,
             epsilon=epsilon,
             amsgrad=amsgrad,
             weight_decay=weight_decay,
-            l1_step=l1_step,
-            name=name,
         )
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "learning_rate": self.learning_rate,
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "weight_decay": self.weight_decay or 0.0,
-            "l1_step": self.l1_step,
-        }
 
 
 class AdamW(Adam):
@@ -320,25 +318,463 @@ class AdamW(Adam):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         amsgrad: bool = False,
-        *,
-        l1_step: str = "sign",
-        name: str | None = None,
-        **keras: object,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay, **common)
+
+
+class Adamax(Optimizer):
+    """Adam with the largest |g| in place of sqrt(v) (Kingma and Ba 2015, section 7).
+
+    With t = iterations + 1: `m += (g - m)(1 - beta_1); u = max(beta_2 * u, |g|);
+    w -= learning_rate / (1 - beta_1^t) * m / (u + epsilon)`.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        Step size, >= 0.
+    beta_1, beta_2 : float, default 0.9 and 0.999
+        Decay of m and of u, in [0, 1).
+    epsilon : float, default 1e-7
+        Added to u, > 0.
+    weight_decay : float, optional
+        Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
+    **common
+        As in `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Optimizer` does.
+
+    Examples
+    --------
+    >>> Adamax(0.002).beta_2
+    0.999
+    """
+
+    kind = "adamax"
+    checks: ClassVar[Mapping[str, Check]] = {
+        "learning_rate": _at_least_0,
+        "beta_1": _share_below_1,
+        "beta_2": _share_below_1,
+        "epsilon": _above_0,
+        "weight_decay": _optional_decay,
+    }
+
+    beta_1: float
+    beta_2: float
+    epsilon: float
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = None,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
-            learning_rate,
-            beta_1,
-            beta_2,
-            epsilon,
-            amsgrad,
-            weight_decay,
-            l1_step=l1_step,
-            name=name,
-            **keras,
+            common,
+            learning_rate=learning_rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            weight_decay=weight_decay,
         )
 
 
-REGISTRY: Registry[Optimizer] = Registry("optimizer", Optimizer, (SGD, Adam, AdamW))
+class Nadam(Optimizer):
+    """Adam with Nesterov momentum (Dozat 2016).
+
+    With t = iterations + 1 and u_t = beta_1 (1 - 0.96^t / 2), P_t their product so far:
+    `w -= learning_rate * (u_(t+1) m / (1 - P_(t+1)) + (1 - u_t) g / (1 - P_t)) / (sqrt(v / (1 -
+    beta_2^t)) + epsilon)`, with m and v as in `Adam`.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        Step size, >= 0.
+    beta_1, beta_2 : float, default 0.9 and 0.999
+        Decay of the two moments, in [0, 1).
+    epsilon : float, default 1e-7
+        Added to the root, > 0.
+    weight_decay : float, optional
+        Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
+    **common
+        As in `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Optimizer` does.
+
+    Examples
+    --------
+    >>> Nadam().describe()["kind"]
+    'nadam'
+    """
+
+    kind = "nadam"
+    checks: ClassVar[Mapping[str, Check]] = {
+        "learning_rate": _at_least_0,
+        "beta_1": _share_below_1,
+        "beta_2": _share_below_1,
+        "epsilon": _above_0,
+        "weight_decay": _optional_decay,
+    }
+
+    beta_1: float
+    beta_2: float
+    epsilon: float
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            common,
+            learning_rate=learning_rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            weight_decay=weight_decay,
+        )
+
+
+class RMSprop(Optimizer):
+    """Steps divided by the root of a running mean of g^2 (Tieleman and Hinton 2012).
+
+    `v = rho * v + (1 - rho) g^2; w -= learning_rate * g / sqrt(v + epsilon)`; with momentum the
+    step goes into `p = momentum * p + step; w -= p`.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        Step size, >= 0.
+    rho : float, default 0.9
+        Decay of the mean, in [0, 1).
+    momentum : float, default 0.0
+        In [0, 1].
+    epsilon : float, default 1e-7
+        Added to v, > 0.
+    centered : bool, default False
+        Take the square of the mean of g from v: its variance.
+    weight_decay : float, optional
+        Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
+    **common
+        As in `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Optimizer` does.
+
+    Examples
+    --------
+    >>> RMSprop(momentum=0.9).describe()["rho"]
+    0.9
+    """
+
+    kind = "rmsprop"
+    checks: ClassVar[Mapping[str, Check]] = {
+        "learning_rate": _at_least_0,
+        "rho": _share_below_1,
+        "momentum": _share,
+        "epsilon": _above_0,
+        "centered": check_bool,
+        "weight_decay": _optional_decay,
+    }
+
+    rho: float
+    momentum: float
+    epsilon: float
+    centered: bool
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-7,
+        centered: bool = False,
+        weight_decay: float | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            common,
+            learning_rate=learning_rate,
+            rho=rho,
+            momentum=momentum,
+            epsilon=epsilon,
+            centered=centered,
+            weight_decay=weight_decay,
+        )
+
+
+class Adagrad(Optimizer):
+    """Steps divided by the root of the sum of g^2 (Duchi, Hazan and Singer 2011).
+
+    `a += g^2; w -= learning_rate * g / sqrt(a + epsilon)`.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        Step size, >= 0.
+    initial_accumulator_value : float, default 0.1
+        What a begins at, >= 0.
+    epsilon : float, default 1e-7
+        Added to a, > 0.
+    weight_decay : float, optional
+        Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
+    **common
+        As in `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Optimizer` does.
+
+    Examples
+    --------
+    >>> Adagrad(0.1).initial_accumulator_value
+    0.1
+    """
+
+    kind = "adagrad"
+    checks: ClassVar[Mapping[str, Check]] = {
+        "learning_rate": _at_least_0,
+        "initial_accumulator_value": _at_least_0,
+        "epsilon": _above_0,
+        "weight_decay": _optional_decay,
+    }
+
+    initial_accumulator_value: float
+    epsilon: float
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            common,
+            learning_rate=learning_rate,
+            initial_accumulator_value=initial_accumulator_value,
+            epsilon=epsilon,
+            weight_decay=weight_decay,
+        )
+
+
+class Adadelta(Optimizer):
+    """Steps of the size of those before them (Zeiler 2012).
+
+    `G = rho * G + (1 - rho) g^2; d = sqrt(D + epsilon) / sqrt(G + epsilon) g;
+    D = rho * D + (1 - rho) d^2; w -= learning_rate * d`.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        Step size, >= 0; the paper's own is 1.
+    rho : float, default 0.95
+        Decay of both means, in [0, 1).
+    epsilon : float, default 1e-7
+        Added to G and D, > 0.
+    weight_decay : float, optional
+        Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
+    **common
+        As in `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Optimizer` does.
+
+    Examples
+    --------
+    >>> Adadelta(1.0).rho
+    0.95
+    """
+
+    kind = "adadelta"
+    checks: ClassVar[Mapping[str, Check]] = {
+        "learning_rate": _at_least_0,
+        "rho": _share_below_1,
+        "epsilon": _above_0,
+        "weight_decay": _optional_decay,
+    }
+
+    rho: float
+    epsilon: float
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        rho: float = 0.95,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            common,
+            learning_rate=learning_rate,
+            rho=rho,
+            epsilon=epsilon,
+            weight_decay=weight_decay,
+        )
+
+
+class Lion(Optimizer):
+    """The sign of a mean of gradients (Chen et al. 2023).
+
+    `w -= learning_rate * sign(beta_1 * m + (1 - beta_1) g); m = beta_2 * m + (1 - beta_2) g`.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        What a weight moves by, >= 0.
+    beta_1, beta_2 : float, default 0.9 and 0.99
+        Weight of m in the sign, and its decay, in [0, 1).
+    weight_decay : float, optional
+        Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
+    **common
+        As in `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Optimizer` does.
+
+    Examples
+    --------
+    >>> Lion(1e-4, weight_decay=0.1).beta_2
+    0.99
+    """
+
+    kind = "lion"
+    checks: ClassVar[Mapping[str, Check]] = {
+        "learning_rate": _at_least_0,
+        "beta_1": _share_below_1,
+        "beta_2": _share_below_1,
+        "weight_decay": _optional_decay,
+    }
+
+    beta_1: float
+    beta_2: float
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.99,
+        weight_decay: float | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            common,
+            learning_rate=learning_rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            weight_decay=weight_decay,
+        )
+
+
+class Ftrl(Optimizer):
+    """Follow the regularized leader, for sparse inputs (McMahan et al. 2013).
+
+    With p = -learning_rate_power and s = n before: `n += g^2;
+    z += g + 2 l2_shrinkage w - (n^p - s^p) / learning_rate * w;
+    w = (clip(z, -l1, l1) - z) / ((n^p + beta) / learning_rate + 2 l2)`.
+    Its own l1 gives exact zeros; what a layer's regularizers add goes into g.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        Step size, > 0.
+    learning_rate_power : float, default -0.5
+        <= 0; -0.5 is the published one, 0 a fixed step size.
+    initial_accumulator_value : float, default 0.1
+        What n begins at, >= 0.
+    l1_regularization_strength, l2_regularization_strength : float, default 0.0
+        l1 and l2 above, >= 0.
+    l2_shrinkage_regularization_strength : float, default 0.0
+        Acts on the gradient alone, >= 0.
+    beta : float, default 0.0
+        As published, >= 0.
+    weight_decay : float, optional
+        Decoupled decay of all trainable arrays: `w -= learning_rate * weight_decay * w`, first.
+    **common
+        As in `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Optimizer` does.
+
+    Examples
+    --------
+    >>> Ftrl(0.1, l1_regularization_strength=0.01).describe()["kind"]
+    'ftrl'
+    """
+
+    kind = "ftrl"
+    checks: ClassVar[Mapping[str, Check]] = {
+        "learning_rate": _above_0,
+        "learning_rate_power": _at_most_0,
+        "initial_accumulator_value": _at_least_0,
+        "l1_regularization_strength": _at_least_0,
+        "l2_regularization_strength": _at_least_0,
+        "l2_shrinkage_regularization_strength": _at_least_0,
+        "beta": _at_least_0,
+        "weight_decay": _optional_decay,
+    }
+
+    learning_rate_power: float
+    initial_accumulator_value: float
+    l1_regularization_strength: float
+    l2_regularization_strength: float
+    l2_shrinkage_regularization_strength: float
+    beta: float
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        learning_rate_power: float = -0.5,
+        initial_accumulator_value: float = 0.1,
+        l1_regularization_strength: float = 0.0,
+        l2_regularization_strength: float = 0.0,
+        l2_shrinkage_regularization_strength: float = 0.0,
+        beta: float = 0.0,
+        weight_decay: float | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            common,
+            learning_rate=learning_rate,
+            learning_rate_power=learning_rate_power,
+            initial_accumulator_value=initial_accumulator_value,
+            l1_regularization_strength=l1_regularization_strength,
+            l2_regularization_strength=l2_regularization_strength,
+            l2_shrinkage_regularization_strength=l2_shrinkage_regularization_strength,
+            beta=beta,
+            weight_decay=weight_decay,
+        )
+
+
+REGISTRY: Registry[Optimizer] = Registry(
+    "optimizer",
+    Optimizer,
+    (SGD, Adam, AdamW, Adamax, Nadam, RMSprop, Adagrad, Adadelta, Lion, Ftrl),
+)
 
 
 def get(identifier: object) -> Optimizer:

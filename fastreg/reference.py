@@ -584,11 +584,10 @@ def dropout(
 class Optimizer(NamedTuple):
     """An update in place; the gradient and the scratch array are overwritten."""
 
-    n_slots: Callable[[dict[str, Any]], int]  # arrays of state a parameter, from the options
     # w, dw, slots, options, iteration, scratch
-    update: Callable[[Array, Array, Sequence[Array], dict[str, Any], int, Array], None]
+    update: Callable[[Array, Array, Sequence[Array], dict[str, Any], int, Array], object]
     # l1, slots, options, iteration: what L1 takes from |w| in a step that is not by sign
-    threshold: Callable[[float, Sequence[Array], dict[str, Any], int], Any]
+    threshold: Callable[[float, Sequence[Array], dict[str, Any], int], Any] | None
 
 
 def _decay(w: Array, options: dict[str, Any], scratch: Array) -> None:
@@ -606,7 +605,6 @@ def _sgd(
     iteration: int,
     scratch: Array,
 ) -> None:
-    _decay(w, options, scratch)
     dw *= options["learning_rate"]
     momentum = options["momentum"]
     if not momentum:
@@ -623,32 +621,6 @@ def _sgd(
         w += velocity
 
 
-def _adam(
-    w: Array,
-    dw: Array,
-    slots: Sequence[Array],
-    options: dict[str, Any],
-    iteration: int,
-    scratch: Array,
-) -> None:
-    _decay(w, options, scratch)
-    m, v = slots
-    beta_1, beta_2 = options["beta_1"], options["beta_2"]
-    np.subtract(dw, m, out=scratch)
-    scratch *= 1 - beta_1
-    m += scratch
-    np.multiply(dw, dw, out=dw)
-    dw -= v
-    dw *= 1 - beta_2
-    v += dw
-    t = iteration + 1
-    np.sqrt(v, out=scratch)
-    scratch += options["epsilon"]
-    np.divide(m, scratch, out=scratch)
-    scratch *= options["learning_rate"] * math.sqrt(1 - beta_2**t) / (1 - beta_1**t)
-    w -= scratch
-
-
 def _sgd_threshold(
     l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
 ) -> float:
@@ -657,20 +629,233 @@ def _sgd_threshold(
     return threshold
 
 
-def _adam_threshold(
-    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
-) -> Array:
-    # Preconditioned as the step is (Yun, Lozano and Yang 2021), without its 1 / (1 - beta_1^t).
-    # The bound of d spares a weight whose v is still near 0, which would be wiped out.
-    d = np.maximum(np.sqrt(slots[1]) + options["epsilon"], min(1e-5, l1 / 10))
-    scale = options["learning_rate"] * math.sqrt(1 - options["beta_2"] ** (iteration + 1)) * l1
-    threshold: Array = (scale / d).astype(d.dtype)
+def _towards(mean: Array, value: Array, share: float, scratch: Array) -> None:
+    """mean += (value - mean) share"""
+    np.subtract(value, mean, out=scratch)
+    scratch *= share
+    mean += scratch
+
+
+def _preconditioned(l1: float, rate: float, d: Array) -> Array:
+    """The threshold rate l1 / d, preconditioned as the step is (Yun, Lozano and Yang 2021).
+
+    The bound of d spares a weight whose d is still near 0, which would be wiped out.
+    """
+    threshold: Array = (rate * l1 / np.maximum(d, min(1e-5, l1 / 10))).astype(d.dtype)
     return threshold
 
 
+def _moments(
+    dw: Array, m: Array, v: Array, options: dict[str, Any], iteration: int, scratch: Array
+) -> None:
+    """The means of g and g^2, which both begin at 0; dw becomes its square."""
+    _towards(m, dw, 1 - options["beta_1"], scratch)
+    np.multiply(dw, dw, out=dw)
+    _towards(v, dw, 1 - options["beta_2"], scratch)
+
+
+def _adam(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    m, v, *largest = slots
+    _moments(dw, m, v, options, iteration, scratch)
+    for each in largest:  # amsgrad
+        np.maximum(each, v, out=each)
+        v = each
+    t = iteration + 1
+    np.sqrt(v, out=scratch)
+    scratch += options["epsilon"]
+    np.divide(m, scratch, out=scratch)
+    correction = math.sqrt(1 - options["beta_2"] ** t) / (1 - options["beta_1"] ** t)
+    scratch *= options["learning_rate"] * correction
+    w -= scratch
+
+
+def _adam_threshold(
+    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> Array:
+    # Without the step's 1 / (1 - beta_1^t). The last own slot is what the step divides by.
+    v = slots[inputs.own_slots(options) - 1]
+    rate = options["learning_rate"] * math.sqrt(1 - options["beta_2"] ** (iteration + 1))
+    return _preconditioned(l1, rate, np.sqrt(v) + options["epsilon"])
+
+
+def _adamax(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    m, u = slots
+    _towards(m, dw, 1 - options["beta_1"], scratch)
+    u *= options["beta_2"]
+    np.maximum(u, np.abs(dw), out=u)
+    np.divide(m, u + options["epsilon"], out=scratch)
+    scratch *= options["learning_rate"] / (1 - options["beta_1"] ** (iteration + 1))
+    w -= scratch
+
+
+def _adamax_threshold(
+    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> Array:
+    return _preconditioned(l1, options["learning_rate"], slots[1] + options["epsilon"])
+
+
+def _nadam(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    m, v = slots
+    t = iteration + 1
+    u = options["beta_1"] * (1 - 0.5 * 0.96 ** np.arange(1.0, min(t, 1000) + 1))
+    now, following = (options["beta_1"] * (1 - 0.5 * 0.96**i) for i in (t, t + 1))
+    product = float(u.prod()) * options["beta_1"] ** max(t - 1000, 0)
+    step = (1 - now) / (1 - product) * dw
+    _moments(dw, m, v, options, iteration, scratch)
+    np.multiply(m, following / (1 - product * following), out=scratch)
+    scratch += step
+    scratch *= options["learning_rate"]
+    scratch /= np.sqrt(v / (1 - options["beta_2"] ** t)) + options["epsilon"]
+    w -= scratch
+
+
+def _nadam_threshold(
+    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> Array:
+    # As for Adam, where epsilon stands beside the corrected root.
+    correction = math.sqrt(1 - options["beta_2"] ** (iteration + 1))
+    d = np.sqrt(slots[1]) + options["epsilon"] * correction
+    return _preconditioned(l1, options["learning_rate"] * correction, d)
+
+
+def _rmsprop(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    v = slots[0]
+    _towards(v, dw * dw, 1 - options["rho"], scratch)
+    if options["centered"]:
+        mean = slots[1]
+        _towards(mean, dw, 1 - options["rho"], scratch)
+        # Rounding may put the mean of squares below the square of the mean.
+        v = np.maximum(v - mean * mean, 0)
+    dw *= options["learning_rate"]
+    dw /= np.sqrt(v + options["epsilon"])
+    if options["momentum"]:
+        momentum = slots[-1]
+        momentum *= options["momentum"]
+        momentum += dw
+        dw = momentum
+    w -= dw
+
+
+def _rmsprop_threshold(
+    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> Array:
+    rate = options["learning_rate"] / (1 - options["momentum"])
+    return _preconditioned(l1, rate, np.sqrt(slots[0] + options["epsilon"]))
+
+
+def _adagrad(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    np.multiply(dw, dw, out=scratch)
+    slots[0][...] += scratch
+    dw *= options["learning_rate"]
+    dw /= np.sqrt(slots[0] + options["epsilon"])
+    w -= dw
+
+
+def _adagrad_threshold(
+    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> Array:
+    return _preconditioned(l1, options["learning_rate"], np.sqrt(slots[0] + options["epsilon"]))
+
+
+def _adadelta(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    of_gradients, of_steps = slots
+    share, epsilon = 1 - options["rho"], options["epsilon"]
+    _towards(of_gradients, dw * dw, share, scratch)
+    step = np.sqrt(of_steps + epsilon) * dw / np.sqrt(of_gradients + epsilon)
+    _towards(of_steps, step * step, share, scratch)
+    w -= options["learning_rate"] * step
+
+
+def _lion(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    m = slots[0]
+    np.subtract(dw, m, out=scratch)
+    scratch *= 1 - options["beta_1"]
+    scratch += m
+    np.sign(scratch, out=scratch)
+    scratch *= options["learning_rate"]
+    w -= scratch
+    _towards(m, dw, 1 - options["beta_2"], scratch)
+
+
+def _ftrl(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    options: dict[str, Any],
+    iteration: int,
+    scratch: Array,
+) -> None:
+    n, z = slots
+    rate, power = options["learning_rate"], -options["learning_rate_power"]
+    l1, l2 = options["l1_regularization_strength"], options["l2_regularization_strength"]
+    before = n**power
+    n += dw * dw
+    after = n**power
+    z += dw + 2 * options["l2_shrinkage_regularization_strength"] * w - (after - before) / rate * w
+    curvature = after / rate + (2 * l2 + options["beta"] / rate)
+    # Where nothing has happened yet, 0 / 0, w is 0.
+    w[...] = (np.clip(z, -l1, l1) - z) / np.maximum(curvature, np.finfo(w.dtype).tiny)
+
+
 OPTIMIZERS = {
-    "sgd": Optimizer(lambda options: 1 if options["momentum"] else 0, _sgd, _sgd_threshold),
-    "adam": Optimizer(lambda options: 2, _adam, _adam_threshold),
+    "sgd": Optimizer(_sgd, _sgd_threshold),
+    "adam": Optimizer(_adam, _adam_threshold),
+    "adamax": Optimizer(_adamax, _adamax_threshold),
+    "nadam": Optimizer(_nadam, _nadam_threshold),
+    "rmsprop": Optimizer(_rmsprop, _rmsprop_threshold),
+    "adagrad": Optimizer(_adagrad, _adagrad_threshold),
+    "adadelta": Optimizer(_adadelta, None),
+    "lion": Optimizer(_lion, None),
+    "ftrl": Optimizer(_ftrl, None),
 }
 
 
@@ -688,13 +873,8 @@ def _cumulative(w: Array, threshold: Any, budget: Sequence[Array]) -> None:
     below += taken
 
 
-# How L1 acts after the optimizer's step, and how many arrays it keeps; "sign" acts in the gradient.
-L1_STEPS = {"sign": (None, 0), "proximal": (_proximal, 0), "cumulative": (_cumulative, 2)}
-
-
-def _n_slots(optimizer: dict[str, Any]) -> int:
-    own = OPTIMIZERS[optimizer["kind"]].n_slots(optimizer)
-    return own + L1_STEPS[optimizer.get("l1_step", "sign")][1]
+# How L1 acts after the optimizer's step; "sign" acts in the gradient.
+L1_STEPS = {"sign": None, "proximal": _proximal, "cumulative": _cumulative}
 
 
 def _step(
@@ -709,11 +889,13 @@ def _step(
 ) -> None:
     """A regularized step, dw and scratch overwritten; slots: the optimizer's, then L1's."""
     kind = OPTIMIZERS[optimizer["kind"]]
-    own = kind.n_slots(optimizer)
-    l1_step, _ = L1_STEPS[optimizer.get("l1_step", "sign")]
+    own = inputs.own_slots(optimizer)
+    l1_step = L1_STEPS[optimizer.get("l1_step", "sign")]
     _add_penalty_gradient(w, l1 if l1_step is None else 0.0, l2, dw, scratch)
+    _decay(w, optimizer, scratch)
     kind.update(w, dw, slots[:own], optimizer, iteration, scratch)
     if l1 and l1_step is not None:
+        assert kind.threshold is not None
         l1_step(w, kind.threshold(l1, slots, optimizer, iteration), slots[own:])
 
 
@@ -842,6 +1024,70 @@ def adam_update(
         l1_budget,
     )
     _step(w, dw.copy(), slots, optimizer, iteration, l1, l2, np.empty_like(w))
+
+
+def optimizer_slots(name: str, w: ArrayLike, **settings: Any) -> list[Array]:
+    """The state of an optimizer before its first step, for `optimizer_update`.
+
+    Parameters
+    ----------
+    name, settings : as in `optimizer_update`.
+    w : an array of any shape, float32 or float64.
+
+    Returns
+    -------
+    list of arrays like w : what the optimizer keeps, then two for l1_step="cumulative".
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> optimizer_slots("adagrad", [1.0, 2.0])
+    [array([0.1, 0.1])]
+    """
+    return inputs.check_optimizer_slots(name, w, settings)
+
+
+@_quiet
+def optimizer_update(
+    name: str,
+    w: Array,
+    dw: ArrayLike,
+    slots: Sequence[Array],
+    *,
+    iteration: int = 0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    **settings: Any,
+) -> None:
+    """One step of any optimizer, w and its state in place.
+
+    g = dw + l1 sign(w) + 2 l2 w, then w -= lr wd w, then the step that the class of that name in
+    `fastreg.optimizers` describes. l1_step as there.
+
+    Parameters
+    ----------
+    name : "sgd", "adam", "adamax", "nadam", "rmsprop", "adagrad", "adadelta", "lion" or "ftrl".
+    w : an array of any shape, float32 or float64, C-contiguous. dw : like w.
+    slots : from `optimizer_slots`, changed by every step.
+    iteration : steps done before, >= 0. l1, l2 : finite and >= 0.
+    settings : arguments of the class, Keras' defaults where they are left out.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit; then nothing was written.
+
+    >>> import numpy as np
+    >>> w = np.array([1.0, -1.0])
+    >>> slots = optimizer_slots("lion", w)
+    >>> optimizer_update("lion", w, np.array([3.0, 0.1]), slots, learning_rate=0.25)
+    >>> w
+    array([ 0.75, -1.25])
+    """
+    w, dw, flat, optimizer, iteration, l1, l2 = inputs.check_optimizer_update(
+        name, w, dw, slots, iteration, l1, l2, settings
+    )
+    _step(w, dw.copy(), flat, optimizer, iteration, l1, l2, np.empty_like(w))
 
 
 # ------------------------------------------------ the network
@@ -1171,12 +1417,9 @@ class Network:
             dy, is_dz = dx, False
 
     def _update(self, optimizer: dict[str, Any], iteration: int) -> None:
-        n_slots = _n_slots(optimizer)
-        if len(self._slots) != n_slots:
-            self._slots = [
-                [np.zeros_like(parameter.value) for parameter in self._parameters]
-                for _ in range(n_slots)
-            ]
+        if len(self._slots) != inputs.n_slots(optimizer):
+            new = [inputs.new_slots(parameter.value, optimizer) for parameter in self._parameters]
+            self._slots = [list(slot) for slot in zip(*new, strict=True)]
         position = 0
         for layer in self._dense:
             for parameter in layer.parameters:

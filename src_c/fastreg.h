@@ -28,7 +28,16 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
     ENTRY(binary_crossentropy)                                                                     \
     ENTRY(categorical_crossentropy)                                                                \
     ENTRY(sparse_categorical_crossentropy)
-#define FR_OPTIMIZERS(ENTRY) ENTRY(sgd) ENTRY(adam)
+#define FR_OPTIMIZERS(ENTRY)                                                                       \
+    ENTRY(sgd)                                                                                     \
+    ENTRY(adam)                                                                                    \
+    ENTRY(adamax)                                                                                  \
+    ENTRY(nadam)                                                                                   \
+    ENTRY(rmsprop)                                                                                 \
+    ENTRY(adagrad)                                                                                 \
+    ENTRY(adadelta)                                                                                \
+    ENTRY(lion)                                                                                    \
+    ENTRY(ftrl)
 /* How an optimizer applies the L1 part of a kernel's or bias' regularizer; all but sign reach exact zeros. */
 #define FR_L1_STEPS(ENTRY) ENTRY(sign) ENTRY(proximal) ENTRY(cumulative)
 #define FR_ACCURACIES(ENTRY) ENTRY(none) ENTRY(binary) ENTRY(categorical) ENTRY(sparse_categorical)
@@ -80,8 +89,11 @@ typedef struct {
     int l1_step;
     double learning_rate, weight_decay;
     double momentum; /* below 1, but for l1_step sign */
-    int nesterov;
-    double beta_1, beta_2, epsilon;
+    int nesterov, amsgrad, centered;
+    double beta_1, beta_2, rho, epsilon;
+    double initial_accumulator_value;
+    /* ftrl: n^-power, its own l1 and l2 */
+    double learning_rate_power, l1, l2, l2_shrinkage, beta;
 } fr_optimizer;
 
 /* The rows a network trains on or is evaluated on. */
@@ -141,6 +153,10 @@ fr_status fr_network_update_layers(fr_network *network, const fr_layer *layers);
 enum { FR_GRADIENT = -2, FR_WEIGHTS = -1 };
 fr_status fr_network_get(const fr_network *network, int slot, ptrdiff_t layer, int part, void *out);
 fr_status fr_network_set(fr_network *network, int slot, ptrdiff_t layer, int part, const void *in);
+
+/* How many arrays of state an optimizer has; the first begins at initial_accumulator_value, all else at 0. */
+int fr_optimizer_slots(const fr_optimizer *optimizer);
+enum { FR_MOST_SLOTS = 5 };
 
 /* The optimizer's state: how many slots there are now, and set their number (all zero). */
 int fr_network_slots(const fr_network *network);
@@ -204,8 +220,8 @@ fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const v
                   const void *y_pred, const void *weight, double *value, void *dy);
 fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, double rate,
                      uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y);
-/* slots[0], slots[1]: the optimizer's state for w; slots[0] NULL for sgd without momentum. slots[2],
- * slots[3]: for l1_step cumulative, else NULL. */
+/* slots: the optimizer's state for w, fr_optimizer_slots arrays; with l1_step cumulative the last two are
+ * its own. */
 fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t iteration, ptrdiff_t n,
                     void *w, const void *dw, void *const *slots, fr_regularizer r);
 

@@ -67,17 +67,20 @@ typedef struct {
     const void *value;
 } fr_sparse_rows;
 
-/* What one step's update needs beside the arrays; `rate` is Adam's bias-corrected one. */
+/* What one step's update needs beside the arrays; `rate` holds the bias corrections of Adam's kin. */
 typedef struct {
     double rate, keep; /* w is first multiplied by keep = 1 - learning_rate * weight_decay */
     int l1_step;
-    double shrink; /* l1 takes shrink * l1 from |w|, Adam's divided by its denominator */
+    double shrink; /* l1 takes shrink * l1 from |w|, divided by the denominator where there is one */
     double momentum, beta_1, beta_2, epsilon;
-    int nesterov;
+    double gradient_rate; /* nadam: of g beside its mean */
+    double inverse_rate, power, l1, l2, l2_shrinkage; /* ftrl */
+    int nesterov, amsgrad, centered;
     fr_regularizer regularizer;
 } fr_update_step;
 
-enum { FR_MOST_SLOTS = 4 }; /* the optimizer's two, then the cumulative L1 step's */
+/* The optimizer's own slots come first, those that it does not have NULL, then the cumulative L1 step's. */
+enum { FR_OWN_SLOTS = FR_MOST_SLOTS - 2 };
 
 typedef void fr_forward_kernel(const fr_forward_tile *tile);
 typedef void fr_backward_kernel(const fr_backward_tile *tile);
@@ -102,6 +105,7 @@ typedef struct {
     fr_sums (*sums)(ptrdiff_t n, const void *w);
     void (*penalty_gradient)(ptrdiff_t n, const void *w, fr_regularizer r, void *dw);
     void (*add)(ptrdiff_t n, const void *x, void *y); /* y += x */
+    void (*fill)(ptrdiff_t n, double value, void *y);
     void (*dropout)(const fr_dropout_tile *tile);
     /* The products on contiguous panels: c = a b and dw = x'dz for one panel of columns, n of them live.
      * a_next: elements from a panel of a to the next. */

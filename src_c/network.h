@@ -26,6 +26,8 @@ bool fr_optimizer_valid(const fr_optimizer *optimizer);
 
 /* One step's constants of an optimizer; iteration counts from 0. */
 fr_update_step fr_update_step_of(const fr_optimizer *optimizer, int64_t iteration);
-int fr_slots_of(const fr_optimizer *optimizer);
+
+/* Where the update kernels want the slots of which `slots` has fr_optimizer_slots. */
+void fr_place_slots(const fr_optimizer *optimizer, void *const *slots, void *placed[FR_MOST_SLOTS]);
 
 #endif

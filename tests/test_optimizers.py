@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 import numpy as np
 import pytest
 
-from fastreg import optimizers
-from fastreg.optimizers import SGD, Adam, AdamW
+from fastreg import inputs, optimizers
+from fastreg.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Ftrl,
+    Lion,
+    Nadam,
+    RMSprop,
+)
 
-ALL = [SGD, Adam, AdamW]
+ALL = list(optimizers.REGISTRY.classes)
 
 
 def arguments(cls):
@@ -28,6 +40,7 @@ def test_arguments_in_keras_order_with_keras_defaults():
         (SGD, {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": None}),
         (Adam, {"learning_rate": 0.001, **adam, "weight_decay": None}),
         (AdamW, {"learning_rate": 0.001, "weight_decay": 0.004, **adam}),
+        (Lion, {"learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.99, "weight_decay": None}),
     ]:
         assert list(arguments(cls).items()) == list({**keras, **ours}.items())
 
@@ -42,7 +55,7 @@ def test_describe():
         "l1_step": "sign",
     }
     adam = {"kind": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
-    adam["l1_step"] = "sign"
+    adam |= {"l1_step": "sign", "amsgrad": False}
     assert Adam().describe() == {**adam, "weight_decay": 0.0}
     assert AdamW().describe() == {**adam, "weight_decay": 0.004}
     assert AdamW(weight_decay=0).describe()["weight_decay"] == 0.0
@@ -89,6 +102,16 @@ def test_a_mistyped_setting_is_no_new_attribute(cls):
         (Adam, "epsilon", 0.0),
         (Adam, "epsilon", -1e-7),
         (AdamW, "weight_decay", float("inf")),
+        (Adamax, "beta_1", -0.1),
+        (Nadam, "epsilon", 0.0),
+        (RMSprop, "rho", 1.0),
+        (RMSprop, "momentum", 2.0),
+        (Adagrad, "initial_accumulator_value", -0.1),
+        (Adadelta, "epsilon", 0.0),
+        (Lion, "beta_2", 1.0),
+        (Ftrl, "learning_rate", 0.0),
+        (Ftrl, "learning_rate_power", 0.1),
+        (Ftrl, "l1_regularization_strength", -1.0),
     ],
 )
 def test_out_of_range(cls, name, value):
@@ -130,10 +153,29 @@ def test_what_only_keras_has(cls, name, value):
     assert cls(**{name: cls.keras_only[name]}) == cls()
 
 
-def test_amsgrad():
-    assert Adam(amsgrad=False).amsgrad is False
-    with pytest.raises(ValueError, match="amsgrad: got True"):
-        Adam(amsgrad=True)
+def test_every_setting_reaches_the_engine():
+    """`describe` says what the table of the functions lists, with the same defaults."""
+    for cls in ALL:
+        expected = {**inputs.OPTIMIZERS[cls.kind], "l1_step": "sign", "kind": cls.kind}
+        described = cls().describe()
+        if cls is not AdamW:
+            assert described.pop("weight_decay") == 0.0
+            assert described == expected
+        for name, value in described.items():
+            if name in ("kind", "l1_step"):
+                continue
+            changed = cls()
+            new = (not value) if isinstance(value, bool) else value / 2 or 0.25
+            setattr(changed, name, new)
+            assert changed.describe()[name] == new != value
+            assert changed != cls()
+
+
+@pytest.mark.parametrize("cls", [Adadelta, Lion, Ftrl, partial(RMSprop, centered=True)])
+@pytest.mark.parametrize("l1_step", ["proximal", "cumulative"])
+def test_no_threshold(cls, l1_step):
+    with pytest.raises(ValueError, match=f"l1_step: got '{l1_step}'; 'sign' is needed for"):
+        cls(l1_step=l1_step).describe()
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -143,7 +185,14 @@ def test_unknown_argument(cls):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [SGD(0.1, 0.9, True, 0.01), Adam(1e-4), AdamW(), SGD(name="mine")], ids=repr
+    "optimizer",
+    [
+        SGD(0.1, 0.9, True, 0.01),
+        Adam(1e-4, amsgrad=True),
+        SGD(name="mine"),
+        *(cls() for cls in ALL),
+    ],
+    ids=repr,
 )
 def test_configuration_round_trip(optimizer):
     again = type(optimizer).from_config(optimizer.get_config())
@@ -193,7 +242,7 @@ def test_get():
     assert optimizers.get("SGD") == optimizers.get("sgd") == SGD()
     assert optimizers.get("adamw") == AdamW()
     assert optimizers.get("adam") is not optimizers.get("adam")
-    with pytest.raises(ValueError, match=r"optimizer: got 'adma'; .*Did you mean 'adam'"):
-        optimizers.get("adma")
+    with pytest.raises(ValueError, match=r"optimizer: got 'aadm'; .*Did you mean 'adam'"):
+        optimizers.get("aadm")
     with pytest.raises(TypeError, match="optimizer: got None"):
         optimizers.get(None)

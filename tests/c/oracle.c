@@ -183,7 +183,21 @@ wide oracle_smooth_gradient(const fr_optimizer *o, fr_regularizer r, wide w)
 
 int oracle_slots(const fr_optimizer *o)
 {
-    return o->kind == FR_OPTIMIZER_adam ? 2 : o->momentum != 0;
+    switch (o->kind) {
+    case FR_OPTIMIZER_sgd: return o->momentum != 0;
+    case FR_OPTIMIZER_adam: return o->amsgrad ? 3 : 2;
+    case FR_OPTIMIZER_rmsprop: return 1 + !!o->centered + (o->momentum != 0);
+    case FR_OPTIMIZER_adagrad:
+    case FR_OPTIMIZER_lion: return 1;
+    }
+    return 2;
+}
+
+void oracle_begin(const fr_optimizer *o, wide *slots)
+{
+    for (int i = 0; i < FR_MOST_SLOTS; i++) slots[i] = 0;
+    if (o->kind == FR_OPTIMIZER_adagrad || o->kind == FR_OPTIMIZER_ftrl)
+        slots[0] = o->initial_accumulator_value;
 }
 
 static wide soft_threshold(wide w, wide t) { return fabsl(w) <= t ? 0 : w > 0 ? w - t : w + t; }
@@ -201,23 +215,89 @@ static void l1_step(const fr_optimizer *o, wide t, wide *w, wide slots[2])
     slots[0] = u + q, slots[1] = u - q;
 }
 
+/* The step as its authors write it; returns the threshold of the L1 steps that reach zero. */
+static wide own_step(const fr_optimizer *o, int64_t iteration, wide g, wide l1, wide *w, wide *slot)
+{
+    wide rate = o->learning_rate, t = (wide)iteration + 1, mu = o->momentum, rho = o->rho;
+    wide b1 = o->beta_1, b2 = o->beta_2, eps = o->epsilon, least = fminl(1e-5L, l1 / 10);
+    switch (o->kind) {
+    case FR_OPTIMIZER_sgd:
+        if (mu == 0) {
+            *w -= rate * g;
+        } else {
+            slot[0] = mu * slot[0] - rate * g;
+            *w += o->nesterov ? mu * slot[0] - rate * g : slot[0];
+        }
+        return rate * l1 / (1 - mu);
+    case FR_OPTIMIZER_adam: {
+        slot[0] = b1 * slot[0] + (1 - b1) * g;
+        slot[1] = b2 * slot[1] + (1 - b2) * g * g;
+        if (o->amsgrad) slot[2] = fmaxl(slot[2], slot[1]);
+        wide long_run = rate * sqrtl(1 - powl(b2, t)), d = sqrtl(slot[o->amsgrad ? 2 : 1]) + eps;
+        *w -= long_run / (1 - powl(b1, t)) * slot[0] / d;
+        return long_run * l1 / fmaxl(d, least);
+    }
+    case FR_OPTIMIZER_adamax:
+        slot[0] = b1 * slot[0] + (1 - b1) * g;
+        slot[1] = fmaxl(b2 * slot[1], fabsl(g));
+        *w -= rate / (1 - powl(b1, t)) * slot[0] / (slot[1] + eps);
+        return rate * l1 / fmaxl(slot[1] + eps, least);
+    case FR_OPTIMIZER_nadam: {
+        wide product = 1, u = 0, next = b1 * (1 - 0.5L * powl(0.96L, t + 1));
+        for (int64_t i = 1; i <= t && product > 1e-30L; i++)
+            product *= b1 * (1 - 0.5L * powl(0.96L, (wide)i));
+        u = b1 * (1 - 0.5L * powl(0.96L, t));
+        slot[0] = b1 * slot[0] + (1 - b1) * g;
+        slot[1] = b2 * slot[1] + (1 - b2) * g * g;
+        wide root = sqrtl(1 - powl(b2, t)), d = sqrtl(slot[1]) / root + eps;
+        *w -= rate * (next * slot[0] / (1 - product * next) + (1 - u) * g / (1 - product)) / d;
+        return rate * l1 * root / fmaxl(d * root, least);
+    }
+    case FR_OPTIMIZER_rmsprop: {
+        slot[0] = rho * slot[0] + (1 - rho) * g * g;
+        wide spread = slot[0];
+        if (o->centered) {
+            slot[1] = rho * slot[1] + (1 - rho) * g;
+            spread = fmaxl(0, slot[0] - slot[1] * slot[1]);
+        }
+        wide d = sqrtl(spread + eps), step = rate * g / d, *sum = slot + 1 + !!o->centered;
+        if (mu != 0) step = *sum = mu * *sum + step;
+        *w -= step;
+        return rate * l1 / (1 - mu) / fmaxl(d, least);
+    }
+    case FR_OPTIMIZER_adagrad:
+        slot[0] += g * g;
+        *w -= rate * g / sqrtl(slot[0] + eps);
+        return rate * l1 / fmaxl(sqrtl(slot[0] + eps), least);
+    case FR_OPTIMIZER_adadelta: {
+        slot[0] = rho * slot[0] + (1 - rho) * g * g;
+        wide step = sqrtl(slot[1] + eps) / sqrtl(slot[0] + eps) * g;
+        slot[1] = rho * slot[1] + (1 - rho) * step * step;
+        *w -= rate * step;
+        return 0;
+    }
+    case FR_OPTIMIZER_lion: {
+        wide mean = b1 * slot[0] + (1 - b1) * g;
+        *w -= mean > 0 ? rate : mean < 0 ? -rate : 0;
+        slot[0] = b2 * slot[0] + (1 - b2) * g;
+        return 0;
+    }
+    case FR_OPTIMIZER_ftrl: {
+        wide p = -(wide)o->learning_rate_power, n = slot[0] + g * g;
+        wide sigma = (powl(n, p) - powl(slot[0], p)) / rate;
+        slot[1] += g + 2 * o->l2_shrinkage * *w - sigma * *w;
+        slot[0] = n;
+        wide below = powl(n, p) / rate + 2 * (wide)o->l2 + o->beta / rate, z = slot[1];
+        *w = fabsl(z) <= o->l1 || below == 0 ? 0 : ((z > 0 ? o->l1 : -o->l1) - z) / below;
+        return 0;
+    }
+    }
+    return 0;
+}
+
 void oracle_update(const fr_optimizer *o, int64_t iteration, wide g, wide l1, wide *w, wide *slots)
 {
-    wide rate = o->learning_rate, t = (wide)iteration + 1, *owed = slots + oracle_slots(o);
-    *w -= rate * o->weight_decay * *w;
-    if (o->kind == FR_OPTIMIZER_adam) {
-        slots[0] = o->beta_1 * slots[0] + (1 - (wide)o->beta_1) * g;
-        slots[1] = o->beta_2 * slots[1] + (1 - (wide)o->beta_2) * g * g;
-        wide long_run = rate * sqrtl(1 - powl(o->beta_2, t)), d = sqrtl(slots[1]) + o->epsilon;
-        *w -= long_run / (1 - powl(o->beta_1, t)) * slots[0] / d;
-        if (l1 > 0) l1_step(o, long_run * l1 / fmaxl(d, fminl(1e-5L, l1 / 10)), w, owed);
-        return;
-    }
-    if (o->momentum == 0) {
-        *w -= rate * g;
-    } else {
-        slots[0] = o->momentum * slots[0] - rate * g;
-        *w += o->nesterov ? o->momentum * slots[0] - rate * g : slots[0];
-    }
-    if (l1 > 0) l1_step(o, rate * l1 / (1 - (wide)o->momentum), w, owed);
+    *w -= o->learning_rate * (wide)o->weight_decay * *w;
+    wide threshold = own_step(o, iteration, g, l1, w, slots);
+    if (l1 > 0) l1_step(o, threshold, w, slots + oracle_slots(o));
 }

@@ -40,6 +40,7 @@ wide oracle_smooth_gradient(const fr_optimizer *o, fr_regularizer r, wide w);
 /* One element's optimizer step. Slots: those that the optimizer has (oracle_slots), then the two of the
  * cumulative L1 step. */
 int oracle_slots(const fr_optimizer *o);
+void oracle_begin(const fr_optimizer *o, wide *slots);
 void oracle_update(const fr_optimizer *o, int64_t iteration, wide g, wide l1, wide *w, wide *slots);
 
 #endif

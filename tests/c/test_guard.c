@@ -212,29 +212,56 @@ static void guard_losses(fr_dtype dtype, ptrdiff_t n, layout l)
 static void guard_update(fr_dtype dtype, ptrdiff_t n, layout l)
 {
     const fr_kernels *kernels = fr_kernels_for(dtype);
-    for (int variant = 0; variant < 16; variant++) {
-        /* plain, momentum, nesterov, adam; no regularizer, then one with each L1 step */
-        int kind = (variant & 3) == 3 ? FR_OPTIMIZER_adam : FR_OPTIMIZER_sgd;
+    static const fr_optimizer optimizers[] = {
+        {.kind = FR_OPTIMIZER_sgd},
+        {.kind = FR_OPTIMIZER_sgd, .momentum = 0.9},
+        {.kind = FR_OPTIMIZER_sgd, .momentum = 0.9, .nesterov = 1},
+        {.kind = FR_OPTIMIZER_adam},
+        {.kind = FR_OPTIMIZER_adam, .amsgrad = 1},
+        {.kind = FR_OPTIMIZER_adamax},
+        {.kind = FR_OPTIMIZER_nadam},
+        {.kind = FR_OPTIMIZER_rmsprop},
+        {.kind = FR_OPTIMIZER_rmsprop, .momentum = 0.9},
+        {.kind = FR_OPTIMIZER_rmsprop, .centered = 1},
+        {.kind = FR_OPTIMIZER_rmsprop, .centered = 1, .momentum = 0.9},
+        {.kind = FR_OPTIMIZER_adagrad},
+        {.kind = FR_OPTIMIZER_adadelta},
+        {.kind = FR_OPTIMIZER_lion},
+        {.kind = FR_OPTIMIZER_ftrl},
+        {.kind = FR_OPTIMIZER_ftrl, .learning_rate_power = -0.7},
+    };
+    enum { COUNT = sizeof optimizers / sizeof optimizers[0] };
+    /* no regularizer, then one with each L1 step */
+    for (int variant = 0; variant < COUNT * (1 + FR_N_L1_STEPS); variant++) {
+        fr_optimizer o = optimizers[variant % COUNT];
+        int kind = o.kind;
         test_case("guard update variant %d n %td ld %td %s %s", variant, n, l.ld, name_of(dtype),
                   fr_isa());
         fr_update_step step = {.rate = 0.1,
+                               .gradient_rate = 0.1,
                                .keep = 0.9,
-                               .momentum = 0.9,
+                               .momentum = o.momentum,
                                .beta_1 = 0.9,
                                .beta_2 = 0.99,
                                .epsilon = 1e-7,
-                               .nesterov = (variant & 3) == 2};
-        if (variant >= 4) step.regularizer = (fr_regularizer){0.1, 0.2}, step.l1_step = variant / 4 - 1;
+                               .inverse_rate = 10,
+                               .power = o.learning_rate_power != 0 ? -o.learning_rate_power : 0.5,
+                               .nesterov = o.nesterov,
+                               .amsgrad = o.amsgrad,
+                               .centered = o.centered};
+        if (variant >= COUNT)
+            step.regularizer = (fr_regularizer){0.1, 0.2}, step.l1_step = variant / COUNT - 1;
         fr_sums sums = {0, 0};
-        void *w = matrix(0, dtype, ROWS, n, l, -1, 1), *slots[4] = {NULL, NULL, NULL, NULL};
+        void *w = matrix(0, dtype, ROWS, n, l, -1, 1), *slots[FR_MOST_SLOTS] = {NULL};
         const void *dw = locked(1, matrix(1, dtype, ROWS, n, l, -1, 1));
-        int n_slots = kind == FR_OPTIMIZER_adam ? 2 : (variant & 3) != 0;
-        for (int s = 0; s < n_slots; s++) slots[s] = matrix(2 + s, dtype, ROWS, n, l, 0, 1);
+        for (int s = 0; s < fr_optimizer_slots(&o); s++)
+            slots[s] = matrix(2 + s, dtype, ROWS, n, l, 0, 1);
         if (step.l1_step == FR_L1_STEP_cumulative)
-            for (int s = 2; s < 4; s++) slots[s] = matrix(2 + s, dtype, ROWS, n, l, 0, 1);
+            for (int s = FR_OWN_SLOTS; s < FR_MOST_SLOTS; s++)
+                slots[s] = matrix(2 + s, dtype, ROWS, n, l, 0, 1);
         kernels->update[kind](&step, ROWS, n, l.ld, w, dw, slots, &sums);
         check_around(0, "w");
-        for (int s = 0; s < 4; s++)
+        for (int s = 0; s < FR_MOST_SLOTS; s++)
             if (slots[s]) check_around(2 + s, "slot");
         CHECK(isfinite(sums.abs) && isfinite(sums.square), "sums");
     }

@@ -9,6 +9,7 @@
 #include "oracle.h"
 #include "test.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -459,7 +460,7 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
     double unit = unit_of(dtype);
     const int64_t iteration = 4;
     void *w = array_in(&buffer_a, dtype, n % 4), *dw = array_in(&buffer_b, dtype, (n + 1) % 4);
-    void *slots[4] = {NULL, NULL, NULL, NULL}, *old = array_in(&buffer_e, dtype, 0);
+    void *slots[FR_MOST_SLOTS] = {NULL}, *old = array_in(&buffer_e, dtype, 0);
     bool adam = o->kind == FR_OPTIMIZER_adam;
     ptrdiff_t count = (rows - 1) * ld + n;
     fill(dtype, w, count, -1, 1);
@@ -474,12 +475,13 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
         for (int a = 0; a < 4 && n > 3; a++) /* a weight that has never had a gradient */
             put(dtype, (void *[]){w, dw, slots[0], slots[1]}[a], 1, 0);
     }
-    wide before[4][MOST];
+    wide before[FR_MOST_SLOTS][MOST];
     if (o->l1_step == FR_L1_STEP_cumulative)
-        for (int s = 2; s < 4; s++)
-            fill(dtype, slots[s] = array_in(s == 2 ? &buffer_f : &buffer_g, dtype, s), count, 0, 0.1);
+        for (int s = FR_OWN_SLOTS; s < FR_MOST_SLOTS; s++)
+            fill(dtype, slots[s] = array_in(s == FR_OWN_SLOTS ? &buffer_f : &buffer_g, dtype, s - 1),
+                 count, 0, 0.1);
     for (ptrdiff_t j = 0; j < count; j++)
-        for (int s = 0; s < 4; s++) before[s][j] = slots[s] ? get(dtype, slots[s], j) : 0;
+        for (int s = 0; s < FR_MOST_SLOTS; s++) before[s][j] = slots[s] ? get(dtype, slots[s], j) : 0;
     for (ptrdiff_t j = 0; j < count; j++) put(dtype, old, j, get(dtype, w, j));
 
     double t = (double)iteration + 1, rate = o->learning_rate;
@@ -502,11 +504,12 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
     wide abs = 0, square = 0;
     for (ptrdiff_t j = 0; j < count; j++) {
         if (j % ld >= n) continue;
-        wide was = get(dtype, old, j), new = was, state[4], off[4] = {0}, off_w;
+        wide was = get(dtype, old, j), new = was, state[FR_MOST_SLOTS], off[FR_MOST_SLOTS] = {0};
+        wide off_w;
         int own = oracle_slots(o), n_state = own;
         for (int s = 0; s < own; s++) state[s] = before[s][j];
         if (o->l1_step == FR_L1_STEP_cumulative)
-            for (int s = 2; s < 4; s++) state[n_state++] = before[s][j];
+            for (int s = FR_OWN_SLOTS; s < FR_MOST_SLOTS; s++) state[n_state++] = before[s][j];
         wide penalty = oracle_smooth_gradient(o, regularizer, was), g = get(dtype, dw, j);
         wide size = fabsl(g) + fabsl(penalty), taken = regularizer.l1 * shrink;
         oracle_update(o, iteration, g + penalty, regularizer.l1, &new, state);
@@ -528,12 +531,14 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
         }
         off_w += 4 * unit * (fabsl(was) + fabsl(new));
         if (o->l1_step != FR_L1_STEP_sign && regularizer.l1 != 0) {
-            off_w += 16 * unit * (taken + fabsl(before[2][j]) + fabsl(before[3][j]));
+            off_w += 16 * unit *
+                     (taken + fabsl(before[FR_OWN_SLOTS][j]) + fabsl(before[FR_OWN_SLOTS + 1][j]));
             for (int s = own; s < n_state; s++) off[s] = 2 * off_w;
         }
         near(&m, dtype, j, get(dtype, w, j), new, off_w);
         for (int s = 0; s < n_state; s++)
-            near(&m_slots, dtype, j, get(dtype, slots[s < own ? s : s - own + 2], j), state[s], off[s]);
+            near(&m_slots, dtype, j, get(dtype, slots[s < own ? s : s - own + FR_OWN_SLOTS], j), state[s],
+                 off[s]);
         abs += fabsl(was), square += was * was;
     }
     CHECK_MATCH(m, "w");
@@ -573,6 +578,144 @@ static void check_updates(fr_dtype dtype)
                     update_case(dtype, &o, 3, length(l), odd_ld(length(l)),
                                 regularizers[variant & 3]);
             }
+}
+
+/* Every optimizer, by the function that has its constants, too. */
+static const fr_optimizer all_optimizers[] = {
+    {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.1, .momentum = 0.6, .nesterov = 1},
+    {.kind = FR_OPTIMIZER_adam, .learning_rate = 0.1, .beta_1 = 0.8, .beta_2 = 0.9, .epsilon = 1e-3},
+    {.kind = FR_OPTIMIZER_adam,
+     .learning_rate = 0.1,
+     .beta_1 = 0.9,
+     .beta_2 = 0.9,
+     .epsilon = 1e-3,
+     .amsgrad = 1},
+    {.kind = FR_OPTIMIZER_adamax, .learning_rate = 0.1, .beta_1 = 0.9, .beta_2 = 0.9, .epsilon = 1e-3},
+    {.kind = FR_OPTIMIZER_nadam, .learning_rate = 0.1, .beta_1 = 0.9, .beta_2 = 0.9, .epsilon = 1e-3},
+    {.kind = FR_OPTIMIZER_rmsprop, .learning_rate = 0.1, .rho = 0.8, .epsilon = 1e-3},
+    {.kind = FR_OPTIMIZER_rmsprop, .learning_rate = 0.1, .rho = 0.8, .epsilon = 1e-3, .momentum = 0.5},
+    {.kind = FR_OPTIMIZER_rmsprop, .learning_rate = 0.1, .rho = 0.8, .epsilon = 1e-3, .centered = 1},
+    {.kind = FR_OPTIMIZER_rmsprop,
+     .learning_rate = 0.1,
+     .rho = 0.8,
+     .epsilon = 1e-3,
+     .centered = 1,
+     .momentum = 0.5},
+    {.kind = FR_OPTIMIZER_adagrad, .learning_rate = 0.1, .epsilon = 1e-3},
+    {.kind = FR_OPTIMIZER_adadelta, .learning_rate = 1, .rho = 0.8, .epsilon = 1e-3},
+    {.kind = FR_OPTIMIZER_lion, .learning_rate = 0.1, .beta_1 = 0.8, .beta_2 = 0.9},
+    {.kind = FR_OPTIMIZER_ftrl, .learning_rate = 0.5, .learning_rate_power = -0.5},
+    {.kind = FR_OPTIMIZER_ftrl,
+     .learning_rate = 0.5,
+     .learning_rate_power = -0.7,
+     .l1 = 0.1,
+     .l2 = 0.2,
+     .l2_shrinkage = 0.3,
+     .beta = 0.4},
+};
+enum { N_ALL_OPTIMIZERS = sizeof all_optimizers / sizeof all_optimizers[0] };
+
+/* What an element's step begins with; the oracle takes it to what it ends with. */
+typedef struct {
+    wide w, dw, rate, slots[FR_MOST_SLOTS];
+} element;
+enum { ELEMENT_SIZE = sizeof(element) / sizeof(wide) };
+
+static element stepped(const fr_optimizer *optimizer, int64_t iteration, fr_regularizer r, element e)
+{
+    fr_optimizer o = *optimizer;
+    o.learning_rate = (double)e.rate;
+    wide g = e.dw + oracle_smooth_gradient(&o, r, e.w);
+    oracle_update(&o, iteration, g, r.l1, &e.w, e.slots);
+    return e;
+}
+
+/* Roundings count like small changes of what goes in: the bound is what 24 units of each do to the exact
+ * result, and 8 of the result. Ftrl also subtracts two powers of n that may be near each other. */
+static void any_update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t n, fr_regularizer r,
+                            int64_t iteration)
+{
+    double unit = unit_of(dtype);
+    buffer *buffers[] = {&buffer_c, &buffer_d, &buffer_e, &buffer_f, &buffer_g};
+    void *w = array_in(&buffer_a, dtype, n % 4), *dw = array_in(&buffer_b, dtype, (n + 1) % 4);
+    void *slots[FR_MOST_SLOTS];
+    int own = oracle_slots(o), count = own + (o->l1_step == FR_L1_STEP_cumulative ? 2 : 0);
+    CHECK(count == fr_optimizer_slots(o), "%d slots", fr_optimizer_slots(o));
+    fill(dtype, w, n, -1, 1);
+    fill(dtype, dw, n, -1, 1);
+    for (int s = 0; s < count; s++) {
+        /* The first of two, and a mean of g^2, are what a mean of g can have beside it. */
+        fill(dtype, slots[s] = array_in(buffers[s], dtype, s), n, s >= own ? 0 : 0.5, s >= own ? 0.1 : 1);
+        if (s == 0 && own > 1 && o->kind != FR_OPTIMIZER_rmsprop) fill(dtype, slots[s], n, 0.1, 0.9);
+    }
+    if (n > 3) put(dtype, w, n / 2, 0);
+    if (n > 6 && o->kind == FR_OPTIMIZER_ftrl) { /* 0 / 0 */
+        put(dtype, dw, n / 2, 0);
+        for (int s = 0; s < 2; s++) put(dtype, slots[s], n / 2, 0);
+    }
+    element before[MOST];
+    for (ptrdiff_t j = 0; j < n; j++) {
+        before[j] = (element){get(dtype, w, j), get(dtype, dw, j), o->learning_rate, {0}};
+        for (int s = 0; s < count; s++) before[j].slots[s] = get(dtype, slots[s], j);
+    }
+    CHECK(fr_update(dtype, o, iteration, n, w, dw, slots, r) == FR_OK, "update");
+    match m = {0}, m_slots = {0};
+    for (ptrdiff_t j = 0; j < n; j++) {
+        element exact = stepped(o, iteration, r, before[j]), off;
+        const wide *want = (const wide *)&exact;
+        for (int i = 0; i < ELEMENT_SIZE; i++) ((wide *)&off)[i] = 8 * unit * fabsl(want[i]) + 4 * LDBL_EPSILON;
+        for (int i = 0; i < ELEMENT_SIZE; i++) {
+            wide most[ELEMENT_SIZE] = {0};
+            for (int sign = -1; sign <= 1; sign += 2) {
+                element moved = before[j];
+                ((wide *)&moved)[i] *= 1 + sign * 24 * unit;
+                moved = stepped(o, iteration, r, moved);
+                for (int k = 0; k < ELEMENT_SIZE; k++)
+                    most[k] = fmaxl(most[k], fabsl(((wide *)&moved)[k] - want[k]));
+            }
+            for (int k = 0; k < ELEMENT_SIZE; k++) ((wide *)&off)[k] += most[k];
+        }
+        if (o->kind == FR_OPTIMIZER_ftrl) {
+            off.slots[1] += 16 * unit * fabsl(before[j].w) * (exact.slots[0] + 1) / o->learning_rate;
+            off.w += 2 * off.slots[1] * o->learning_rate /
+                     powl(exact.slots[0] + 1e-30L, -(wide)o->learning_rate_power);
+        }
+        near(&m, dtype, j, get(dtype, w, j), exact.w, off.w);
+        for (int s = 0; s < count; s++)
+            near(&m_slots, dtype, j, get(dtype, slots[s], j), exact.slots[s], off.slots[s]);
+    }
+    CHECK_MATCH(m, "w");
+    CHECK_MATCH(m_slots, "slots");
+}
+
+static void check_all_optimizers(fr_dtype dtype)
+{
+    static const fr_regularizer regularizers[] = {{0, 0}, {0.1, 0}, {0, 0.2}, {0.05, 0.01}};
+    bool seen[FR_N_OPTIMIZERS] = {false};
+    for (int i = 0; i < N_ALL_OPTIMIZERS; i++) {
+        fr_optimizer o = all_optimizers[i];
+        bool by_sign = o.kind == FR_OPTIMIZER_adadelta || o.kind == FR_OPTIMIZER_lion ||
+                       o.kind == FR_OPTIMIZER_ftrl || o.centered;
+        seen[o.kind] = true;
+        for (o.l1_step = 0; o.l1_step < FR_N_L1_STEPS; o.l1_step++) {
+            double a[1] = {0};
+            void *none[FR_MOST_SLOTS] = {a, a, a, a, a};
+            test_case("optimizer %d, L1 by %s, %s %s", i, fr_l1_step_name(o.l1_step), name_of(dtype),
+                      fr_isa());
+            if (by_sign && o.l1_step != FR_L1_STEP_sign) {
+                CHECK(fr_update(dtype, &o, 0, 1, a, a, none, regularizers[0]) == FR_BAD_ARGUMENT,
+                      "it has no threshold");
+                continue;
+            }
+            for (int l = i % 3; l < N_LENGTHS; l += 5)
+                for (int v = 0; v < 4; v++) {
+                    o.weight_decay = l % 2 ? 0.3 : 0;
+                    any_update_case(dtype, &o, length(l), regularizers[v], l % 3 == 2 ? 5000 : l % 3);
+                }
+        }
+    }
+    for (int kind = 0; kind < FR_N_OPTIMIZERS; kind++)
+        CHECK(seen[kind], "no settings for %s", fr_optimizer_name(kind));
 }
 
 /* ---- sums, penalty gradient, add, multiply ---- */
@@ -616,6 +759,9 @@ static void check_sums(fr_dtype dtype)
             near(&m_add, dtype, j, get(dtype, dw, j), want, unit * fabsl(want));
         }
         CHECK_MATCH(m_add, "add");
+
+        fr_kernels_for(dtype)->fill(n, 0.25, dw);
+        for (ptrdiff_t j = 0; j < n; j++) CHECK(get(dtype, dw, j) == 0.25, "fill at %td", j);
     }
 }
 
@@ -963,6 +1109,7 @@ void test_kernels(void)
     test_each_target(check_losses);
     test_each_target(check_not_finite);
     test_each_target(check_updates);
+    test_each_target(check_all_optimizers);
     test_each_target(check_sums);
     test_each_target(check_multiply);
     test_each_target(check_dropout);

@@ -247,6 +247,17 @@ static pair create_pair(fr_dtype dtype, const fr_layer *layers, int n_layers)
     return p;
 }
 
+/* The state of o at its beginning, of every weight. */
+static void begin_slots(model *m, const fr_optimizer *o)
+{
+    wide slots[FR_MOST_SLOTS];
+    oracle_begin(o, slots);
+    for (int l = 0; l < m->n_layers; l++)
+        for (int part = 0; part < 2; part++)
+            for (ptrdiff_t i = 0; i < size_of_part(&m->specs[l], part); i++)
+                for (int s = 0; s < FR_MOST_SLOTS; s++) m->layers[l].part[part].slots[s][i] = slots[s];
+}
+
 static void destroy_pair(pair p)
 {
     fr_network_destroy(p.network);
@@ -371,8 +382,8 @@ static const fr_optimizer optimizers[] = {
 };
 enum { N_OPTIMIZERS = sizeof optimizers / sizeof optimizers[0] };
 
-/* with L1 steps that reach zero */
-static const fr_optimizer sparse_optimizers[] = {
+/* with L1 steps that reach zero; and all the others but lion and ftrl, whose steps follow signs */
+static const fr_optimizer more_optimizers[] = {
     {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.03, .l1_step = FR_L1_STEP_cumulative},
     {.kind = FR_OPTIMIZER_sgd,
      .learning_rate = 0.03,
@@ -392,8 +403,38 @@ static const fr_optimizer sparse_optimizers[] = {
      .epsilon = 1e-2,
      .weight_decay = 0.1,
      .l1_step = FR_L1_STEP_cumulative},
+    {.kind = FR_OPTIMIZER_rmsprop,
+     .learning_rate = 0.01,
+     .rho = 0.9,
+     .epsilon = 1e-2,
+     .momentum = 0.5,
+     .l1_step = FR_L1_STEP_cumulative},
+    {.kind = FR_OPTIMIZER_adagrad,
+     .learning_rate = 0.02,
+     .initial_accumulator_value = 0.1,
+     .epsilon = 1e-3,
+     .l1_step = FR_L1_STEP_proximal},
+    {.kind = FR_OPTIMIZER_adam,
+     .learning_rate = 0.02,
+     .beta_1 = 0.8,
+     .beta_2 = 0.99,
+     .epsilon = 1e-2,
+     .amsgrad = 1},
+    {.kind = FR_OPTIMIZER_adamax, .learning_rate = 0.02, .beta_1 = 0.9, .beta_2 = 0.9, .epsilon = 0.1},
+    {.kind = FR_OPTIMIZER_nadam, .learning_rate = 0.02, .beta_1 = 0.9, .beta_2 = 0.99, .epsilon = 0.1},
+    {.kind = FR_OPTIMIZER_rmsprop,
+     .learning_rate = 0.01,
+     .rho = 0.9,
+     .epsilon = 1e-2,
+     .momentum = 0.5,
+     .centered = 1},
+    {.kind = FR_OPTIMIZER_adagrad,
+     .learning_rate = 0.02,
+     .initial_accumulator_value = 0.1,
+     .epsilon = 1e-3},
+    {.kind = FR_OPTIMIZER_adadelta, .learning_rate = 0.5, .rho = 0.9, .epsilon = 0.1},
 };
-enum { N_SPARSE_OPTIMIZERS = sizeof sparse_optimizers / sizeof sparse_optimizers[0] };
+enum { N_MORE_OPTIMIZERS = sizeof more_optimizers / sizeof more_optimizers[0] };
 
 /* Dense, dropout, a dense layer that is frozen or has no bias, and the last one. */
 static void make_layers(fr_layer *layers, int hidden, int last)
@@ -502,6 +543,7 @@ static void train_case(fr_dtype dtype, int activation, int loss, const fr_optimi
     if (variant % 3 == 1) call.data.weight = NULL;
     if (variant % 4 == 2) call.data.index = NULL;
     pair p = create_pair(dtype, layers, 4);
+    begin_slots(p.model, o);
     train_both(p, &call, "first call");
     call.iteration += 4;
     call.start = 0, call.stop = 12, call.batch_size = 12;
@@ -526,11 +568,11 @@ static int natural_head(int loss)
                                                  : FR_ACTIVATION_softmax;
 }
 
-static void check_sparse_optimizers(fr_dtype dtype)
+static void check_more_optimizers(fr_dtype dtype)
 {
     for (int loss = 0; loss < FR_N_LOSSES; loss++)
-        for (int i = 0; i < N_SPARSE_OPTIMIZERS; i++)
-            train_case(dtype, natural_head(loss), loss, &sparse_optimizers[i], N_OPTIMIZERS + i);
+        for (int i = 0; i < N_MORE_OPTIMIZERS; i++)
+            train_case(dtype, natural_head(loss), loss, &more_optimizers[i], N_OPTIMIZERS + i);
 }
 
 /* Several panels: their column sums, activity penalties and dropout rows must meet. */
@@ -654,6 +696,7 @@ static void halves_case(fr_dtype dtype, const fr_optimizer *o, int i)
             CHECK(fr_network_set(halves.network, -1, l, part, w) == FR_OK, "set");
         }
     memcpy(halves.model->layers, whole.model->layers, sizeof whole.model->layers);
+    begin_slots(halves.model, o);
     double ledger[2][FR_LEDGER_SIZE] = {{0}};
     wide want[FR_LEDGER_SIZE] = {0};
     ptrdiff_t steps;
@@ -694,8 +737,8 @@ static void halves_case(fr_dtype dtype, const fr_optimizer *o, int i)
 static void check_halves(fr_dtype dtype)
 {
     for (int i = 0; i < N_OPTIMIZERS; i++) halves_case(dtype, &optimizers[i], i);
-    for (int i = 0; i < N_SPARSE_OPTIMIZERS; i++)
-        halves_case(dtype, &sparse_optimizers[i], N_OPTIMIZERS + i);
+    for (int i = 0; i < N_MORE_OPTIMIZERS; i++)
+        halves_case(dtype, &more_optimizers[i], N_OPTIMIZERS + i);
 }
 
 /* A half step sets gradients that were changed in between; blocks of several panels. */
@@ -1587,7 +1630,7 @@ void test_network(void)
     test_each_network(check_restored_weights);
     test_each_network(check_no_epsilon);
     test_each_network(check_keep);
-    test_each_network(check_sparse_optimizers);
+    test_each_network(check_more_optimizers);
     test_each_network(check_halves);
     test_each_network(check_set_gradients);
     printf("  largest difference to the model: float32 %.2g, float64 %.2g\n",

@@ -166,6 +166,34 @@ OPTIMIZERS = [
     ("Adam", {"learning_rate": 0.01, "beta_1": 0.8, "beta_2": 0.99, "weight_decay": 0.1}),
     ("AdamW", {"learning_rate": 0.01, "epsilon": 1e-3}),
 ]
+MORE_OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
+    ("Adam", {"learning_rate": 0.01, "beta_2": 0.9, "amsgrad": True}),
+    ("Adamax", {"learning_rate": 0.01, "epsilon": 1e-4}),
+    ("Adamax", {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.9, "weight_decay": 0.1}),
+    ("Nadam", {"learning_rate": 0.01}),
+    ("Nadam", {"learning_rate": 0.01, "beta_1": 0.95, "beta_2": 0.9, "weight_decay": 0.1}),
+    ("RMSprop", {"learning_rate": 0.01, "epsilon": 1e-4}),
+    ("RMSprop", {"learning_rate": 0.01, "momentum": 0.8, "weight_decay": 0.1}),
+    ("RMSprop", {"learning_rate": 0.005, "rho": 0.7, "centered": True, "epsilon": 1e-3}),
+    ("RMSprop", {"learning_rate": 0.005, "centered": True, "momentum": 0.5, "epsilon": 1e-3}),
+    ("Adagrad", {"learning_rate": 0.05}),
+    ("Adagrad", {"learning_rate": 0.05, "initial_accumulator_value": 0.5, "weight_decay": 0.1}),
+    ("Adadelta", {"learning_rate": 1.0}),
+    ("Adadelta", {"learning_rate": 0.5, "rho": 0.8, "epsilon": 1e-4, "weight_decay": 0.1}),
+    ("Lion", {"learning_rate": 0.003}),
+    ("Lion", {"learning_rate": 0.003, "beta_1": 0.8, "beta_2": 0.9, "weight_decay": 0.1}),
+    ("Ftrl", {"learning_rate": 0.1, "initial_accumulator_value": 0.2}),
+    ("Ftrl", {"learning_rate": 0.1, "learning_rate_power": -0.7, "beta": 0.3, "weight_decay": 0.1}),
+    (
+        "Ftrl",
+        {
+            "learning_rate": 0.2,
+            "l1_regularization_strength": 0.01,
+            "l2_regularization_strength": 0.02,
+            "l2_shrinkage_regularization_strength": 0.03,
+        },
+    ),
+]
 NONE = None
 L1 = {"class_name": "L1", "config": {"l1": 0.003}}
 L2 = {"class_name": "L2", "config": {"l2": 0.007}}
@@ -210,6 +238,24 @@ def design(seed: int, sizes: list[tuple[int, list[int]]] = SIZES) -> list[Case]:
         missing.difference_update(itertools.combinations(best.items(), 2))
         chosen = {name: factors[name][i] for name, i in best.items()}
         cases.append(assemble(chosen, seed=seed + len(cases)))
+    return cases
+
+
+def optimizer_cases(seed: int, each: int = 4) -> list[Case]:
+    """Some cases of every one of MORE_OPTIMIZERS, all else drawn.
+
+    No ReLU: where it is 0 for all rows gradients are 0 too, and a rounding decides a sign.
+    """
+    stream = Stream(seed)
+    heads = [head for head in HEADS if head[0] != "relu"]
+    factors = {**FACTORS, "head": heads, "hidden": ["linear", "tanh", "sigmoid"]}
+    cases = []
+    for optimizer in MORE_OPTIMIZERS:
+        for _ in range(each):
+            chosen = {name: values[stream.below(len(values))] for name, values in factors.items()}
+            if "l1_regularization_strength" in optimizer[1]:  # weights at 0: see `assemble`
+                chosen |= {"kernel_regularizer": L2, "bias_regularizer": NONE}
+            cases.append(assemble({**chosen, "optimizer": optimizer}, seed=seed + len(cases)))
     return cases
 
 
@@ -309,6 +355,11 @@ def describe(case: Case) -> str:
     units = [case["n_in"], *(layer["units"] for layer in case["layers"])]
     last = case["layers"][-1]["activation"]
     return f"{case['seed']}-{'x'.join(map(str, units))}-{last}-{case['loss']}"
+
+
+def steps_by_sign(case: Case) -> bool:
+    """Whether a weight's step can turn around with the rounding of a gradient near 0."""
+    return case["optimizer"]["class_name"] in ("Lion", "Ftrl")
 
 
 def assert_same(got: Answer, answer: Answer, dtype: str) -> None:

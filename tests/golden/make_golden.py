@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/golden/make_golden.py [file ...]     (needs the three; ten minutes)
 
-The files are keras, keras_float32, torch and sklearn; all of them unless some are named.
+The files are keras, keras_float32, keras_optimizers, torch and sklearn; all unless some are named.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def main(names: list[str]) -> None:
             partial(peers.train_keras, dtype="float32"),
         ),
         "keras": (design, peers.train_keras),
+        "keras_optimizers": (cases.optimizer_cases(seed=5000), peers.train_keras),
     }
     for name in names or files:
         asked, ask = files[name]

@@ -32,6 +32,7 @@ def random_sizes() -> list[tuple[int, list[int]]]:
 
 
 DESIGN = cases.design(SEED, random_sizes())
+OPTIMIZERS = cases.optimizer_cases(SEED, 2)
 
 
 def compare(case: cases.Case, dtype: str) -> None:
@@ -58,6 +59,11 @@ def compare(case: cases.Case, dtype: str) -> None:
 
 @pytest.mark.parametrize("case", DESIGN, ids=cases.describe)
 def test_training_in_float64(case):
+    compare(case, "float64")
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: str(case["optimizer"]))
+def test_every_optimizer_in_float64(case):
     compare(case, "float64")
 
 
