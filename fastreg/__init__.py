@@ -55,7 +55,9 @@ from fastreg.callbacks import (
     EarlyStopping,
     History,
     LambdaCallback,
+    LearningRateScheduler,
     ModelCheckpoint,
+    ReduceLROnPlateau,
     TerminateOnNaN,
 )
 from fastreg.config import get_num_threads, set_num_threads, set_random_seed
@@ -112,6 +114,8 @@ __all__ = [
     "EarlyStopping",
     "History",
     "LambdaCallback",
+    "LearningRateScheduler",
+    "ReduceLROnPlateau",
     "ModelCheckpoint",
     "ProgressPlot",
     "TerminateOnNaN",

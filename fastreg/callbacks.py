@@ -7,6 +7,7 @@ True
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import os
 import sys
@@ -429,6 +430,168 @@ class CSVLogger(Callback):
         text = io.StringIO()
         csv.writer(text, delimiter=self.separator, lineterminator="\n").writerows(rows)
         return text.getvalue()
+
+
+class LearningRateScheduler(Callback):
+    """Set the learning rate at the beginning of every epoch (Keras 3.15).
+
+    It stands in the logs as "learning_rate".
+
+    Parameters
+    ----------
+    schedule : callable
+        `schedule(epoch, learning_rate)` or `schedule(epoch)`, epochs from 0, gives the new rate.
+    verbose : int, default 0
+        1 prints it.
+
+    Raises
+    ------
+    TypeError
+        For no callable; in `fit`, for a rate that is no number.
+    ValueError
+        In `fit`, for a rate that the optimizer does not take.
+
+    Examples
+    --------
+    >>> halving = LearningRateScheduler(lambda epoch, rate: rate * 0.5 if epoch % 10 == 9 else rate)
+    >>> halving.schedule(9, 0.2)
+    0.1
+    """
+
+    remembers = ("epoch",)
+
+    def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
+        super().__init__()
+        if not callable(schedule):
+            raise TypeError(f"schedule: got {schedule!r}; a function of epoch and rate is needed")
+        self.schedule = schedule
+        self.verbose = verbose
+        self.epoch = -1
+        try:
+            parameters = inspect.signature(schedule).parameters.values()
+        except ValueError:  # a builtin that does not say
+            self._takes_rate = True
+        else:
+            kinds = [each.kind.name for each in parameters]
+            n_places = kinds.count("POSITIONAL_ONLY") + kinds.count("POSITIONAL_OR_KEYWORD")
+            self._takes_rate = n_places > 1 or "VAR_POSITIONAL" in kinds
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.epoch = -1
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        if epoch == self.epoch:  # a resumed fit is in the midst of it
+            return
+        self.epoch = epoch
+        optimizer = self.model.optimizer
+        arguments = (epoch, optimizer.learning_rate) if self._takes_rate else (epoch,)
+        optimizer.learning_rate = self.schedule(*arguments)
+        if self.verbose > 0:
+            print(f"Epoch {epoch + 1}: learning rate {optimizer.learning_rate:g}")
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        _note_learning_rate(self.model, logs)
+
+
+class ReduceLROnPlateau(Callback):
+    """Lower the learning rate when a value has not become better for a while (Keras 3.15).
+
+    The rate of the epoch stands in the logs as "learning_rate".
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        A key of `History.history`.
+    factor : float in [0, 1), default 0.1
+        What the rate is multiplied by.
+    patience : int, default 10
+        Epochs without getting better after which it is.
+    verbose : int, default 0
+        1 says when.
+    mode : "auto", "min" or "max"
+        Which way is better; "auto": up for accuracies, down for all else.
+    min_delta : float, default 1e-4
+        A smaller change counts as none.
+    cooldown : int, default 0
+        Epochs after a change in which none are counted.
+    min_lr : float, default 0.0
+        The rate goes no lower.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of range; in `fit`, for a `monitor` that it does not report.
+
+    Examples
+    --------
+    >>> ReduceLROnPlateau(factor=0.5, patience=3).factor
+    0.5
+    """
+
+    remembers = ("best", "wait", "cooldown_counter")
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        verbose: int = 0,
+        mode: str = "auto",
+        min_delta: float = 0.0001,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.monitor = monitor
+        self.factor = check_real("factor", factor, low=0, high=1, high_open=True)
+        self.patience = check_int("patience", patience, low=0)
+        self.verbose = verbose
+        self.mode = check_choice("mode", mode, ("auto", "min", "max"))
+        self.min_delta = check_real("min_delta", min_delta, low=0)
+        self.cooldown = check_int("cooldown", cooldown, low=0)
+        self.min_lr = check_real("min_lr", min_lr, low=0)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.best: float | None = None
+        self.wait = self.cooldown_counter = 0
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        reported = self.params.get("metrics", [self.monitor])
+        if self.monitor not in reported:
+            raise unknown_name("monitor", self.monitor, reported)
+        self._forget()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        _note_learning_rate(self.model, logs)
+        current = (logs or {}).get(self.monitor)
+        if current is None:  # an epoch without validation
+            return
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.wait = 0
+        if is_better(self.monitor, self.mode, current, self.best, self.min_delta):
+            self.best = current
+            self.wait = 0
+        elif self.cooldown_counter == 0:
+            self.wait += 1
+            if self.wait >= self.patience:
+                self._reduce(epoch)
+
+    def _reduce(self, epoch: int) -> None:
+        optimizer = self.model.optimizer
+        if optimizer.learning_rate <= self.min_lr:
+            return
+        optimizer.learning_rate = max(optimizer.learning_rate * self.factor, self.min_lr)
+        self.cooldown_counter, self.wait = self.cooldown, 0
+        if self.verbose > 0:
+            print(f"Epoch {epoch + 1}: learning rate {optimizer.learning_rate:g}")
+
+
+def _note_learning_rate(model: Any, logs: Logs | None) -> None:
+    """For History and the like, which are called later."""
+    if isinstance(logs, dict):
+        logs["learning_rate"] = model.optimizer.learning_rate
 
 
 class TerminateOnNaN(Callback):

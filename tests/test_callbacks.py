@@ -346,3 +346,79 @@ def test_the_progress_line_is_closed_after_an_exception(backend, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         make(backend).fit(*rows(), verbose=1, callbacks=[Fail()])
     assert closed == ["close"]
+
+
+# ------------------------------------------------ the learning rate
+
+
+def test_learning_rate_scheduler(backend, capsys):
+    x, y = rows()
+    model = make(backend, fr.SGD(0.1))
+    halve = fr.LearningRateScheduler(lambda epoch, rate: rate / 2, verbose=1)
+    history = model.fit(x, y, epochs=3, verbose=0, callbacks=halve).history
+    assert history["learning_rate"] == [0.05, 0.025, 0.0125]
+    assert model.optimizer.learning_rate == 0.0125
+    assert "Epoch 3: learning rate 0.0125" in capsys.readouterr().out
+    by_epoch = fr.LearningRateScheduler(lambda epoch: 0.1 * (epoch + 1))
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=by_epoch).history
+    assert history["learning_rate"] == [0.1, 0.2]
+
+
+def test_a_schedule_is_not_applied_twice_to_an_epoch_that_is_resumed():
+    model = make("reference", fr.SGD(0.1))
+    first = fr.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    first.set_model(model)
+    first.on_train_begin()
+    first.on_epoch_begin(0)
+    again = fr.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    again.set_model(model)
+    again.on_train_begin()
+    again.set_state(first.get_state())
+    again.on_epoch_begin(0)
+    assert model.optimizer.learning_rate == 0.05
+    again.on_epoch_begin(1)
+    assert model.optimizer.learning_rate == 0.025
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "expected"),
+    [
+        ({"patience": 1}, [3, 2, 2, 2, 1], [1, 1, 0.5, 0.25, 0.25]),
+        ({"patience": 2}, [3, 3, 3, 3, 3], [1, 1, 0.5, 0.5, 0.25]),
+        ({"patience": 1, "cooldown": 2}, [3, 3, 3, 3, 3], [1, 0.5, 0.5, 0.25, 0.25]),
+        ({"patience": 1, "mode": "max"}, [3, 2, 4, 3, 3], [1, 0.5, 0.5, 0.25, 0.125]),
+        ({"patience": 1, "min_delta": 1.5}, [3, 2, 1, 0, -1], [1, 0.5, 0.5, 0.25, 0.25]),
+        ({"patience": 1, "min_lr": 0.3}, [3, 3, 3, 3, 3], [1, 0.5, 0.3, 0.3, 0.3]),
+    ],
+)
+def test_reduce_on_plateau(options, values, expected):
+    model = make("reference", fr.SGD(1.0))
+    callback = fr.ReduceLROnPlateau("loss", 0.5, **options)
+    callback.set_model(model)
+    callback.set_params({"metrics": ["loss"]})
+    callback.on_train_begin()
+    found = []
+    for epoch, value in enumerate(values):
+        logs = {"loss": float(value)}
+        callback.on_epoch_end(epoch, logs)
+        found.append(model.optimizer.learning_rate)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("make_callback", "error", "words"),
+    [
+        (lambda: fr.LearningRateScheduler(0.1), TypeError, "schedule: got 0.1"),
+        (lambda: fr.ReduceLROnPlateau(factor=1.0), ValueError, "factor: got 1.0"),
+        (lambda: fr.ReduceLROnPlateau(patience=-1), ValueError, "patience: got -1"),
+        (lambda: fr.ReduceLROnPlateau(mode="up"), ValueError, "mode: got 'up'"),
+        (lambda: fr.ReduceLROnPlateau(min_lr=-1.0), ValueError, "min_lr: got -1.0"),
+        (lambda: fr.ReduceLROnPlateau("val_los"), ValueError, "monitor: got 'val_los'"),
+        (lambda: fr.LearningRateScheduler(lambda epoch: "x"), TypeError, "learning_rate: got 'x'"),
+        (lambda: fr.LearningRateScheduler(lambda epoch: -1.0), ValueError, "learning_rate: got -1"),
+    ],
+)
+def test_callbacks_of_the_learning_rate_refuse(make_callback, error, words):
+    x, y = rows()
+    with pytest.raises(error, match=words):
+        make("reference").fit(x, y, verbose=0, callbacks=make_callback())

@@ -113,6 +113,29 @@ def test_the_records_of_fit(backend):
         assert ours.optimizer.iterations == int(theirs.optimizer.iterations)
 
 
+def rate_callbacks(api: Any) -> list[Any]:
+    """One of each that changes the learning rate."""
+    callbacks = api.callbacks
+    return [
+        callbacks.LearningRateScheduler(lambda epoch, rate: rate * (0.5 if epoch % 2 else 1.0)),
+        callbacks.LearningRateScheduler(lambda epoch: 0.01 / (1 + epoch)),
+        callbacks.ReduceLROnPlateau("loss", 0.5, patience=1, min_delta=1.0, cooldown=1),
+        callbacks.ReduceLROnPlateau("loss", 0.1, patience=0, mode="max", min_lr=2e-4),
+    ]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_callbacks_of_the_learning_rate(number):
+    x, y, _ = rows(29)
+    options = {"batch_size": 8, "epochs": 7, "shuffle": False, "verbose": 0}
+    ours, theirs = narrow(fastreg), narrow(keras)
+    got = ours.fit(x, y, callbacks=[rate_callbacks(fastreg)[number]], **options).history
+    expected = theirs.fit(x, y, callbacks=[rate_callbacks(keras)[number]], **options).history
+    for name in ("loss", "learning_rate"):
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-7, err_msg=name)
+    assert len(set(got["learning_rate"])) > 1
+
+
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
 def test_single_batches(backend):
     x, y, w = rows(9)
@@ -155,6 +178,8 @@ def test_configurations_cross_both_ways(module, cls):
         "layers.Dense",
         "layers.Dropout",
         "callbacks.EarlyStopping",
+        "callbacks.LearningRateScheduler",
+        "callbacks.ReduceLROnPlateau",
         "Sequential.__init__",
         *(f"Sequential.{name}" for name in ("fit", "evaluate", "predict", "get_layer")),
         *(f"Sequential.{name}_on_batch" for name in ("train", "test", "predict")),
