@@ -126,7 +126,7 @@ def full_batch(model, x, y, epochs):
     """Adam's steps do not shrink by themselves: its rate is halved on the way."""
     for _ in range(10):
         model.fit(x, y, batch_size=len(x), epochs=epochs // 10, shuffle=False, verbose=0)
-        if isinstance(model.optimizer, fr.Adam):
+        if isinstance(model.optimizer, fr.Adam) and not model.optimizer.amsgrad:
             model.optimizer.learning_rate /= 2
     kernel, bias = model.get_weights()
     return kernel, bias
