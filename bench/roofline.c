@@ -16,7 +16,7 @@
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -139,7 +139,7 @@ EXPORT double roofline_bandwidth(ptrdiff_t n_elements, int n_threads, int rounds
 
 /* ---- the products ---- */
 
-enum { FORWARD, BACKWARD, UPDATE, N_PRODUCTS };
+enum { OF_FORWARD, OF_BACKWARD, OF_UPDATE, N_PRODUCTS };
 
 typedef struct {
     training_run step;
@@ -162,14 +162,14 @@ static void product_task(void *context, int thread, ptrdiff_t i)
     product_run *run = context;
     training_run *step = &run->step;
     training_plan *plan = step->plan;
-    if (run->product == UPDATE) {
+    if (run->product == OF_UPDATE) {
         block(step, &plan->tasks[i], plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
         return;
     }
     ptrdiff_t first = i * plan->n_rows, rows = smaller(plan->n_rows, step->n_batch - first);
     const layer *a = &step->net->layers[MEASURED];
-    if (run->product == FORWARD)
-        dense_forward(step->net, a, a->spec.activation, rows, input_of(step, MEASURED, first),
+    if (run->product == OF_FORWARD)
+        dense_forward(step->net, a, a->spec.activation, rows, input_of(step, MEASURED, first), NULL,
                       rows_of(step, MEASURED, a->y, first));
     else
         dense_backward(step, MEASURED, first, rows);
@@ -249,8 +249,8 @@ EXPORT fr_status roofline_products(int dtype, ptrdiff_t n_batch, ptrdiff_t n_in,
         ptrdiff_t n_blocks = 0; /* the tasks begin with the last layer's */
         while (n_blocks < net->training.n_tasks && net->training.tasks[n_blocks].layer == MEASURED)
             n_blocks++;
-        for (run.product = FORWARD; run.product < N_PRODUCTS; run.product++) {
-            run.n_tasks = run.product == UPDATE ? n_blocks : run.step.n_panels;
+        for (run.product = OF_FORWARD; run.product < N_PRODUCTS; run.product++) {
+            run.n_tasks = run.product == OF_UPDATE ? n_blocks : run.step.n_panels;
             best[run.product] = product_seconds(run, n_threads, seconds);
         }
     }
