@@ -226,7 +226,6 @@ def test_double_precision_in_each_of_keras_ways():
     [
         (lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True), "from_logits"),
         (lambda: keras.losses.CategoricalCrossentropy(label_smoothing=0.1), "label_smoothing"),
-        (lambda: keras.optimizers.Adam(amsgrad=True), "amsgrad"),
         (lambda: keras.optimizers.SGD(clipnorm=1.0), "clipnorm"),
         (lambda: layers.Dense(3, kernel_constraint="max_norm"), "kernel_constraint"),
         (lambda: layers.Dropout(0.5, noise_shape=(1, 3)), "noise_shape"),
