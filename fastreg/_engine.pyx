@@ -270,6 +270,8 @@ cdef class Network:
     cdef bint busy  # a call is at work without the GIL, or weights are half written
     cdef int type_number
     cdef ptrdiff_t n_in, n_out
+    cdef dict described  # the optimizer of the last call, and what the engine takes for it
+    cdef fr_optimizer optimizer
 
     def __cinit__(self, list layers, str dtype):
         self.dtype = dtype
@@ -384,11 +386,17 @@ cdef class Network:
     def train(self, cnp.ndarray x, cnp.ndarray y, sample_weight, index, ptrdiff_t start,
               ptrdiff_t stop, ptrdiff_t batch_size, loss, dict optimizer, int64_t iteration,
               uint64_t seed, accuracy, cnp.ndarray ledger, int n_threads):
-        """Steps on rows index[start:stop]; returns how many were done (see `reference.Network`)."""
+        """Steps on rows index[start:stop]; returns how many were done (see `reference.Network`).
+
+        `optimizer` must not be written to afterwards: the same dictionary is read once.
+        """
         cdef fr_training call = self._call(
             x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads)
         call.data.index = <const int64_t *>_data_or_null(index)
-        call.optimizer = _optimizer(optimizer)
+        if optimizer is not self.described:
+            self.optimizer = _optimizer(optimizer)
+            self.described = optimizer
+        call.optimizer = self.optimizer
         call.iteration, call.seed = iteration, seed
         cdef double *sums = <double *>_data(ledger)
         cdef ptrdiff_t steps_done = 0

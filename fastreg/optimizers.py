@@ -126,6 +126,7 @@ class Optimizer:
             error = unknown_name(f"setting of {type(self).__name__}", name, self.settings())
             raise AttributeError(str(error))
         super().__setattr__(name, check(name, value))
+        self.__dict__["_described"] = None
 
     @classmethod
     def settings(cls) -> dict[str, Check]:
@@ -137,11 +138,17 @@ class Optimizer:
         self.__dict__["iterations"] += steps
 
     def describe(self) -> dict[str, Any]:
-        """The settings as the engine takes them: {"kind", "learning_rate", ...}, no None."""
-        described = {"kind": self.kind, **self.get_config()}
-        check_l1_step(described)
-        described["weight_decay"] = self.weight_decay or 0.0
-        del described["name"]
+        """The settings as the engine takes them: {"kind", "learning_rate", ...}, no None.
+
+        The same dictionary, not to be written to, until a setting changes.
+        """
+        described: dict[str, Any] | None = self.__dict__["_described"]
+        if described is None:
+            described = {"kind": self.kind, **self.get_config()}
+            check_l1_step(described)
+            described["weight_decay"] = self.weight_decay or 0.0
+            del described["name"]
+            self.__dict__["_described"] = described
         return described
 
     def get_config(self) -> dict[str, Any]:

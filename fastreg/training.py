@@ -126,10 +126,12 @@ class Task(NamedTuple):
         """Means a row; the loss is Keras', penalties included."""
         *losses, n_correct, n = ledger.tolist()
         means = [value / n for value in losses]
-        accuracy = n_correct / n
-        return dict(
-            zip(self.keys(), [sum(means), *[accuracy] * len(self.metrics), *means], strict=True)
-        )
+        logs = {"loss": sum(means)}
+        for name in self.metrics:
+            logs[name] = n_correct / n
+        logs["data_loss"] = means[0]
+        logs.update(zip(PENALTIES, means[1:], strict=True))
+        return logs
 
 
 class Data(NamedTuple):
@@ -281,7 +283,7 @@ def train(
     assert optimizer is not None
     with model.lock:
         network = model.network
-        rows_before = ledger[5]
+        rows_before = ledger.item(5)
         try:
             network.train(
                 *data,
@@ -300,7 +302,7 @@ def train(
         finally:
             # Ctrl-C during the call is raised as it returns, before its result could be stored:
             # only the ledger tells how many steps were done.
-            rows = ledger[5] - rows_before
+            rows = ledger.item(5) - rows_before
             steps = n_steps(rows, batch_size)
             optimizer.count(steps)
     if rows < stop - start:
