@@ -78,7 +78,7 @@ from fastreg.optimizers import (
 )
 from fastreg.paths import RegularizationPath, regularization_path
 from fastreg.plotting import ProgressPlot, RegularizationPathDisplay, SparsityDisplay
-from fastreg.regularizers import L1, L1L2, L2
+from fastreg.regularizers import L1, L1L2, L2, GroupL1
 from fastreg.sparsity import Compact, TargetSparsity, compact, sparsity_report
 
 __all__ = [
@@ -98,6 +98,7 @@ __all__ = [
     "L1",
     "L2",
     "L1L2",
+    "GroupL1",
     "SGD",
     "Adam",
     "AdamW",

@@ -27,6 +27,13 @@ cdef extern from "fastreg.h" nogil:
         double l1
         double l2
 
+    ctypedef struct fr_groups:
+        ptrdiff_t n_groups
+        int by_column
+        const ptrdiff_t *start
+        const ptrdiff_t *rows
+        const double *weight
+
     ctypedef struct fr_layer:
         int kind
         ptrdiff_t n_in
@@ -37,6 +44,7 @@ cdef extern from "fastreg.h" nogil:
         fr_regularizer kernel
         fr_regularizer bias
         fr_regularizer activity
+        fr_groups groups
         double rate
         uint64_t seed
         int has_seed
@@ -151,6 +159,12 @@ cdef extern from "fastreg.h" nogil:
                          double *value)
     fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
                                   void *dw)
+    fr_status fr_group_penalty(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, const void *w,
+                               const fr_groups *groups, double *value)
+    fr_status fr_group_penalty_gradient(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out,
+                                        const void *w, const fr_groups *groups, void *dw)
+    fr_status fr_group_prox(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, void *w, double step,
+                            double l1, const fr_groups *groups)
     fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
                       const void *y_pred, const void *weight, double *value, void *dy)
     fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, double rate,

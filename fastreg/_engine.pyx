@@ -19,6 +19,7 @@ from scipy.linalg.cython_blas cimport dgemm, sgemm
 from fastreg._cfastreg cimport *
 
 from fastreg.errors import unknown_name
+from fastreg.inputs import check_group_step
 
 cnp.import_array()
 
@@ -219,6 +220,21 @@ def is_ready(x, dtype, ptrdiff_t n_rows, ptrdiff_t n_columns, bint finite):
 # A call this short, some 20 microseconds, holds the GIL: letting it go costs as much as it gives.
 cdef double SHORT_FLOPS = 2e6
 
+cdef fr_groups _groups(groups) except *:
+    """A view of `inputs.Groups`; None is no groups."""
+    cdef fr_groups out
+    out.n_groups = out.by_column = 0
+    out.weight, out.start, out.rows = NULL, NULL, NULL
+    if groups is None:
+        return out
+    out.by_column = groups.by_column
+    out.weight = <const double *>_data(groups.weight)
+    out.start = <const ptrdiff_t *>_data(groups.start)
+    out.rows = <const ptrdiff_t *>_data(groups.rows)
+    out.n_groups = groups.weight.size
+    return out
+
+
 cdef fr_layer _layer(dict layer) except *:
     cdef fr_layer out
     out.kind = _id(_LAYER_KINDS, "kind", layer["kind"])
@@ -233,6 +249,7 @@ cdef fr_layer _layer(dict layer) except *:
     out.kernel = fr_regularizer(layer.get("kernel_l1", 0.0), layer.get("kernel_l2", 0.0))
     out.bias = fr_regularizer(layer.get("bias_l1", 0.0), layer.get("bias_l2", 0.0))
     out.activity = fr_regularizer(layer.get("activity_l1", 0.0), layer.get("activity_l2", 0.0))
+    out.groups = _groups(layer.get("kernel_groups"))
     return out
 
 
@@ -270,6 +287,7 @@ cdef class Network:
     cdef bint busy  # a call is at work without the GIL, or weights are half written
     cdef int type_number
     cdef ptrdiff_t n_in, n_out
+    cdef bint has_groups  # some trainable kernel has a group penalty
     cdef dict described  # the optimizer of the last call, and what the engine takes for it
     cdef fr_optimizer optimizer
 
@@ -301,8 +319,11 @@ cdef class Network:
         if described == NULL:
             raise MemoryError()
         try:
+            self.has_groups = False
             for number, layer in enumerate(layers):
                 described[<ptrdiff_t>number] = _layer(layer)
+                if layer.get("kernel_groups") is not None and layer["trainable"]:
+                    self.has_groups = True
         except BaseException:
             free(described)
             raise
@@ -393,6 +414,8 @@ cdef class Network:
         cdef fr_training call = self._call(
             x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads)
         call.data.index = <const int64_t *>_data_or_null(index)
+        if self.has_groups:
+            check_group_step(optimizer["l1_step"])
         if optimizer is not self.described:
             self.optimizer = _optimizer(optimizer)
             self.described = optimizer
@@ -555,6 +578,25 @@ def penalty(cnp.ndarray w, double l1, double l2):
 
 def penalty_gradient(cnp.ndarray w, double l1, double l2, cnp.ndarray out):
     _check(fr_penalty_gradient(_dtype(w), w.size, _data(w), fr_regularizer(l1, l2), _data(out)))
+
+
+def group_penalty(cnp.ndarray w, groups):
+    cdef fr_groups described = _groups(groups)
+    cdef double value = 0
+    _check(fr_group_penalty(_dtype(w), w.shape[0], w.shape[1], _data(w), &described, &value))
+    return value
+
+
+def group_penalty_gradient(cnp.ndarray w, groups, cnp.ndarray out):
+    cdef fr_groups described = _groups(groups)
+    _check(fr_group_penalty_gradient(_dtype(w), w.shape[0], w.shape[1], _data(w), &described,
+                                     _data(out)))
+
+
+def group_prox(double step, groups, double l1, cnp.ndarray out):
+    """In place."""
+    cdef fr_groups described = _groups(groups)
+    _check(fr_group_prox(_dtype(out), out.shape[0], out.shape[1], _data(out), step, l1, &described))
 
 
 def loss(name, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight):

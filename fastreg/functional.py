@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from fastreg import _engine, inputs
 from fastreg.config import get_num_threads
-from fastreg.inputs import Array
+from fastreg.inputs import Array, Grouping
 
 __all__ = [
     "dense_forward",
@@ -22,6 +22,9 @@ __all__ = [
     "activation_backward",
     "penalty",
     "penalty_gradient",
+    "group_penalty",
+    "group_penalty_gradient",
+    "group_prox",
     "loss",
     "loss_gradient",
     "dropout",
@@ -183,6 +186,97 @@ def penalty_gradient(
     """
     w, l1, l2, out = inputs.check_penalty_gradient(w, l1, l2, out)
     _engine.penalty_gradient(w.reshape(-1), l1, l2, out.reshape(-1))
+    return out
+
+
+def group_penalty(
+    w: ArrayLike,
+    group_l1: float,
+    groups: Grouping = "rows",
+    *,
+    sizes: float | Sequence[float] | None = None,
+) -> float:
+    """group_l1 * sum over the groups of sqrt(size) * norm(w_g) (Yuan and Lin 2006), in float64.
+
+    Parameters
+    ----------
+    w : (n_in, n_out) float32 or float64.
+    group_l1 : coefficient, finite and >= 0.
+    groups : "rows" (what goes out of an input), "columns" (what goes into a unit), or lists of
+        input numbers, a group being their rows; inputs in no list are in no group.
+    sizes : what counts as the size of a group, one number or one a list; None counts its weights.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> group_penalty([[3.0, 4.0], [0.0, 0.0]], group_l1=1.0, sizes=1)
+    5.0
+    """
+    w, found = inputs.check_group_penalty(w, group_l1, groups, sizes)
+    return float(_engine.group_penalty(w, found))
+
+
+def group_penalty_gradient(
+    w: ArrayLike,
+    group_l1: float,
+    groups: Grouping = "rows",
+    *,
+    sizes: float | Sequence[float] | None = None,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `group_penalty`: group_l1 * sqrt(size) * w_g / norm(w_g), 0 where w_g is 0.
+
+    Parameters
+    ----------
+    w, group_l1, groups, sizes : as in `group_penalty`.
+    out : like w, apart from it.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> group_penalty_gradient([[3.0, 4.0], [0.0, 0.0]], group_l1=1.0, sizes=1)
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    w, found, out = inputs.check_group_gradient(w, group_l1, groups, sizes, out)
+    _engine.group_penalty_gradient(w, found, out)
+    return out
+
+
+def group_prox(
+    w: ArrayLike,
+    step: float,
+    group_l1: float,
+    groups: Grouping = "rows",
+    *,
+    l1: float = 0.0,
+    sizes: float | Sequence[float] | None = None,
+    out: Array | None = None,
+) -> Array:
+    """The u with the least |u - w|^2 / 2 + step * (l1 * sum |u| + `group_penalty` of u).
+
+    Elements first, w = sign(w) max(|w| - step l1, 0); then each group of a weight t = step *
+    group_l1 * sqrt(size): w_g max(1 - t / norm(w_g), 0) (Simon, Friedman, Hastie and Tibshirani
+    2013). Inputs in no group take the first part only.
+
+    Parameters
+    ----------
+    w, group_l1, groups, sizes : as in `group_penalty`.
+    step, l1 : finite and >= 0.
+    out : like w, may be w.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> group_prox([[3.0, 4.0], [0.5, 0.0]], 1.0, group_l1=2.5, sizes=1)
+    array([[1.5, 2. ],
+           [0. , 0. ]])
+    """
+    step, found, l1, out = inputs.check_group_prox(w, step, group_l1, groups, l1, sizes, out)
+    _engine.group_prox(step, found, l1, out)
     return out
 
 

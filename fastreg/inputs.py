@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -292,6 +292,140 @@ def check_penalty_gradient(
     """Checked (w, l1, l2, out); `out` may be `w`."""
     w_, l1, l2 = check_penalty(w, l1, l2)
     return w_, l1, l2, check_out(out, w_.shape, w_.dtype, {"w": w}, same=True)
+
+
+# "rows", "columns", or the input numbers of each group
+Grouping = str | Sequence[Sequence[int]]
+
+
+class Groups(NamedTuple):
+    """The groups of a kernel as the engine takes them.
+
+    A group is a column, or `rows[start[g] : start[g + 1]]`; `rows` holds every row once, those in
+    no group last. Its norm counts `weight[g]` times.
+    """
+
+    by_column: bool
+    weight: Array  # (n_groups,) float64
+    start: Array  # (n_groups + 1,) intp
+    rows: Array  # (n_in,) intp
+
+
+def check_grouping(groups: Grouping) -> str | tuple[tuple[int, ...], ...]:
+    """`groups` as "rows", "columns" or disjoint tuples of input numbers, none empty.
+
+    >>> check_grouping([[2, 0], [1]])
+    ((2, 0), (1,))
+    """
+    if isinstance(groups, str):
+        return check_choice("groups", groups, ("rows", "columns"))
+    needed = '"rows", "columns" or lists of input numbers'
+    if isinstance(groups, Mapping) or not hasattr(groups, "__iter__"):
+        raise TypeError(f"groups: got {groups!r}; {needed} are needed")
+    found = []
+    for number, group in enumerate(groups):
+        if isinstance(group, str) or not hasattr(group, "__iter__"):
+            raise TypeError(f"groups[{number}]: got {group!r}; a list of input numbers is needed")
+        found.append(tuple(check_int(f"groups[{number}]", i, low=0) for i in group))
+        if not found[-1]:
+            raise ValueError(f"groups[{number}]: got an empty list; input numbers are needed")
+    if not found:
+        raise ValueError(f"groups: got no group; {needed} are needed")
+    seen: dict[int, int] = {}
+    for number, group in enumerate(found):
+        for i in group:
+            if i in seen:
+                raise ValueError(
+                    f"groups[{number}]: got input {i}, which is in groups[{seen[i]}] already; "
+                    "groups must not overlap"
+                )
+            seen[i] = number
+    return tuple(found)
+
+
+def check_group_sizes(groups: object, sizes: Any) -> float | tuple[float, ...] | None:
+    """`sizes` as None, a number > 0, or one for each of the lists of `groups`."""
+    if sizes is None:
+        return None
+    if isinstance(groups, str) or not hasattr(sizes, "__iter__"):
+        return check_real("sizes", sizes, low=0, low_open=True)
+    found = tuple(check_real("sizes", size, low=0, low_open=True) for size in sizes)
+    if len(found) != len(groups):  # type: ignore[arg-type]
+        raise ValueError(f"sizes: got {len(found)} of them; one a group is needed")
+    return found
+
+
+def resolve_groups(
+    shape: tuple[int, ...], group_l1: float, groups: Grouping, sizes: Any = None
+) -> Groups:
+    """The checked groups of a kernel of `shape`, each with the weight group_l1 * sqrt(size).
+
+    Raises
+    ------
+    ValueError : for an input that the kernel does not have.
+
+    >>> resolve_groups((3, 4), 0.5, [[2, 0]]).weight
+    array([1.41421356])
+    """
+    n_in, n_out = shape
+    grouping = check_grouping(groups)
+    sizes = check_group_sizes(grouping, sizes)
+    lists = [(i,) for i in range(n_in)] if grouping == "rows" else grouping
+    order = np.arange(n_in, dtype=np.intp)
+    if grouping == "columns":
+        count, own, start = n_out, np.full(n_out, n_in), np.zeros(n_out + 1, np.intp)
+    else:
+        named = np.array([i for group in lists for i in group], dtype=np.intp)
+        if named.max() >= n_in:
+            raise ValueError(f"groups: got input {named.max()}; the kernel has {n_in} inputs")
+        lengths = np.array([len(group) for group in lists])
+        count, own = len(lists), lengths * n_out
+        start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.intp)
+        order = np.concatenate([named, np.setdiff1d(order, named)])
+    size = np.broadcast_to(own if sizes is None else np.asarray(sizes, float), (count,))
+    return Groups(grouping == "columns", group_l1 * np.sqrt(size), start, order)
+
+
+def check_group_penalty(
+    w: ArrayLike, group_l1: float, groups: Grouping, sizes: Any
+) -> tuple[Array, Groups]:
+    """Checked (w, groups)."""
+    w_ = _array("w", w, ("n_in", "n_out"))
+    return w_, resolve_groups(w_.shape, check_real("group_l1", group_l1, low=0), groups, sizes)
+
+
+def check_group_gradient(
+    w: ArrayLike, group_l1: float, groups: Grouping, sizes: Any, out: Array | None
+) -> tuple[Array, Groups, Array]:
+    """Checked (w, groups, out)."""
+    w_, found = check_group_penalty(w, group_l1, groups, sizes)
+    return w_, found, check_out(out, w_.shape, w_.dtype, {"w": w})
+
+
+def check_group_prox(
+    w: ArrayLike,
+    step: float,
+    group_l1: float,
+    groups: Grouping,
+    l1: float,
+    sizes: Any,
+    out: Array | None,
+) -> tuple[float, Groups, float, Array]:
+    """Checked (step, groups, l1, out), where out holds w; `out` may be `w`."""
+    w_, found = check_group_penalty(w, group_l1, groups, sizes)
+    step = check_real("step", step, low=0)
+    l1 = check_real("l1", l1, low=0)
+    out = check_out(out, w_.shape, w_.dtype, {"w": w}, same=True)
+    np.copyto(out, w_)
+    return step, found, l1, out
+
+
+def check_group_step(l1_step: str) -> None:
+    """Refuse the L1 step that is not defined for groups."""
+    if l1_step == "cumulative":
+        raise ValueError(
+            "l1_step: got 'cumulative' with a GroupL1 regularizer, which takes 'sign' or 'proximal'"
+        )
 
 
 def check_loss(

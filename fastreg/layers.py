@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastreg import activations, initializers, regularizers
 from fastreg.config import DTYPES
 from fastreg.errors import check_choice, check_int, check_real
-from fastreg.inputs import check_features, flat_rows
+from fastreg.inputs import Groups, check_features, flat_rows
 from fastreg.serialization import Registry, check_bool, known_arguments, snake_case
 
 Array = NDArray[Any]
@@ -53,6 +53,14 @@ def _named(get: Callable[[Any], Any], argument: str, value: Any) -> Any:
         return get(value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{argument}: {error}") from None
+
+
+def _elementwise(argument: str, value: Any) -> regularizers.Regularizer | None:
+    """A regularizer that is no sum over groups of a kernel."""
+    found: regularizers.Regularizer | None = _named(regularizers.get, argument, value)
+    if isinstance(found, regularizers.GroupL1):
+        raise ValueError(f"{argument}: got {found!r}; GroupL1 is for kernels")
+    return found
 
 
 class Home(Protocol):
@@ -381,8 +389,8 @@ class Dense(Layer):
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
         **Layer.checks,
         "kernel_regularizer": partial(_named, regularizers.get),
-        "bias_regularizer": partial(_named, regularizers.get),
-        "activity_regularizer": partial(_named, regularizers.get),
+        "bias_regularizer": _elementwise,
+        "activity_regularizer": _elementwise,
     }
     fixed = (
         *Layer.fixed,
@@ -436,6 +444,25 @@ class Dense(Layer):
     def _n_out(self, n_in: int) -> int:
         return self.units
 
+    def build(
+        self,
+        n_in: int,
+        dtype: str,
+        rng: np.random.Generator,
+        values: Sequence[Array] | None = None,
+    ) -> None:
+        self._groups(n_in)  # an error before there are weights
+        super().build(n_in, dtype, rng, values)
+
+    def _groups(self, n_in: int) -> Groups | None:
+        """Those of a group penalty on the kernel."""
+        if not isinstance(self.kernel_regularizer, regularizers.GroupL1):
+            return None
+        try:
+            return self.kernel_regularizer.resolve(n_in, self.units)
+        except ValueError as error:
+            raise ValueError(f"kernel_regularizer of layer {self.name!r}: {error}") from None
+
     def _shapes(self, n_in: int) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {"kernel": (n_in, self.units)}
         if self.use_bias:
@@ -464,6 +491,7 @@ class Dense(Layer):
             "use_bias": self.use_bias,
             "trainable": self.trainable,
         }
+        described["kernel_groups"] = self._groups(n_in)
         for what in ("kernel", "bias", "activity"):
             regularizer = getattr(self, f"{what}_regularizer")
             described[f"{what}_l1"] = 0.0 if regularizer is None else regularizer.l1

@@ -1,7 +1,8 @@
 """What training minimizes, as a function of all trainable weights, and the way down to its minimum.
 
 F(w) = f(w) + h(w). f is the loss over all rows with the L2 and activity penalties; the network
-computes it and its gradient. h is the L1 of kernels and biases, which has a kink at 0.
+computes it and its gradient. h is the L1 of kernels and biases and the group penalties of kernels,
+which have kinks at 0.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastreg.layers import Dense
+from fastreg.regularizers import GroupL1
 from fastreg.training import Data, Network
 
 Array = NDArray[Any]
@@ -64,8 +66,9 @@ class Objective:
         weight = None if weight is None else weight.astype(np.float64)
         self._data = Data(data.x.astype(np.float64), y, weight)
         self._loss, self._n_threads = loss, n_threads
-        without_l1 = {"kernel_l1": 0.0, "bias_l1": 0.0}
-        self._network = make([{**layer.describe(), **without_l1} for layer in layers], "float64")
+        without_l1 = {"kernel_l1": 0.0, "bias_l1": 0.0, "kernel_groups": None}
+        described = [layer.describe() for layer in layers]
+        self._network = make([{**layer, **without_l1} for layer in described], "float64")
         arrays = [w.astype(np.float64) for layer in layers for w in layer.get_weights()]
         owners = [(layer, name) for layer in layers for name in layer.weight_names]
         self._fixed = arrays
@@ -80,6 +83,11 @@ class Objective:
         for piece, (layer, name) in zip(self.pieces, self.owners, strict=True):
             regularizer = getattr(layer, f"{name}_regularizer")
             self.l1[piece] = 0.0 if regularizer is None else regularizer.l1
+        self._grouped = [
+            (piece, (layer.input_shape[1], layer.units), layer.kernel_regularizer)
+            for piece, (layer, name) in zip(self.pieces, self.owners, strict=True)
+            if name == "kernel" and isinstance(layer.kernel_regularizer, GroupL1)
+        ]
         self.evaluations = 0
 
     def flat(self, weights: Sequence[Array]) -> Array:
@@ -115,21 +123,46 @@ class Objective:
 
     def penalty(self, w: Array) -> float:
         """h(w)."""
-        return float(self.l1 @ np.abs(w))
+        value = float(self.l1 @ np.abs(w))
+        for piece, shape, regularizer in self._grouped:
+            value += regularizer.group_penalty(w[piece].reshape(shape))
+        return value
 
     def prox(self, w: Array, step: float) -> Array:
-        """The v that minimizes |v - w|^2 / 2 + step h(v): w, moved toward 0 by step l1."""
+        """The v that minimizes |v - w|^2 / 2 + step h(v): w, moved toward 0 by step l1.
+
+        Then each group as a whole (Simon, Friedman, Hastie and Tibshirani 2013).
+        """
         shrunk: Array = np.maximum(np.abs(w) - step * self.l1, 0.0)
-        return np.copysign(shrunk, w) + 0.0  # no -0
+        shrunk = np.copysign(shrunk, w)
+        for piece, shape, regularizer in self._grouped:
+            shrunk[piece] = regularizer.group_prox(shrunk[piece].reshape(shape), step).ravel()
+        return shrunk + 0.0  # no -0
 
     def subgradient(self, w: Array, gradient: Array) -> Array:
         """Of F at w the one nearest to 0, from the gradient of f: 0 at a minimum.
 
-        At w = 0 the slope of the penalty may be anything from -l1 to l1.
+        At w = 0 the slope of the penalty may be anything from -l1 to l1; that of a group of zeros,
+        anything whose norm is at most the group's weight.
         """
         at_zero = np.copysign(np.maximum(np.abs(gradient) - self.l1, 0.0), gradient)
+        for piece, shape, regularizer in self._grouped:
+            here, slope = w[piece].reshape(shape), at_zero[piece].reshape(shape)
+            at_zero[piece] = regularizer.nearest_slope(here, slope).ravel()
+            gradient = gradient.copy()
+            gradient[piece] += regularizer.group_gradient(here).ravel()
+        # in a group that is not 0, a weight that is, with l1
+        kink = np.copysign(np.maximum(np.abs(gradient) - self.l1, 0.0), gradient)
+        at_zero = np.where(self.in_zero_group(w), at_zero, kink)
         nearest: Array = np.where(w == 0, at_zero, gradient + self.l1 * np.sign(w))
         return nearest
+
+    def in_zero_group(self, w: Array) -> NDArray[np.bool_]:
+        """Of which weights a whole group is 0."""
+        found = np.zeros(len(w), bool)
+        for piece, shape, regularizer in self._grouped:
+            found[piece] = regularizer.in_zero_group(w[piece].reshape(shape)).ravel()
+        return found
 
     def residual(self, w: Array, gradient: Array) -> float:
         """The KKT residual: the largest element of `subgradient`."""
@@ -278,7 +311,7 @@ def _among_nonzeros(objective: Objective, here: Point, tol: float) -> Iterator[P
 
     One that would change its sign is left at 0 from then on, as in OWL-QN (Andrew and Gao 2007).
     """
-    free = (here.w != 0) | (objective.l1 == 0)
+    free = (here.w != 0) | ((objective.l1 == 0) & ~objective.in_zero_group(here.w))
     slope = np.where(free, objective.subgradient(here.w, here.gradient), 0.0)
     enough = max(0.1 * tol, 0.01 * float(np.abs(slope).max(initial=0.0)))
     pairs: deque[tuple[Array, Array]] = deque(maxlen=20)

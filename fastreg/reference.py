@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastreg import inputs
-from fastreg.inputs import Array
+from fastreg.inputs import Array, Grouping, Groups
 
 CLIP = 1e-7  # Keras' epsilon(): crossentropies of probabilities clip them to [CLIP, 1 - CLIP]
 
@@ -284,6 +284,150 @@ def penalty_gradient(
     dw = np.zeros_like(w)
     _add_penalty_gradient(w, l1, l2, dw, np.empty_like(w))
     np.copyto(out, dw)
+    return out
+
+
+# ------------------------------------------------ group penalties
+
+
+def _by_group(of_rows_or_columns: np.ufunc, a: Array, groups: Groups) -> Array:
+    """`of_rows_or_columns` (np.add, np.maximum) over the elements of each group, (n_groups,)."""
+    if groups.by_column:
+        found: Array = of_rows_or_columns.reduce(a, axis=0)
+        return found
+    ends = groups.start[-1]
+    each_row = of_rows_or_columns.reduce(a, axis=1)[groups.rows[:ends]]
+    return of_rows_or_columns.reduceat(each_row, groups.start[:-1])
+
+
+def _spread(of_groups: Array, groups: Groups, dtype: DTypeLike, of_others: Any = 0) -> Array:
+    """One number a group as an array that broadcasts with the kernel."""
+    if groups.by_column:
+        return of_groups.astype(dtype)
+    found = np.full((len(groups.rows), 1), of_others, dtype)
+    named = groups.rows[: groups.start[-1]]
+    found[named, 0] = np.repeat(of_groups, np.diff(groups.start))
+    return found
+
+
+def _norms(w: Array, groups: Groups) -> Array:
+    wide = w.astype(np.float64)
+    return np.sqrt(_by_group(np.add, wide * wide, groups))
+
+
+def _group_penalty(w: Array, groups: Groups) -> float:
+    return float(np.dot(groups.weight, _norms(w, groups)))
+
+
+def _add_group_gradient(w: Array, groups: Groups, dw: Array) -> None:
+    """dw += weight w_g / norm(w_g), nothing where w_g is 0."""
+    norms = _norms(w, groups)
+    slope = np.divide(groups.weight, norms, out=np.zeros_like(norms), where=norms != 0)
+    dw += _spread(slope, groups, w.dtype) * w
+
+
+def _group_prox(w: Array, step: Array, groups: Groups, l1: float) -> None:
+    """In place, with a step for each group; rows in no group take its first one."""
+    if l1:
+        threshold = _spread(l1 * step, groups, w.dtype, l1 * step[0])
+        w -= np.clip(w, -threshold, threshold)
+    norms, taken = _norms(w, groups), groups.weight * step
+    share = np.where(norms <= taken, 1, taken / np.where(norms == 0, 1, norms))
+    w -= _spread(share, groups, w.dtype) * w
+
+
+@_quiet
+def group_penalty(
+    w: ArrayLike,
+    group_l1: float,
+    groups: Grouping = "rows",
+    *,
+    sizes: float | Sequence[float] | None = None,
+) -> float:
+    """group_l1 * sum over the groups of sqrt(size) * norm(w_g) (Yuan and Lin 2006), in float64.
+
+    Parameters
+    ----------
+    w : (n_in, n_out) float32 or float64.
+    group_l1 : coefficient, finite and >= 0.
+    groups : "rows" (what goes out of an input), "columns" (what goes into a unit), or lists of
+        input numbers, a group being their rows; inputs in no list are in no group.
+    sizes : what counts as the size of a group, one number or one a list; None counts its weights.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> group_penalty([[3.0, 4.0], [0.0, 0.0]], group_l1=1.0, sizes=1)
+    5.0
+    """
+    w, found = inputs.check_group_penalty(w, group_l1, groups, sizes)
+    return _group_penalty(w, found)
+
+
+@_quiet
+def group_penalty_gradient(
+    w: ArrayLike,
+    group_l1: float,
+    groups: Grouping = "rows",
+    *,
+    sizes: float | Sequence[float] | None = None,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `group_penalty`: group_l1 * sqrt(size) * w_g / norm(w_g), 0 where w_g is 0.
+
+    Parameters
+    ----------
+    w, group_l1, groups, sizes : as in `group_penalty`.
+    out : like w, apart from it.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> group_penalty_gradient([[3.0, 4.0], [0.0, 0.0]], group_l1=1.0, sizes=1)
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    w, found, out = inputs.check_group_gradient(w, group_l1, groups, sizes, out)
+    out[...] = 0
+    _add_group_gradient(w, found, out)
+    return out
+
+
+@_quiet
+def group_prox(
+    w: ArrayLike,
+    step: float,
+    group_l1: float,
+    groups: Grouping = "rows",
+    *,
+    l1: float = 0.0,
+    sizes: float | Sequence[float] | None = None,
+    out: Array | None = None,
+) -> Array:
+    """The u with the least |u - w|^2 / 2 + step * (l1 * sum |u| + `group_penalty` of u).
+
+    Elements first, w = sign(w) max(|w| - step l1, 0); then each group of a weight t = step *
+    group_l1 * sqrt(size): w_g max(1 - t / norm(w_g), 0) (Simon, Friedman, Hastie and Tibshirani
+    2013). Inputs in no group take the first part only.
+
+    Parameters
+    ----------
+    w, group_l1, groups, sizes : as in `group_penalty`.
+    step, l1 : finite and >= 0.
+    out : like w, may be w.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> group_prox([[3.0, 4.0], [0.5, 0.0]], 1.0, group_l1=2.5, sizes=1)
+    array([[1.5, 2. ],
+           [0. , 0. ]])
+    """
+    step, found, l1, out = inputs.check_group_prox(w, step, group_l1, groups, l1, sizes, out)
+    _group_prox(out, np.full(len(found.weight), step), found, l1)
     return out
 
 
@@ -586,8 +730,9 @@ class Optimizer(NamedTuple):
 
     # w, dw, slots, options, iteration, scratch
     update: Callable[[Array, Array, Sequence[Array], dict[str, Any], int, Array], object]
-    # l1, slots, options, iteration: what L1 takes from |w| in a step that is not by sign
-    threshold: Callable[[float, Sequence[Array], dict[str, Any], int], Any] | None
+    # slots, options, iteration: rate and denominator d (1.0: none) of what L1 takes from |w| in a
+    # step that is not by sign, rate l1 / d; None where such a step is not defined
+    shrink: Callable[[Sequence[Array], dict[str, Any], int], tuple[float, Any]] | None
 
 
 def _decay(w: Array, options: dict[str, Any], scratch: Array) -> None:
@@ -621,12 +766,19 @@ def _sgd(
         w += velocity
 
 
-def _sgd_threshold(
-    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
-) -> float:
+def _sgd_shrink(
+    slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> tuple[float, float]:
     # Momentum makes of a constant gradient g the step lr g / (1 - momentum).
-    threshold: float = options["learning_rate"] * l1 / (1 - options["momentum"])
-    return threshold
+    return options["learning_rate"] / (1 - options["momentum"]), 1.0
+
+
+def _threshold(l1: float, rate: float, d: Any) -> Any:
+    """rate l1 / d, preconditioned as the step is (Yun, Lozano and Yang 2021).
+
+    The bound of d spares a weight whose d is still near 0, which would be wiped out.
+    """
+    return np.asarray(rate * l1 / np.maximum(d, min(1e-5, l1 / 10))).astype(np.asarray(d).dtype)
 
 
 def _towards(mean: Array, value: Array, share: float, scratch: Array) -> None:
@@ -634,15 +786,6 @@ def _towards(mean: Array, value: Array, share: float, scratch: Array) -> None:
     np.subtract(value, mean, out=scratch)
     scratch *= share
     mean += scratch
-
-
-def _preconditioned(l1: float, rate: float, d: Array) -> Array:
-    """The threshold rate l1 / d, preconditioned as the step is (Yun, Lozano and Yang 2021).
-
-    The bound of d spares a weight whose d is still near 0, which would be wiped out.
-    """
-    threshold: Array = (rate * l1 / np.maximum(d, min(1e-5, l1 / 10))).astype(d.dtype)
-    return threshold
 
 
 def _moments(
@@ -676,13 +819,13 @@ def _adam(
     w -= scratch
 
 
-def _adam_threshold(
-    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
-) -> Array:
+def _adam_shrink(
+    slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> tuple[float, Array]:
     # Without the step's 1 / (1 - beta_1^t). The last own slot is what the step divides by.
     v = slots[inputs.own_slots(options) - 1]
     rate = options["learning_rate"] * math.sqrt(1 - options["beta_2"] ** (iteration + 1))
-    return _preconditioned(l1, rate, np.sqrt(v) + options["epsilon"])
+    return rate, np.sqrt(v) + options["epsilon"]
 
 
 def _adamax(
@@ -702,10 +845,10 @@ def _adamax(
     w -= scratch
 
 
-def _adamax_threshold(
-    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
-) -> Array:
-    return _preconditioned(l1, options["learning_rate"], slots[1] + options["epsilon"])
+def _adamax_shrink(
+    slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> tuple[float, Array]:
+    return options["learning_rate"], slots[1] + options["epsilon"]
 
 
 def _nadam(
@@ -730,13 +873,13 @@ def _nadam(
     w -= scratch
 
 
-def _nadam_threshold(
-    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
-) -> Array:
+def _nadam_shrink(
+    slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> tuple[float, Array]:
     # As for Adam, where epsilon stands beside the corrected root.
     correction = math.sqrt(1 - options["beta_2"] ** (iteration + 1))
     d = np.sqrt(slots[1]) + options["epsilon"] * correction
-    return _preconditioned(l1, options["learning_rate"] * correction, d)
+    return options["learning_rate"] * correction, d
 
 
 def _rmsprop(
@@ -764,11 +907,11 @@ def _rmsprop(
     w -= dw
 
 
-def _rmsprop_threshold(
-    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
-) -> Array:
+def _rmsprop_shrink(
+    slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> tuple[float, Array]:
     rate = options["learning_rate"] / (1 - options["momentum"])
-    return _preconditioned(l1, rate, np.sqrt(slots[0] + options["epsilon"]))
+    return rate, np.sqrt(slots[0] + options["epsilon"])
 
 
 def _adagrad(
@@ -786,10 +929,10 @@ def _adagrad(
     w -= dw
 
 
-def _adagrad_threshold(
-    l1: float, slots: Sequence[Array], options: dict[str, Any], iteration: int
-) -> Array:
-    return _preconditioned(l1, options["learning_rate"], np.sqrt(slots[0] + options["epsilon"]))
+def _adagrad_shrink(
+    slots: Sequence[Array], options: dict[str, Any], iteration: int
+) -> tuple[float, Array]:
+    return options["learning_rate"], np.sqrt(slots[0] + options["epsilon"])
 
 
 def _adadelta(
@@ -847,12 +990,12 @@ def _ftrl(
 
 
 OPTIMIZERS = {
-    "sgd": Optimizer(_sgd, _sgd_threshold),
-    "adam": Optimizer(_adam, _adam_threshold),
-    "adamax": Optimizer(_adamax, _adamax_threshold),
-    "nadam": Optimizer(_nadam, _nadam_threshold),
-    "rmsprop": Optimizer(_rmsprop, _rmsprop_threshold),
-    "adagrad": Optimizer(_adagrad, _adagrad_threshold),
+    "sgd": Optimizer(_sgd, _sgd_shrink),
+    "adam": Optimizer(_adam, _adam_shrink),
+    "adamax": Optimizer(_adamax, _adamax_shrink),
+    "nadam": Optimizer(_nadam, _nadam_shrink),
+    "rmsprop": Optimizer(_rmsprop, _rmsprop_shrink),
+    "adagrad": Optimizer(_adagrad, _adagrad_shrink),
     "adadelta": Optimizer(_adadelta, None),
     "lion": Optimizer(_lion, None),
     "ftrl": Optimizer(_ftrl, None),
@@ -895,8 +1038,52 @@ def _step(
     _decay(w, optimizer, scratch)
     kind.update(w, dw, slots[:own], optimizer, iteration, scratch)
     if l1 and l1_step is not None:
-        assert kind.threshold is not None
-        l1_step(w, kind.threshold(l1, slots, optimizer, iteration), slots[own:])
+        assert kind.shrink is not None
+        l1_step(w, _threshold(l1, *kind.shrink(slots, optimizer, iteration)), slots[own:])
+
+
+def _group_step(
+    w: Array,
+    dw: Array,
+    slots: Sequence[Array],
+    optimizer: dict[str, Any],
+    iteration: int,
+    l1: float,
+    l2: float,
+    groups: Groups,
+    scratch: Array,
+) -> None:
+    """A step under a group penalty, dw and scratch overwritten.
+
+    The proximal one has one denominator d_g a group, its largest: a minimum has
+    g_i = -weight w_i / norm(w_g), and w = prox(w - rate g / d) of a threshold rate weight / d_g is
+    at rest where g_i = -weight (d_i / d_g) w_i / norm(w_g), the same only if d_i = d_g.
+    """
+    if optimizer.get("l1_step", "sign") == "sign":
+        _add_group_gradient(w, groups, dw)
+        _step(w, dw, slots, optimizer, iteration, l1, l2, scratch)
+        return
+    kind = OPTIMIZERS[optimizer["kind"]]
+    plain = w.copy()
+    _step(plain, dw, slots, optimizer, iteration, 0.0, l2, scratch)
+    assert kind.shrink is not None
+    rate, d = kind.shrink(slots, optimizer, iteration)
+    d = np.broadcast_to(np.asarray(d, w.dtype), w.shape)
+    largest = _by_group(np.maximum, d, groups).astype(np.float64)
+    others = np.ones(len(w), bool)  # each of their elements on its own
+    if not groups.by_column:
+        others[groups.rows[: groups.start[-1]]] = False
+        alone = plain[others]
+        if l1:
+            _proximal(alone, _threshold(l1, rate, d[others]), ())
+    _decay(w, optimizer, scratch)
+    w += (plain - w) * (d * _spread(1 / largest, groups, w.dtype))
+    # The bound of `_threshold`: at a minimum of a group that is not 0, d_g is ten times as large.
+    sizes = _by_group(np.add, np.ones_like(w), groups)
+    least = np.minimum(1e-5, (l1 + groups.weight / np.sqrt(sizes)) / 10)
+    _group_prox(w, rate / np.maximum(largest, least), groups, l1)
+    if not groups.by_column:
+        w[others] = alone
 
 
 @_quiet
@@ -1101,9 +1288,18 @@ class _Parameter:
         self.gradient = np.empty(shape, dtype)
         self.scratch = np.empty(shape, dtype)
         self.l1 = self.l2 = 0.0
+        self.groups: Groups | None = None
 
     def penalty(self) -> float:
-        return _penalty(self.value, self.l1, self.l2)
+        value = _penalty(self.value, self.l1, self.l2)
+        return value if self.groups is None else value + _group_penalty(self.value, self.groups)
+
+    def step(self, slots: list[Array], optimizer: dict[str, Any], iteration: int) -> None:
+        arrays = self.value, self.gradient, slots, optimizer, iteration, self.l1, self.l2
+        if self.groups is None:
+            _step(*arrays, self.scratch)
+        else:
+            _group_step(*arrays, self.groups, self.scratch)
 
 
 class _Dense:
@@ -1121,6 +1317,7 @@ class _Dense:
     def configure(self, settings: dict[str, Any]) -> None:
         self.trainable = settings["trainable"]
         self.kernel.l1, self.kernel.l2 = settings["kernel_l1"], settings["kernel_l2"]
+        self.kernel.groups = settings.get("kernel_groups")
         if self.bias is not None:
             self.bias.l1, self.bias.l2 = settings["bias_l1"], settings["bias_l2"]
         self.activity_l1, self.activity_l2 = settings["activity_l1"], settings["activity_l2"]
@@ -1210,7 +1407,8 @@ class Network:
     ----------
     layers : one dict a layer, n_in of one = n_out of the one before:
         {"kind": "dense", "n_in", "n_out", "activation", "use_bias", "trainable", "kernel_l1",
-        "kernel_l2", "bias_l1", "bias_l2", "activity_l1", "activity_l2"} or
+        "kernel_l2", "bias_l1", "bias_l2", "activity_l1", "activity_l2"}, with a group penalty
+        "kernel_groups" (`inputs.Groups`), or
         {"kind": "dropout", "n_in", "n_out", "rate", "seed"}, where seed None means the call's.
     dtype : "float32" or "float64".
 
@@ -1306,6 +1504,8 @@ class Network:
         [n * data loss, n * kernel penalty, n * bias penalty, n * activity penalty, hits, n].
         The first step whose loss is not finite ends the call; it changes nothing.
         """
+        if any(layer.trainable and layer.kernel.groups is not None for layer in self._dense):
+            inputs.check_group_step(optimizer["l1_step"])
         self._reserve(min(batch_size, stop - start))
         steps = 0
         for first in range(start, stop, batch_size):
@@ -1424,8 +1624,6 @@ class Network:
         for layer in self._dense:
             for parameter in layer.parameters:
                 if layer.trainable:
-                    w, dw, scratch = parameter.value, parameter.gradient, parameter.scratch
                     slots = [slot[position] for slot in self._slots]
-                    l1, l2 = parameter.l1, parameter.l2
-                    _step(w, dw, slots, optimizer, iteration, l1, l2, scratch)
+                    parameter.step(slots, optimizer, iteration)
                 position += 1

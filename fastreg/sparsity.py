@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastreg import functional, inputs
+from fastreg import functional, inputs, regularizers
 from fastreg.callbacks import Callback, Logs
 from fastreg.errors import check_choice, check_int, check_real
 from fastreg.layers import Dense, Layer
@@ -307,9 +308,9 @@ def _compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
                 small[key] = array[columns]
 
     model = dict(found["model"])
-    units = dict(zip(names, [int(columns.sum()) for columns in kept[1:]], strict=True))
     n_in = int(kept[0].sum())
-    model["layers"] = [_resized(layer, n_in, units) for layer in layers]
+    masks = dict(zip(names, itertools.pairwise(kept), strict=True))
+    model["layers"] = [_resized(layer, n_in, masks) for layer in layers]
     model["build_input_shape"] = [None, n_in]
     before = model.get("selected_inputs")
     if n_in < len(kept[0]) or before is not None:
@@ -319,12 +320,21 @@ def _compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
     return {**found, "model": model}, small
 
 
-def _resized(layer: dict[str, Any], n_in: int, units: Mapping[str, int]) -> dict[str, Any]:
+def _resized(
+    layer: dict[str, Any], n_in: int, masks: Mapping[str, tuple[Array, Array]]
+) -> dict[str, Any]:
+    """The layer's configuration with what its masks of rows and columns leave of it."""
     config = dict(layer["config"])
     if layer["class_name"] == "Input":
         config["shape"] = [n_in]
     if layer["class_name"] == "Dense":
-        config["units"] = units[config["name"]]
+        rows, columns = masks[config["name"]]
+        config["units"] = int(columns.sum())
+        regularizer = regularizers.deserialize(config["kernel_regularizer"])
+        if isinstance(regularizer, regularizers.GroupL1) and not (rows.all() and columns.all()):
+            config["kernel_regularizer"] = regularizers.serialize(
+                regularizer.of_part(rows, columns)
+            )
     return {**layer, "config": config}
 
 

@@ -70,12 +70,24 @@ typedef struct {
     double l1, l2;
 } fr_regularizer;
 
+/* penalty(kernel) += sum of weight[g] times the Euclidean norm of group g, gradient weight[g] w / norm and
+ * 0 where the norm is: Yuan & Lin 2006, where weight[g] is a coefficient times the root of the group's size.
+ * With an l1 beside it: the sparse group lasso (Simon, Friedman, Hastie & Tibshirani 2013). */
+typedef struct {
+    ptrdiff_t n_groups;   /* 0: no such penalty */
+    int by_column;        /* the groups are the n_out columns; else rows of the kernel: */
+    const ptrdiff_t *start; /* (n_groups + 1) group g is rows[start[g]] to rows[start[g + 1] - 1] */
+    const ptrdiff_t *rows;  /* (n_in) every row once; those from start[n_groups] on are in no group */
+    const double *weight; /* (n_groups) >= 0 */
+} fr_groups;
+
 typedef struct {
     int kind; /* FR_LAYER_... */
     ptrdiff_t n_in, n_out;
     /* dense */
     int activation, use_bias, trainable;
     fr_regularizer kernel, bias, activity;
+    fr_groups groups; /* of the kernel; copied */
     /* dropout: `seed` replaces the call's seed when has_seed */
     double rate;
     uint64_t seed;
@@ -213,6 +225,14 @@ fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, co
 fr_status fr_penalty(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r, double *value);
 fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
                               void *dw);
+/* The same for groups of a kernel (n_in, n_out); prox makes w the minimum over u of |u - w|^2 / 2 +
+ * step (l1 sum |u| + group penalty of u). */
+fr_status fr_group_penalty(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, const void *w,
+                           const fr_groups *groups, double *value);
+fr_status fr_group_penalty_gradient(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, const void *w,
+                                    const fr_groups *groups, void *dw);
+fr_status fr_group_prox(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, void *w, double step,
+                        double l1, const fr_groups *groups);
 /* 1 if the sum of |x| is finite; 0 may also mean that it overflowed. */
 int fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x);
 /* dy NULL: the value alone; value NULL: the gradient alone. The value is sum(weight * loss) / rows. */

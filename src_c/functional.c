@@ -4,6 +4,7 @@
 #include "base/arena.h"
 #include "base/threads.h"
 #include "blas.h"
+#include "groups.h"
 #include "network.h"
 
 #include <limits.h>
@@ -219,6 +220,43 @@ fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_reg
                               void *dw)
 {
     fr_kernels_for(dtype)->penalty_gradient(n, w, r, dw);
+    return FR_OK;
+}
+
+fr_status fr_group_penalty(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, const void *w,
+                           const fr_groups *groups, double *value)
+{
+    fr_group_plan p;
+    fr_status status = fr_groups_plan(&p, dtype, groups, n_in, n_out, n_out);
+    if (status != FR_OK) return status;
+    *value = fr_groups_norms(&p, fr_groups_all(&p), w);
+    fr_groups_free(&p);
+    return FR_OK;
+}
+
+fr_status fr_group_penalty_gradient(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, const void *w,
+                                    const fr_groups *groups, void *dw)
+{
+    fr_group_plan p;
+    fr_status status = fr_groups_plan(&p, dtype, groups, n_in, n_out, n_out);
+    if (status != FR_OK) return status;
+    memset(dw, 0, (size_t)(n_in * n_out * fr_sizeof(dtype)));
+    fr_groups_norms(&p, fr_groups_all(&p), w);
+    fr_groups_add_gradient(&p, fr_groups_all(&p), w, dw);
+    fr_groups_free(&p);
+    return FR_OK;
+}
+
+fr_status fr_group_prox(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, void *w, double step,
+                        double l1, const fr_groups *groups)
+{
+    fr_group_plan p;
+    fr_status status = fr_groups_plan(&p, dtype, groups, n_in, n_out, n_out);
+    if (status != FR_OK) return status;
+    for (ptrdiff_t g = 0; g < groups->n_groups; g++) p.number[g] = step;
+    if (l1 > 0) fr_groups_soften(&p, fr_groups_all(&p), step * l1, w);
+    fr_groups_prox(&p, fr_groups_all(&p), 0, w);
+    fr_groups_free(&p);
     return FR_OK;
 }
 

@@ -82,6 +82,10 @@ typedef struct {
 /* The optimizer's own slots come first, those that it does not have NULL, then the cumulative L1 step's. */
 enum { FR_OWN_SLOTS = FR_MOST_SLOTS - 2 };
 
+/* The l1_step of a group whose elements share one d: w is only decayed. In place of the cumulative L1 step's
+ * slots come the optimizer's step times d, which may be dw, and d, 1 where the optimizer has none. */
+enum { FR_L1_STEP_group = FR_N_L1_STEPS };
+
 typedef void fr_forward_kernel(const fr_forward_tile *tile);
 typedef void fr_backward_kernel(const fr_backward_tile *tile);
 typedef void fr_loss_kernel(fr_loss_tile *tile);
@@ -105,6 +109,15 @@ typedef struct {
     fr_sums (*sums)(ptrdiff_t n, const void *w);
     void (*penalty_gradient)(ptrdiff_t n, const void *w, fr_regularizer r, void *dw);
     void (*add)(ptrdiff_t n, const void *x, void *y); /* y += x */
+    /* Of rows x n, ld from row to row; one number a row, or by_column one a column. */
+    void (*group_squares)(bool by_column, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *w,
+                          double *squares); /* += */
+    void (*group_largest)(bool by_column, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *x,
+                          void *largest); /* of x >= 0 and itself */
+    void (*group_add)(bool by_column, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *shared,
+                      const void *x, void *y); /* y += shared x */
+    void (*group_soften)(bool by_column, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *shared,
+                         void *w); /* w = S(w, shared) */
     void (*fill)(ptrdiff_t n, double value, void *y);
     void (*dropout)(const fr_dropout_tile *tile);
     /* The products on contiguous panels: c = a b and dw = x'dz for one panel of columns, n of them live.

@@ -29,6 +29,7 @@
 #include "base/arena.h"
 #include "base/threads.h"
 #include "blas.h"
+#include "groups.h"
 #include "sparse.h"
 
 #include <limits.h>
@@ -41,6 +42,7 @@ typedef struct {
     ptrdiff_t kernel, bias; /* offsets in the weights, -1 where there is none */
     ptrdiff_t width;        /* of the panels of y, d and the kernel */
     ptrdiff_t n_padded;     /* n_out in whole panels */
+    fr_group_plan groups;   /* of the kernel */
     /* training */
     void *y, *d;
     void *dbias;      /* (row panels, n_padded): column sums of each row panel's dz */
@@ -55,10 +57,13 @@ typedef struct {
     ptrdiff_t width, height; /* of a panel, `height` rows of the whole matrix */
 } matrix;
 
-/* A block of a kernel: rows i..i+n_i, columns o..o+n_o. The blocks with i = 0 update the bias too. */
+/* A block of a kernel: rows i..i+n_i, columns o..o+n_o. The blocks with i = 0 update the bias too. Under a
+ * group penalty the update's tasks are whole groups: rows by position, or all rows. */
 typedef struct {
     ptrdiff_t layer, i, n_i, o, n_o;
+    ptrdiff_t group, n_groups;
     fr_sums kernel, bias;
+    double group_penalty;
 } task;
 
 typedef struct {
@@ -70,13 +75,15 @@ typedef struct {
     ptrdiff_t n_batch; /* rows that the buffers hold; a call may use fewer */
     ptrdiff_t n_rows;  /* of a panel */
     int loss, n_threads;
+    bool groups; /* some trainable layer has a group penalty */
     bool materialize, has_gradients; /* the latter: of a batch whose update is still to come */
     void *x, *target, *weight;
     void *gradient; /* as the weights, where `materialize`; what pads the panels may not be 0 */
+    void *d;        /* as the weights, for the proximal step of groups: the optimizer's denominators */
     void *own_d; /* as the last layer's d: its activity penalty's, when the loss is fused */
     panel_sums *panels;
-    task *tasks;
-    ptrdiff_t n_tasks;
+    task *tasks, *updates; /* of the column phase; of the update phase */
+    ptrdiff_t n_tasks, n_updates;
     char *scratch; /* (n_threads, scratch_size) bytes */
     ptrdiff_t scratch_size;
 } training_plan;
@@ -329,11 +336,24 @@ fr_status fr_network_update_layers(fr_network *net, const fr_layer *layers)
             new->activation != old->activation)
             return FR_BAD_ARGUMENT;
     }
+    fr_group_plan *groups = calloc((size_t)larger(net->n_layers, 1), sizeof *groups);
+    fr_status status = groups ? FR_OK : FR_NO_MEMORY;
+    for (ptrdiff_t l = 0; l < net->n_layers && status == FR_OK; l++)
+        status = fr_groups_plan(&groups[l], net->dtype, &layers[l].groups, layers[l].n_in,
+                                layers[l].n_out, net->layers[l].width);
+    if (status != FR_OK) {
+        for (ptrdiff_t l = 0; l < net->n_layers && groups; l++) fr_groups_free(&groups[l]);
+        free(groups);
+        return status;
+    }
     net->first_trainable = net->n_layers;
     for (ptrdiff_t l = net->n_layers - 1; l >= 0; l--) {
         net->layers[l].spec = layers[l];
+        fr_groups_free(&net->layers[l].groups);
+        net->layers[l].groups = groups[l];
         if (layers[l].kind == FR_LAYER_dense && layers[l].trainable) net->first_trainable = l;
     }
+    free(groups);
     return FR_OK;
 }
 
@@ -411,6 +431,7 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
 void fr_network_destroy(fr_network *net)
 {
     if (!net) return;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) fr_groups_free(&net->layers[l].groups);
     fr_arena_free(&net->weights);
     fr_arena_free(&net->slots);
     fr_arena_free(&net->kept);
@@ -638,24 +659,27 @@ static void product_kernel(const fr_network *net, const layer *a, ptrdiff_t n_ba
                           (fr_matrix){dz.at, dz.width}, dw, a->width);
 }
 
-/* Brings the transpose up to date for rows i.. (at most a panel of them) and the panel at o. */
-static void transpose_block(const fr_network *net, const layer *a, ptrdiff_t i, ptrdiff_t n_i,
-                            ptrdiff_t o)
+/* Brings the transpose up to date for rows i.. and the panel at o. */
+static void transpose_rows(const fr_network *net, const layer *a, ptrdiff_t i, ptrdiff_t n_i,
+                           ptrdiff_t o)
 {
+    if (!a->transposed) return;
     ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
-    net->kernels
-        ->transpose(n_i, n_o, fr_at(kernel_panel(net, a, o), i * a->width, net->size),
-                    fr_at(a->transposed, i * a->spec.n_out + o * a->width, net->size));
+    for (ptrdiff_t stop = i + n_i, n; i < stop; i += n) {
+        ptrdiff_t lane = i % a->width;
+        n = smaller(a->width - lane, stop - i);
+        net->kernels->transpose(
+            n, n_o, fr_at(kernel_panel(net, a, o), i * a->width, net->size),
+            fr_at(a->transposed, (i - lane) * a->spec.n_out + o * a->width + lane, net->size));
+    }
 }
 
 static void transpose_all(fr_network *net)
 {
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
-        if (!a->transposed) continue;
         for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
-            for (ptrdiff_t i = 0; i < a->spec.n_in; i += a->width)
-                transpose_block(net, a, i, smaller(a->width, a->spec.n_in - i), o);
+            transpose_rows(net, a, 0, a->spec.n_in, o);
     }
     net->transposed_stale = false;
 }
@@ -729,7 +753,7 @@ typedef struct {
     bool fused;
     double *ledger;
     /* the step at hand */
-    enum { BEFORE, ROWS, COLUMNS, UPDATE } phase;
+    enum { BEFORE, ROWS, COLUMNS, UPDATES } phase;
     ptrdiff_t row, n_batch, n_panels, steps_done;
     bool not_finite;
     fr_update_step update;
@@ -923,15 +947,21 @@ static void row_panel(training_run *run, ptrdiff_t panel)
 }
 
 /* The regularized update of `rows` rows of n weights, ld apart, as they are in dw. */
+static void place_slots_at(const training_run *run, ptrdiff_t element, void *placed[FR_MOST_SLOTS])
+{
+    void *slots[FR_MOST_SLOTS];
+    for (int i = 0; i < FR_MOST_SLOTS; i++) slots[i] = slot_at(run->net, i, element);
+    fr_place_slots(&run->call->optimizer, slots, placed);
+}
+
 static void update(const training_run *run, fr_regularizer regularizer, ptrdiff_t element,
                    ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *dw, fr_sums *sums)
 {
     const fr_network *net = run->net;
     fr_update_step step = run->update;
     step.regularizer = regularizer;
-    void *slots[FR_MOST_SLOTS], *placed[FR_MOST_SLOTS];
-    for (int i = 0; i < FR_MOST_SLOTS; i++) slots[i] = slot_at(net, i, element);
-    fr_place_slots(&run->call->optimizer, slots, placed);
+    void *placed[FR_MOST_SLOTS];
+    place_slots_at(run, element, placed);
     run->kernels->update[run->call->optimizer.kind](&step, rows, n, ld, weight_at(net, element), dw,
                                                     placed, sums);
 }
@@ -941,7 +971,7 @@ static bool takes_gradients(const training_run *run) { return run->phase == COLU
 
 static bool updates(const training_run *run)
 {
-    return run->phase == (run->plan->materialize ? UPDATE : COLUMNS);
+    return run->phase == (run->plan->materialize ? UPDATES : COLUMNS);
 }
 
 static void kernel_block(const training_run *run, task *t, void *scratch)
@@ -965,8 +995,7 @@ static void kernel_block(const training_run *run, task *t, void *scratch)
             bool by_rows = n_o < a->width;
             update(run, a->spec.kernel, element, by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width,
                    a->width, dw, &t->kernel);
-            for (ptrdiff_t s = 0; s < n_i && a->transposed; s += strip)
-                transpose_block(net, a, i + s, smaller(strip, n_i - s), o);
+            transpose_rows(net, a, i, n_i, o);
         }
     }
 }
@@ -986,10 +1015,78 @@ static void bias_block(const training_run *run, task *t, void *scratch)
     update(run, a->spec.bias, a->bias + t->o, 1, n, n, db, &t->bias);
 }
 
+/* ---- under a group penalty: tasks of whole groups, in the update phase ---- */
+
+typedef struct {
+    const training_run *run;
+    task *t;
+    bool shared_d; /* the first half of a proximal step */
+} group_run;
+
+static void update_piece(void *context, const fr_group_plan *p, const fr_piece *piece)
+{
+    const group_run *g = context;
+    const training_run *run = g->run;
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[g->t->layer];
+    ptrdiff_t element = a->kernel + piece->element;
+    void *dw = gradient_at(net, element);
+    if (!g->shared_d) {
+        update(run, a->spec.kernel, element, piece->rows, piece->n, p->width, dw, &g->t->kernel);
+        return;
+    }
+    fr_update_step step = run->update;
+    step.regularizer = a->spec.kernel;
+    step.l1_step = FR_L1_STEP_group;
+    void *placed[FR_MOST_SLOTS];
+    place_slots_at(run, element, placed);
+    placed[FR_OWN_SLOTS] = dw;
+    placed[FR_OWN_SLOTS + 1] = fr_at(run->plan->d, element, net->size);
+    run->kernels->update[run->call->optimizer.kind](&step, piece->rows, piece->n, p->width,
+                                                    weight_at(net, element), dw, placed,
+                                                    &g->t->kernel);
+}
+
+static void transpose_piece(void *context, const fr_group_plan *p, const fr_piece *piece)
+{
+    const group_run *g = context;
+    const fr_network *net = g->run->net;
+    ptrdiff_t o = piece->column - piece->column % p->width;
+    transpose_rows(net, &net->layers[g->t->layer], piece->row, piece->rows, o);
+}
+
+static void group_block(const training_run *run, task *t)
+{
+    const fr_network *net = run->net;
+    layer *a = &net->layers[t->layer];
+    fr_group_plan *p = &a->groups;
+    bool by_column = p->groups.by_column;
+    ptrdiff_t first = by_column ? t->o : t->i;
+    ptrdiff_t n = by_column ? smaller(t->n_o, a->spec.n_out - t->o) : t->n_i;
+    fr_group_range r = {first, first + n, t->group, t->n_groups};
+    void *w = weight_at(net, a->kernel), *dw = gradient_at(net, a->kernel);
+    bool by_sign = run->update.l1_step == FR_L1_STEP_sign;
+    group_run g = {run, t, !by_sign && t->n_groups > 0};
+    t->group_penalty = fr_groups_norms(p, r, w);
+    if (by_sign && t->n_groups > 0) fr_groups_add_gradient(p, r, w, dw);
+    fr_groups_each(p, r, update_piece, &g);
+    if (g.shared_d) {
+        fr_groups_largest(p, r, fr_at(run->plan->d, a->kernel, net->size));
+        fr_groups_move(p, r, dw, w);
+        fr_groups_steps(p, r, run->update.shrink, a->spec.kernel.l1);
+        fr_groups_prox(p, r, a->spec.kernel.l1, w);
+    }
+    if (a->transposed) fr_groups_each(p, r, transpose_piece, &g);
+}
+
 static void block(training_run *run, task *t, void *scratch)
 {
     t->kernel = t->bias = (fr_sums){0, 0};
-    kernel_block(run, t, scratch);
+    t->group_penalty = 0;
+    if (run->phase == UPDATES && run->net->layers[t->layer].groups.groups.n_groups > 0)
+        group_block(run, t);
+    else
+        kernel_block(run, t, scratch);
     if (t->i == 0 && run->net->layers[t->layer].bias >= 0) bias_block(run, t, scratch);
 }
 
@@ -1008,9 +1105,9 @@ static void add_step_to_ledger(training_run *run)
 {
     panel_sums sums = sum_panels(run);
     double kernel = 0, bias = 0, rows = (double)run->n_batch;
-    for (ptrdiff_t i = 0; i < run->plan->n_tasks; i++) {
-        const task *t = &run->plan->tasks[i];
-        kernel += penalty(run->net->layers[t->layer].spec.kernel, t->kernel);
+    for (ptrdiff_t i = 0; i < run->plan->n_updates; i++) {
+        const task *t = &run->plan->updates[i];
+        kernel += penalty(run->net->layers[t->layer].spec.kernel, t->kernel) + t->group_penalty;
         bias += penalty(run->net->layers[t->layer].spec.bias, t->bias);
     }
     run->ledger[FR_LEDGER_DATA_LOSS] += sums.loss;
@@ -1045,10 +1142,10 @@ static ptrdiff_t next_training_phase(void *context)
     case COLUMNS:
         plan->has_gradients = run->call->part == FR_TO_GRADIENTS;
         if (plan->has_gradients) return 0;
-        run->phase = UPDATE;
-        if (plan->materialize && plan->n_tasks > 0) return plan->n_tasks;
+        run->phase = UPDATES;
+        if (plan->materialize && plan->n_updates > 0) return plan->n_updates;
         /* fall through */
-    case UPDATE:
+    case UPDATES:
         add_step_to_ledger(run);
         run->row += run->n_batch;
         run->steps_done++;
@@ -1067,13 +1164,32 @@ static void training_task(void *context, int thread, ptrdiff_t i)
     if (run->phase == ROWS)
         row_panel(run, i);
     else
-        block(run, &plan->tasks[i], plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
+        block(run, &(run->phase == UPDATES ? plan->updates : plan->tasks)[i],
+              plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
 }
 
 /* ---- the training plan ---- */
 
-/* The blocks of all trainable kernels, last layer first; counts alone where tasks is NULL. */
-static ptrdiff_t plan_tasks(const fr_network *net, task *tasks)
+/* The next task of a group penalty from position (or column) `at` on: whole groups of some `n_i` rows, or of
+ * a panel of columns; then the rows in no group. */
+static task group_task(const layer *a, ptrdiff_t l, ptrdiff_t at, ptrdiff_t group, ptrdiff_t n_i)
+{
+    const fr_groups *groups = &a->groups.groups;
+    if (groups->by_column) {
+        ptrdiff_t n = smaller(64, a->n_padded - at), live = smaller(n, a->spec.n_out - at);
+        return (task){.layer = l, .n_i = a->spec.n_in, .o = at, .n_o = n, .group = at,
+                      .n_groups = live};
+    }
+    task t = {.layer = l, .i = at, .n_o = a->n_padded, .group = group};
+    if (group == groups->n_groups) t.n_i = smaller(n_i, a->spec.n_in - at);
+    for (; group < groups->n_groups && t.n_i < n_i; t.n_groups++, group++)
+        t.n_i = groups->start[group + 1] - at;
+    return t;
+}
+
+/* The blocks of all trainable kernels, last layer first; counts alone where tasks is NULL. For the update
+ * phase they hold whole groups. */
+static ptrdiff_t plan_tasks(const fr_network *net, task *tasks, bool for_update)
 {
     ptrdiff_t n = 0;
     for (ptrdiff_t l = net->n_layers - 1; l >= 0; l--) {
@@ -1081,6 +1197,18 @@ static ptrdiff_t plan_tasks(const fr_network *net, task *tasks)
         if (a->spec.kind != FR_LAYER_dense || !a->spec.trainable) continue;
         ptrdiff_t n_i, n_o;
         block_shape(net, a, &n_i, &n_o);
+        if (for_update && a->groups.groups.n_groups > 0) {
+            bool by_column = a->groups.groups.by_column;
+            ptrdiff_t stop = by_column ? a->spec.n_out : a->spec.n_in;
+            ptrdiff_t rows = larger(1, n_i * n_o / a->n_padded);
+            for (ptrdiff_t at = 0, group = 0; at < stop; n++) {
+                task t = group_task(a, l, at, group, rows);
+                if (tasks) tasks[n] = t;
+                at += by_column ? t.n_o : t.n_i;
+                group += t.n_groups;
+            }
+            continue;
+        }
         for (ptrdiff_t o = 0; o < a->spec.n_out; o += n_o)
             for (ptrdiff_t i = 0; i < a->spec.n_in; i += n_i, n++)
                 if (tasks)
@@ -1099,7 +1227,8 @@ static void take_training(fr_network *net, training_plan *plan)
     const layer *last = &net->layers[net->n_layers - 1];
     /* The most row panels that a batch of at most n_batch rows is cut into. */
     ptrdiff_t n_panels = pieces(plan->n_batch, 16) + 1, scratch = 0;
-    plan->n_tasks = plan_tasks(net, NULL);
+    plan->n_tasks = plan_tasks(net, NULL, false);
+    plan->n_updates = plan_tasks(net, NULL, true);
     plan->x = fr_arena_take(
         arena, fr_size_product(plan->n_batch, padded(net->n_in, net->width_x)), net->size);
     plan->target = fr_arena_take(arena, fr_size_product(plan->n_batch, net->n_out),
@@ -1108,6 +1237,8 @@ static void take_training(fr_network *net, training_plan *plan)
     plan->own_d = fr_arena_take(arena, fr_size_product(plan->n_batch, last->n_padded), net->size);
     plan->panels = fr_arena_take(arena, n_panels, sizeof *plan->panels);
     plan->tasks = fr_arena_take(arena, plan->n_tasks, sizeof *plan->tasks);
+    plan->updates = plan->tasks; /* where no groups ask for others */
+    if (plan->groups) plan->updates = fr_arena_take(arena, plan->n_updates, sizeof *plan->updates);
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         layer *a = &net->layers[l];
         ptrdiff_t batch = fr_size_product(plan->n_batch, a->n_padded), n_i, n_o;
@@ -1126,6 +1257,7 @@ static void take_training(fr_network *net, training_plan *plan)
     }
     if (plan->materialize)
         plan->gradient = fr_arena_take(arena, net->n_weights, net->size);
+    if (plan->groups) plan->d = fr_arena_take(arena, net->n_weights, net->size);
     plan->scratch_size = round_up(scratch * net->size + 1, FR_ALIGNMENT);
     plan->scratch = fr_arena_take(arena, plan->n_threads, plan->scratch_size);
 }
@@ -1136,8 +1268,12 @@ static double step_flops(const fr_network *net, ptrdiff_t n_batch)
     return 3 * net->flops * (double)n_batch;
 }
 
-/* Whether a step needs whole gradients before it changes a weight. */
-static bool materializes(const fr_training *call) { return call->part != FR_WHOLE_STEPS; }
+static bool any_groups(const fr_network *net)
+{
+    for (ptrdiff_t l = 0; l < net->n_layers; l++)
+        if (net->layers[l].spec.trainable && net->layers[l].groups.groups.n_groups > 0) return true;
+    return false;
+}
 
 /* The plan for this call; buffers that are large enough stay. */
 static fr_status plan_training(fr_network *net, const fr_training *call, int n_threads)
@@ -1145,13 +1281,19 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
     training_plan *plan = &net->training;
     ptrdiff_t n_batch = smaller(call->batch_size, call->data.n_rows);
     if (n_batch > INT_MAX / 2) return FR_TOO_LARGE;
+    bool groups = any_groups(net);
+    /* Whether a step needs whole gradients before it changes a weight. */
+    bool materialize = groups || call->part != FR_WHOLE_STEPS;
     /* The tasks tell which layers are frozen, which may change between calls. */
-    bool materialize = materializes(call);
     if (!plan->arena.base || plan->n_batch < n_batch || plan->n_threads < n_threads ||
-        plan->n_tasks != plan_tasks(net, NULL) || (materialize && !plan->gradient)) {
+        plan->n_tasks != plan_tasks(net, NULL, false) ||
+        plan->n_updates != plan_tasks(net, NULL, true) || plan->groups != groups ||
+        (materialize && !plan->gradient)) {
         fr_arena_free(&plan->arena);
-        *plan = (training_plan){
-            .n_batch = n_batch, .n_threads = n_threads, .materialize = materialize};
+        *plan = (training_plan){.n_batch = n_batch,
+                                .n_threads = n_threads,
+                                .groups = groups,
+                                .materialize = materialize};
         take_training(net, plan);
         if (plan->arena.overflow) return FR_TOO_LARGE;
         if (!fr_arena_allocate(&plan->arena)) return FR_NO_MEMORY;
@@ -1161,7 +1303,8 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
     plan->n_rows = panel_rows(net, n_batch, step_flops(net, n_batch));
     plan->loss = call->loss;
     plan->materialize = materialize;
-    plan_tasks(net, plan->tasks);
+    plan_tasks(net, plan->tasks, false);
+    if (plan->groups) plan_tasks(net, plan->updates, true);
     if (net->transposed_stale) transpose_all(net);
     return FR_OK;
 }
@@ -1411,13 +1554,17 @@ static void add_weight_penalties(const fr_network *net, double rows, double *led
 {
     const fr_kernels *kernels = net->kernels;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
-        const layer *a = &net->layers[l];
+        layer *a = &net->layers[l];
         if (a->spec.kind != FR_LAYER_dense || !a->spec.trainable) continue;
         /* Padding is zeros: it adds nothing. */
         if (penalizes(a->spec.kernel))
             ledger[FR_LEDGER_KERNEL_PENALTY] +=
                 rows * penalty(a->spec.kernel, kernels->sums(a->spec.n_in * a->n_padded,
                                                              weight_at(net, a->kernel)));
+        if (a->groups.groups.n_groups > 0)
+            ledger[FR_LEDGER_KERNEL_PENALTY] +=
+                rows *
+                fr_groups_norms(&a->groups, fr_groups_all(&a->groups), weight_at(net, a->kernel));
         if (a->bias >= 0 && penalizes(a->spec.bias))
             ledger[FR_LEDGER_BIAS_PENALTY] +=
                 rows *
