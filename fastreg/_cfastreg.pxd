@@ -72,6 +72,8 @@ cdef extern from "fastreg.h" nogil:
     ctypedef struct fr_data:
         ptrdiff_t n_rows
         const void *x
+        const int64_t *start
+        const int32_t *column
         const void *y
         const void *weight
         const int64_t *index
@@ -138,6 +140,8 @@ cdef extern from "fastreg.h" nogil:
     fr_status fr_network_evaluate(fr_network *network, const fr_training *evaluation,
                                   double *ledger)
     double fr_network_flops(const fr_network *network)
+    fr_status fr_network_forward_data(fr_network *network, const fr_data *data, void *out,
+                                      int n_threads)
     fr_status fr_network_density(fr_network *network, ptrdiff_t layer, ptrdiff_t n_rows,
                                  double *density)
     bint fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x)

@@ -389,22 +389,34 @@ cdef class Network:
         """Weights and slots as `keep` set them aside."""
         _check(fr_network_put_back(self.network))
 
-    cdef fr_training _call(self, cnp.ndarray x, cnp.ndarray y, sample_weight, ptrdiff_t start,
+    cdef fr_data _rows(self, x) except *:
+        """Plain rows, or `inputs.SparseRows`."""
+        cdef fr_data data
+        data.n_rows = len(x)
+        data.start, data.column = NULL, NULL
+        data.y, data.weight, data.index = NULL, NULL, NULL
+        if isinstance(x, np.ndarray):
+            data.x = _data(x)
+        else:
+            data.x = _data(x.values)
+            data.start = <const int64_t *>_data(x.start)
+            data.column = <const int32_t *>_data(x.columns)
+        return data
+
+    cdef fr_training _call(self, x, cnp.ndarray y, sample_weight, ptrdiff_t start,
                            ptrdiff_t stop, ptrdiff_t batch_size, loss, accuracy, int n_threads
                            ) except *:
         cdef fr_training call
-        call.data.n_rows = x.shape[0]
-        call.data.x = _data(x)
+        call.data = self._rows(x)
         call.data.y = _data(y)
         call.data.weight = _data_or_null(sample_weight)
-        call.data.index = NULL
         call.start, call.stop, call.batch_size = start, stop, batch_size
         call.loss = _id(_LOSSES, "loss", loss)
         call.accuracy = _id(_ACCURACIES, "accuracy", "none" if accuracy is None else accuracy)
         call.n_threads, call.part = n_threads, FR_WHOLE_STEPS
         return call
 
-    def train(self, cnp.ndarray x, cnp.ndarray y, sample_weight, index, ptrdiff_t start,
+    def train(self, x, cnp.ndarray y, sample_weight, index, ptrdiff_t start,
               ptrdiff_t stop, ptrdiff_t batch_size, loss, dict optimizer, int64_t iteration,
               uint64_t seed, accuracy, cnp.ndarray ledger, int n_threads):
         """Steps on rows index[start:stop]; returns how many were done (see `reference.Network`).
@@ -436,7 +448,7 @@ cdef class Network:
             _check(status)
         return steps_done
 
-    def evaluate(self, cnp.ndarray x, cnp.ndarray y, sample_weight, ptrdiff_t start,
+    def evaluate(self, x, cnp.ndarray y, sample_weight, ptrdiff_t start,
                  ptrdiff_t stop, ptrdiff_t batch_size, loss, accuracy, cnp.ndarray ledger,
                  int n_threads):
         """Adds losses, penalties and accuracy of rows start..stop to the ledger."""
@@ -451,16 +463,15 @@ cdef class Network:
             self.busy = False
         _check(status)
 
-    def forward(self, cnp.ndarray x, ptrdiff_t batch_size, cnp.ndarray out, int n_threads):
+    def forward(self, x, ptrdiff_t batch_size, cnp.ndarray out, int n_threads):
         """out = the network's output for x. The engine cuts panels of its own: batch_size is the twin's."""
-        cdef ptrdiff_t n_rows = x.shape[0]
-        cdef void *x_data = _data(x)
+        cdef fr_data data = self._rows(x)
         cdef void *out_data = _data(out)
         cdef fr_status status
         with self.limit:
             self.busy = True
             with nogil:
-                status = fr_network_forward(self.network, n_rows, x_data, out_data, n_threads)
+                status = fr_network_forward_data(self.network, &data, out_data, n_threads)
             self.busy = False
         _check(status)
 

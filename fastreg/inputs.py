@@ -12,6 +12,7 @@ Two doors, one set of words:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,6 +34,66 @@ LOSSES = (
 L1_STEPS = ("sign", "proximal", "cumulative")
 NO_THRESHOLD = ("adadelta", "lion", "ftrl")  # optimizers that have the L1 step "sign" alone
 SPARSE = "sparse_categorical_crossentropy"  # the loss whose targets are class numbers
+
+
+class SparseRows:
+    """Rows (n, n_in) of which the nonzeros alone are kept: what a SciPy sparse matrix becomes.
+
+    Parameters
+    ----------
+    values : (nnz,) float32 or float64
+    columns : (nnz,) int32, rising within a row
+    start : (n + 1,) int64; row i has the values and columns start[i] to start[i + 1]
+    n_in : columns in all
+
+    >>> rows = SparseRows(np.array([1.0, 2.0]), np.array([2, 0], "int32"), np.array([0, 1, 2]), 3)
+    >>> len(rows), rows[1:].dense(), rows.take([2], axis=1).dense()
+    (2, array([[2., 0., 0.]]), array([[1.],
+           [0.]]))
+    """
+
+    def __init__(self, values: Array, columns: Array, start: Array, n_in: int) -> None:
+        self.values, self.columns, self.start = values, columns, start
+        self.shape = (len(start) - 1, n_in)
+        self.dtype = values.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> SparseRows:
+        """Views of neighbouring rows."""
+        first, last, _ = rows.indices(len(self))
+        start = self.start[first : max(first, last) + 1]
+        here = slice(int(start[0]), int(start[-1]))
+        return SparseRows(self.values[here], self.columns[here], start - start[0], self.shape[1])
+
+    def take(self, index: ArrayLike, axis: int) -> SparseRows:
+        """Some rows (axis 0), in any order, or columns (axis 1, rising)."""
+        index = np.asarray(index)
+        if axis == 0:
+            lengths = np.diff(self.start)[index]
+            start = np.concatenate([[0], np.cumsum(lengths)])
+            chosen = np.arange(start[-1]) + np.repeat(self.start[index] - start[:-1], lengths)
+            return SparseRows(self.values[chosen], self.columns[chosen], start, self.shape[1])
+        place = np.full(self.shape[1], -1, np.int32)
+        place[index] = np.arange(len(index), dtype=np.int32)
+        columns = place[self.columns]
+        kept = columns >= 0
+        start = np.concatenate([[0], np.cumsum(kept)])[self.start]
+        return SparseRows(self.values[kept], columns[kept], start, len(index))
+
+    def astype(self, dtype: DTypeLike) -> SparseRows:
+        """The same with values of `dtype`."""
+        return SparseRows(self.values.astype(dtype), self.columns, self.start, self.shape[1])
+
+    def dense(self) -> Array:
+        """All of it, with the zeros."""
+        rows = np.zeros(self.shape, self.dtype)
+        rows[np.repeat(np.arange(len(self)), np.diff(self.start)), self.columns] = self.values
+        return rows
+
+
+Rows = Array | SparseRows
 
 
 # ------------------------------------------------ what models take
@@ -88,6 +149,84 @@ def flat_rows(argument: str, x: ArrayLike, shape: tuple[int, ...] | None) -> Arr
     if shape is not None:
         _check_shape(argument, array, ("n", *shape))
     return array.reshape(len(array), math.prod(array.shape[1:]))
+
+
+def is_sparse(x: object) -> bool:
+    """Whether `x` is a matrix or an array of scipy.sparse."""
+    module = sys.modules.get("scipy.sparse")  # no such object without it
+    return module is not None and module.issparse(x)
+
+
+def check_sparse_features(
+    argument: str,
+    x: Any,
+    n_in: int | None,
+    dtype: DTypeLike,
+    *,
+    allow_nonfinite: bool = False,
+) -> SparseRows:
+    """As `check_features` for a scipy.sparse matrix or array in any format; never made dense.
+
+    Entries of one place are summed, as SciPy does; `x` is not changed.
+
+    >>> from scipy.sparse import csr_array
+    >>> check_sparse_features("x", csr_array([[0, 3], [0, 0]]), 2, "float32").dense()
+    array([[0., 3.],
+           [0., 0.]], dtype=float32)
+    """
+    if x.dtype.kind not in "biuf":
+        raise TypeError(f"{argument}: got dtype {x.dtype}; real numbers are needed")
+    if len(x.shape) != 2 or n_in not in (None, x.shape[1]):
+        words = "n_in" if n_in is None else n_in
+        raise ValueError(f"{argument}: got shape {x.shape}; (n, {words}) is needed")
+    if 0 in x.shape or x.shape[1] > 2**30:
+        what = "which is empty; values are needed" if 0 in x.shape else "too wide"
+        raise ValueError(f"{argument}: got shape {x.shape}, {what}")
+    csr = x.tocsr()
+    _check_structure(argument, csr)
+    if not _is_canonical(csr):
+        csr = csr.copy()
+        csr.has_canonical_format = False
+        csr.has_sorted_indices = False
+        csr.sum_duplicates()
+    n = int(csr.indptr[-1])
+    rows = SparseRows(
+        _converted(csr.data[:n], np.dtype(dtype)),
+        _converted(csr.indices[:n], np.dtype(np.int32)),
+        _converted(csr.indptr, np.dtype(np.int64)),
+        csr.shape[1],
+    )
+    if not allow_nonfinite and not is_finite(rows.values):
+        k = int(np.isfinite(rows.values).argmin())
+        row = int(np.searchsorted(rows.start, k, side="right")) - 1
+        raise ValueError(
+            f"{argument}: got {rows.values[k]} at row {row}, column {rows.columns[k]}; "
+            f"finite {rows.dtype} values are needed"
+        )
+    return rows
+
+
+def _check_structure(argument: str, csr: Any) -> None:
+    """Refuse what would be read beyond its ends: users can write to the three arrays."""
+    start, columns = csr.indptr, csr.indices
+    sound = (
+        len(start) == csr.shape[0] + 1
+        and start[0] == 0
+        and bool((start[1:] >= start[:-1]).all())
+        and start[-1] <= min(len(columns), len(csr.data))
+        and (start[-1] == 0 or (columns.min() >= 0 and columns.max() < csr.shape[1]))
+    )
+    if not sound:
+        raise ValueError(f"{argument}: got a broken {type(csr).__name__}: see its check_format()")
+
+
+def _is_canonical(csr: Any) -> bool:
+    """Whether columns rise within each row. SciPy's flags may be out of date."""
+    columns = csr.indices[: csr.indptr[-1]]
+    rises = columns[1:] > columns[:-1]
+    begins = csr.indptr[1:-1]  # a row's first column may be anything
+    rises[begins[(begins > 0) & (begins < len(columns))] - 1] = True
+    return bool(rises.all())
 
 
 def check_targets(

@@ -36,6 +36,7 @@ from fastreg.callbacks import (
     resolve_verbose,
 )
 from fastreg.errors import check_choice, check_int, check_real
+from fastreg.inputs import Rows, SparseRows, is_sparse
 from fastreg.layers import (
     Dense,
     Dropout,
@@ -547,6 +548,7 @@ class Sequential:
         Parameters
         ----------
         x : (n, n_in) real numbers
+            An array, or a matrix or array of scipy.sparse, which is never made dense.
         y : (n, n_out), (n,) where n_out is 1, or class numbers (n,) for the sparse crossentropy
         batch_size : int, default 32
             Rows a step; the last step of an epoch takes what is left.
@@ -748,7 +750,7 @@ class Sequential:
         callbacks: Callback | Sequence[Callback] | None = None,
         return_dict: bool = False,
     ) -> float | list[float] | dict[str, float]:
-        """Loss and metrics on `x` (n, n_in) and `y`, in inference.
+        """Loss and metrics on `x` (n, n_in), sparse ones too, and `y`, in inference.
 
         Returns
         -------
@@ -835,10 +837,10 @@ class Sequential:
             raise ValueError(f"{prefix}y: got None; the targets are needed")
         if sample_weight is not None and class_weight is not None:
             raise ValueError("class_weight: got both it and sample_weight; one of them is needed")
-        x = self._features(f"{prefix}x", x, allow_nonfinite=False)
+        rows = self._features(f"{prefix}x", x, allow_nonfinite=False)
         if self._task is None:
             self._task = self._make_task()
-        loss, n = self._task.loss, len(x)
+        loss, n = self._task.loss, len(rows)
         in_range = loss not in (inputs.SPARSE, "binary_crossentropy")  # whatever is finite
         targets = (
             y
@@ -853,7 +855,7 @@ class Sequential:
             weight = inputs.check_class_weight(
                 class_weight, targets, loss, self._n_out, self._dtype
             )
-        return self._task, Data(x, targets, weight)
+        return self._task, Data(rows, targets, weight)
 
     def flat_rows(self, argument: str, x: ArrayLike) -> ArrayLike:
         """`x` with one axis a row, where the model begins with `Flatten`."""
@@ -864,19 +866,27 @@ class Sequential:
             shape = self._input.shape  # a compact model's tells what it reads, not what comes
         return inputs.flat_rows(argument, x, shape)
 
-    def _features(self, argument: str, x: ArrayLike, *, allow_nonfinite: bool) -> Array:
+    def _features(self, argument: str, x: ArrayLike, *, allow_nonfinite: bool) -> Rows:
         """Checked rows; builds the model if it is not."""
         n_in = self._n_in if self._selected is None else self._selected[0]
-        x = self.flat_rows(argument, x)
-        array: Array
+        x = x if is_sparse(x) else self.flat_rows(argument, x)
+        array: Rows
         if n_in is not None and _engine.is_ready(x, self._dtype, -1, n_in, not allow_nonfinite):
             array = x
         else:
             dtype = self._dtype or _one_dtype(self._layers) or config.floatx()
-            array = inputs.check_features(argument, x, n_in, dtype, allow_nonfinite=allow_nonfinite)
+            check = inputs.check_sparse_features if is_sparse(x) else inputs.check_features
+            array = check(argument, x, n_in, dtype, allow_nonfinite=allow_nonfinite)
         if self._n_in is None:
             self.build((None, array.shape[1]))
-        array = self.enter(array)
+        if isinstance(array, SparseRows):
+            for layer in self._layers:
+                if layer.at_entry and not isinstance(layer, Flatten):
+                    raise TypeError(
+                        f"{argument}: got sparse rows, which {layer.name!r} would make dense"
+                    )
+        else:
+            array = self.enter(array)
         return array if self._selected is None else array.take(self._selected[1], axis=1)
 
     def enter(self, x: Array) -> Array:
@@ -914,7 +924,7 @@ class Sequential:
 
         Parameters
         ----------
-        x : (n, n_in) real numbers
+        x : (n, n_in) real numbers, sparse ones too
             NaN and infinity go through, but not along zero weights of a layer that runs sparse.
         batch_size : int, optional
             Rows at a time; bounds the memory needed.
@@ -946,7 +956,10 @@ class Sequential:
         return self.predict(x, verbose=0)
 
     def __call__(self, x: ArrayLike, training: bool = False) -> Array:
-        """The network's output, (n, n_out); with `training` inputs are dropped at random."""
+        """The network's output, (n, n_out); with `training` inputs are dropped at random.
+
+        With `training` sparse rows are made dense.
+        """
         network = self._core.network
         if training is False and network is not None and self._reads_as_is():
             y = network.answer(x, None)
@@ -954,7 +967,8 @@ class Sequential:
                 return y
         if not check_bool("training", training):
             return self.predict(x, verbose=0)
-        y = self._features("x", x, allow_nonfinite=True)
+        rows = self._features("x", x, allow_nonfinite=True)
+        y = rows.dense() if isinstance(rows, SparseRows) else rows
         face = functional if self.backend == "compiled" else reference
         iteration = int(self.rng.integers(2**32))
         with self._core.lock:

@@ -1390,11 +1390,12 @@ class _Dropout:
         return dy
 
 
-def _take(rows: Array | None, index: Array | None, first: int, last: int) -> Any:
-    """rows[index[first:last]], or rows[first:last] without an index."""
-    if rows is None or index is None:
-        return None if rows is None else rows[first:last]
-    return rows.take(index[first:last], axis=0)
+def _take(rows: inputs.Rows | None, index: Array | None, first: int, last: int) -> Any:
+    """rows[index[first:last]], or rows[first:last] without an index; with all zeros."""
+    if rows is None:
+        return None
+    taken = rows[first:last] if index is None else rows.take(index[first:last], axis=0)
+    return taken.dense() if isinstance(taken, inputs.SparseRows) else taken
 
 
 class Network:
@@ -1483,7 +1484,7 @@ class Network:
     @_quiet
     def train(
         self,
-        x: Array,
+        x: inputs.Rows,
         y: Array,
         sample_weight: Array | None,
         index: Array | None,
@@ -1525,7 +1526,7 @@ class Network:
     @_quiet
     def evaluate(
         self,
-        x: Array,
+        x: inputs.Rows,
         y: Array,
         sample_weight: Array | None,
         start: int,
@@ -1545,12 +1546,12 @@ class Network:
             ledger += self._ledger_entry(p, y_b, w_b, loss, accuracy)
 
     @_quiet
-    def forward(self, x: Array, batch_size: int, out: Array, n_threads: int) -> None:
+    def forward(self, x: inputs.Rows, batch_size: int, out: Array, n_threads: int) -> None:
         """Write the network's output for x (n, n_in) to out (n, n_out)."""
         self._reserve(min(batch_size, len(x)))
         for first in range(0, len(x), batch_size):
-            rows = slice(first, first + batch_size)
-            out[rows] = self._forward(x[rows], "", training=None)
+            last = first + batch_size
+            out[first:last] = self._forward(_take(x, None, first, last), "", training=None)
 
     def densities(self, n_rows: int) -> list[float]:
         """1 for each layer: the twin leaves no zeros out."""

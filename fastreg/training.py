@@ -23,6 +23,7 @@ from fastreg.callbacks import (
     resolve_verbose,
 )
 from fastreg.errors import check_int
+from fastreg.inputs import Rows
 from fastreg.optimizers import Optimizer
 from fastreg.serialization import with_arrays, without_arrays
 
@@ -46,7 +47,7 @@ class Network(Protocol):
     def put_back(self) -> None: ...
     def train(
         self,
-        x: Array,
+        x: Rows,
         y: Array,
         sample_weight: Array | None,
         index: Array | None,
@@ -63,7 +64,7 @@ class Network(Protocol):
     ) -> int: ...
     def evaluate(
         self,
-        x: Array,
+        x: Rows,
         y: Array,
         sample_weight: Array | None,
         start: int,
@@ -74,7 +75,7 @@ class Network(Protocol):
         ledger: Ledger,
         n_threads: int,
     ) -> None: ...
-    def forward(self, x: Array, batch_size: int, out: Array, n_threads: int) -> None: ...
+    def forward(self, x: Rows, batch_size: int, out: Array, n_threads: int) -> None: ...
     def densities(self, n_rows: int) -> list[float]: ...
     def answer(self, x: object, out: object) -> Array | None:
         """The output for few rows that need no check; None where `forward` must be asked."""
@@ -137,7 +138,7 @@ class Task(NamedTuple):
 class Data(NamedTuple):
     """Checked arrays: x (n, n_in), y (n, n_out) or int32 (n,), sample_weight (n,) or None."""
 
-    x: Array
+    x: Rows
     y: Array
     sample_weight: Array | None
 
@@ -332,7 +333,7 @@ def evaluate(
     return logs
 
 
-def forward(model: Model, x: Array, batch_size: int, out: Array, verbose: object) -> None:
+def forward(model: Model, x: Rows, batch_size: int, out: Array, verbose: object) -> None:
     """Write the output for x (n, n_in) to out (n, n_out), with a moving line if it takes long."""
     rows = inference_rows(model, batch_size)
     if len(x) <= rows:

@@ -111,7 +111,9 @@ typedef struct {
 /* The rows a network trains on or is evaluated on. */
 typedef struct {
     ptrdiff_t n_rows;
-    const void *x;        /* real (n_rows, n_in) */
+    const void *x;        /* real (n_rows, n_in); with `start` the values alone */
+    const int64_t *start; /* (n_rows + 1) of each row's values, or NULL for plain rows */
+    const int32_t *column; /* in [0, n_in), rising within a row */
     const void *y;        /* real (n_rows, n_out), or int32 (n_rows) where the loss takes labels */
     const void *weight;   /* real (n_rows), or NULL for all 1 */
     const int64_t *index; /* (n_rows) order in which rows are visited, or NULL for 0, 1, 2, ... */
@@ -209,6 +211,8 @@ fr_status fr_network_density(fr_network *network, ptrdiff_t layer, ptrdiff_t n_r
 /* out (n_rows, n_out) = the network's output for x (n_rows, n_in). */
 fr_status fr_network_forward(fr_network *network, ptrdiff_t n_rows, const void *x, void *out,
                              int n_threads);
+/* The same for data.x, of which y, weight and index are not read. */
+fr_status fr_network_forward_data(fr_network *network, const fr_data *data, void *out, int n_threads);
 
 /* ---- the kernels as functions; all arrays contiguous ---- */
 fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,

@@ -146,6 +146,13 @@ typedef struct {
     ptrdiff_t (*count_nonzero)(ptrdiff_t n, const void *w);
     ptrdiff_t (*compress)(ptrdiff_t n, const void *w, ptrdiff_t ld, ptrdiff_t end, int32_t *row,
                           void *value);
+    /* Of a batch in compressed rows: where the columns from `first` begin, those columns' terms by columns,
+     * and the rows with all their zeros (sparse.inc). */
+    void (*seek)(ptrdiff_t rows, const fr_sparse_rows *x, ptrdiff_t first, int64_t *cursor);
+    void (*turn)(ptrdiff_t rows, const fr_sparse_rows *x, ptrdiff_t first, ptrdiff_t n, int64_t *cursor,
+                 int64_t *start, int32_t *row, void *value);
+    void (*spread)(ptrdiff_t rows, ptrdiff_t n, const fr_sparse_rows *x, void *y, ptrdiff_t ld,
+                   ptrdiff_t gap);
 } fr_kernels;
 
 /* Whether networks leave a kernel's zeros out at inference. */

@@ -57,6 +57,14 @@ typedef struct {
     ptrdiff_t width, height; /* of a panel, `height` rows of the whole matrix */
 } matrix;
 
+/* What a dense layer reads: a matrix; where its kernel runs sparse, room for that along the lanes; or the
+ * nonzeros of data in compressed rows, instead of it. */
+typedef struct {
+    matrix x;
+    void *lanes;
+    const fr_sparse_rows *nonzeros;
+} layer_input;
+
 /* A block of a kernel: rows i..i+n_i, columns o..o+n_o. The blocks with i = 0 update the bias too. Under a
  * group penalty the update's tasks are whole groups: rows by position, or all rows. */
 typedef struct {
@@ -76,6 +84,7 @@ typedef struct {
     ptrdiff_t n_rows;  /* of a panel */
     int loss, n_threads;
     bool groups; /* some trainable layer has a group penalty */
+    bool compressed; /* x is data in compressed rows, which the first layer reads as it stands */
     bool materialize, has_gradients; /* the latter: of a batch whose update is still to come */
     void *x, *target, *weight;
     void *gradient; /* as the weights, where `materialize`; what pads the panels may not be 0 */
@@ -85,7 +94,7 @@ typedef struct {
     task *tasks, *updates; /* of the column phase; of the update phase */
     ptrdiff_t n_tasks, n_updates;
     char *scratch; /* (n_threads, scratch_size) bytes */
-    ptrdiff_t scratch_size;
+    ptrdiff_t scratch_size, terms_at; /* of the scratch: dw, then the terms of x' for a strip of it */
 } training_plan;
 
 typedef struct {
@@ -616,12 +625,26 @@ static void *kernel_panel(const fr_network *net, const layer *a, ptrdiff_t o)
     return weight_at(net, a->kernel + o * a->spec.n_in);
 }
 
-/* Columns o.. of y = x W, one panel; `lanes`: x along the lanes, to be multiplied by the nonzeros. */
-static void product_forward(const fr_network *net, const layer *a, ptrdiff_t rows, matrix x,
-                            void *lanes, ptrdiff_t o, matrix y)
+/* c (rows, width) = a b, by as many columns as a panel has */
+static void product_sparse(const fr_network *net, ptrdiff_t rows, ptrdiff_t width,
+                           const fr_sparse_rows *a, const void *b, ptrdiff_t ld_b, void *c,
+                           ptrdiff_t ld_c)
 {
-    if (lanes)
-        fr_product_nonzeros(net->kernels, &a->nonzeros, rows, a->spec.n_in, lanes, o,
+    for (ptrdiff_t o = 0; o < width; o += net->kernels->panel)
+        net->kernels->sparse_product(rows, smaller(net->kernels->panel, width - o), a,
+                                     fr_at(b, o, net->size), ld_b, fr_at(c, o, net->size), ld_c);
+}
+
+/* Columns o.. of y = x W, one panel. */
+static void product_forward(const fr_network *net, const layer *a, ptrdiff_t rows, layer_input in,
+                            ptrdiff_t o, matrix y)
+{
+    matrix x = in.x;
+    if (in.nonzeros)
+        product_sparse(net, rows, a->width, in.nonzeros, kernel_panel(net, a, o), a->width,
+                       column(net, y, o), y.width);
+    else if (in.lanes)
+        fr_product_nonzeros(net->kernels, &a->nonzeros, rows, a->spec.n_in, in.lanes, o,
                             smaller(a->width, a->spec.n_out - o), column(net, y, o), y.width);
     else if (net->native)
         net->kernels->product(rows, a->spec.n_in, a->spec.n_out - o, x.at, x.height * x.width,
@@ -687,9 +710,9 @@ static void transpose_all(fr_network *net)
 /* ---- forward ---- */
 
 /* y = f(x W + b) on a panel of rows, each panel of columns finished while it is hot; returns the
- * activity penalty where f is the layer's own. `lanes`: room for x there where W is sparse, or NULL. */
+ * activity penalty where f is the layer's own. */
 static double dense_forward(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
-                            matrix x, void *lanes, matrix y)
+                            layer_input in, matrix y)
 {
     const fr_kernels *kernels = net->kernels;
     bool whole = kernels->whole_rows[activation];
@@ -697,9 +720,10 @@ static double dense_forward(const fr_network *net, const layer *a, int activatio
     fr_sums sums = {0, 0};
     fr_forward_tile tile = {
         .rows = rows, .ld = y.width, .gap = gap(net, y), .sums = counted ? &sums : NULL};
-    if (lanes) fr_to_lanes(kernels, rows, a->spec.n_in, x.at, x.width, gap(net, x), lanes);
+    if (in.lanes)
+        fr_to_lanes(kernels, rows, a->spec.n_in, in.x.at, in.x.width, gap(net, in.x), in.lanes);
     for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) {
-        product_forward(net, a, rows, x, lanes, o, y);
+        product_forward(net, a, rows, in, o, y);
         if (whole) continue;
         tile.n = smaller(a->width, a->spec.n_out - o);
         tile.y = column(net, y, o);
@@ -772,6 +796,17 @@ static matrix input_of(const training_run *run, ptrdiff_t l, ptrdiff_t first)
     return rows_of(run, l - 1, run->net->layers[l - 1].y, first);
 }
 
+/* Rows `first`.. of data in compressed rows, in the order of `index`. */
+static fr_sparse_rows nonzeros_of(const fr_data *data, const int64_t *index, ptrdiff_t first)
+{
+    return (fr_sparse_rows){
+        .order = index ? index + first : NULL,
+        .start = index ? data->start : data->start + first,
+        .column = data->column,
+        .value = data->x,
+    };
+}
+
 static void gather(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
 {
     const fr_network *net = run->net;
@@ -781,8 +816,13 @@ static void gather(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
     /* Rows from.. of the data, or the rows that index names there. */
     ptrdiff_t from = run->row + first, start = data->index ? 0 : from;
     const int64_t *index = data->index ? data->index + from : NULL;
-    run->kernels->pack(rows, net->n_in, fr_at(data->x, start * net->n_in, net->size), index, x.at,
-                       x.width, gap(net, x));
+    if (!data->start) {
+        run->kernels->pack(rows, net->n_in, fr_at(data->x, start * net->n_in, net->size), index, x.at,
+                           x.width, gap(net, x));
+    } else if (!plan->compressed) {
+        fr_sparse_rows nonzeros = nonzeros_of(data, data->index, from);
+        run->kernels->spread(rows, net->n_in, &nonzeros, x.at, x.width, gap(net, x));
+    }
     if (takes_labels(plan->loss)) {
         const int32_t *labels = data->y;
         for (ptrdiff_t r = 0; r < rows; r++)
@@ -834,14 +874,24 @@ static void dropout_backward(const training_run *run, ptrdiff_t l, ptrdiff_t fir
 static double forward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
 {
     const fr_network *net = run->net;
+    const fr_data *data = &run->call->data;
     double activity = 0;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
-        if (a->spec.kind == FR_LAYER_dropout)
+        if (a->spec.kind == FR_LAYER_dropout) {
             dropout_forward(run, l, first, rows);
-        else
-            activity += dense_forward(net, a, activation_at(net, l, run->fused), rows,
-                                      input_of(run, l, first), NULL, rows_of(run, l, a->y, first));
+            continue;
+        }
+        layer_input in = {0};
+        fr_sparse_rows nonzeros;
+        if (l == 0 && run->plan->compressed) {
+            nonzeros = nonzeros_of(data, data->index, run->row + first);
+            in.nonzeros = &nonzeros;
+        } else {
+            in.x = input_of(run, l, first);
+        }
+        activity += dense_forward(net, a, activation_at(net, l, run->fused), rows, in,
+                                  rows_of(run, l, a->y, first));
     }
     return activity;
 }
@@ -974,21 +1024,73 @@ static bool updates(const training_run *run)
     return run->phase == (run->plan->materialize ? UPDATES : COLUMNS);
 }
 
+/* Rows of a block whose terms of x' are listed at once. */
+enum { TERM_ROWS = 64 };
+
+/* The terms of x' for some rows of a kernel, in a thread's scratch. */
+typedef struct {
+    fr_sparse_rows x, turned;
+    int64_t *cursor, *start; /* (n_batch), (TERM_ROWS + 2) */
+    int32_t *row;            /* (n_batch, TERM_ROWS) */
+    void *value;
+} terms;
+
+static void take_terms(const fr_network *net, fr_arena *arena, ptrdiff_t n_batch, terms *t)
+{
+    ptrdiff_t most = fr_size_product(n_batch, TERM_ROWS);
+    t->cursor = fr_arena_take(arena, n_batch, sizeof *t->cursor);
+    t->start = fr_arena_take(arena, TERM_ROWS + 2, sizeof *t->start);
+    t->row = fr_arena_take(arena, most, sizeof *t->row);
+    t->value = fr_arena_take(arena, most, net->size);
+}
+
+static terms terms_from(const training_run *run, ptrdiff_t i, void *scratch)
+{
+    terms t = {.x = nonzeros_of(&run->call->data, run->call->data.index, run->row)};
+    fr_arena arena = {.base = (char *)scratch + run->plan->terms_at};
+    take_terms(run->net, &arena, run->plan->n_batch, &t);
+    t.turned = (fr_sparse_rows){.start = t.start, .column = t.row, .value = t.value};
+    run->kernels->seek(run->n_batch, &t.x, i, t.cursor);
+    return t;
+}
+
+/* dw = x'dz for a panel of columns of some of the block's rows. */
+static void gradient_block(const training_run *run, const layer *a, const terms *listed, matrix x,
+                           ptrdiff_t i, ptrdiff_t n_i, ptrdiff_t strip, matrix dz, ptrdiff_t o,
+                           void *dw)
+{
+    const fr_network *net = run->net;
+    if (listed) {
+        product_sparse(net, n_i, a->width, &listed->turned, column(net, dz, o), dz.width, dw, a->width);
+        return;
+    }
+    for (ptrdiff_t s = 0; s < n_i; s += strip)
+        product_kernel(net, a, run->n_batch, x, i + s, smaller(strip, n_i - s), dz, o,
+                       fr_at(dw, s * a->width, net->size));
+}
+
 static void kernel_block(const training_run *run, task *t, void *scratch)
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[t->layer];
-    matrix x = input_of(run, t->layer, 0), dz = rows_of(run, t->layer, a->d, 0);
+    bool compressed = t->layer == 0 && run->plan->compressed;
+    matrix x = compressed ? (matrix){0} : input_of(run, t->layer, 0);
+    matrix dz = rows_of(run, t->layer, a->d, 0);
     /* The native products take one panel of x at a time; an update has a price of its own. */
     ptrdiff_t strip = net->native ? a->width : t->n_i, group = update_rows(net, a, t->n_i);
+    terms listed;
+    if (compressed) group = smaller(t->n_i, TERM_ROWS);
+    if (compressed && takes_gradients(run)) listed = terms_from(run, t->i, scratch);
     for (ptrdiff_t i = t->i; i < t->i + t->n_i; i += group) {
         ptrdiff_t n_i = smaller(group, t->i + t->n_i - i);
+        if (compressed && takes_gradients(run))
+            run->kernels->turn(run->n_batch, &listed.x, i, n_i, listed.cursor, listed.start, listed.row,
+                               listed.value);
         for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
             ptrdiff_t element = a->kernel + o * a->spec.n_in + i * a->width;
             void *dw = run->plan->materialize ? gradient_at(net, element) : scratch;
-            for (ptrdiff_t s = 0; s < n_i && takes_gradients(run); s += strip)
-                product_kernel(net, a, run->n_batch, x, i + s, smaller(strip, n_i - s), dz, o,
-                               fr_at(dw, s * a->width, net->size));
+            if (takes_gradients(run))
+                gradient_block(run, a, compressed ? &listed : NULL, x, i, n_i, strip, dz, o, dw);
             if (!updates(run)) continue;
             /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
             ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
@@ -1229,8 +1331,9 @@ static void take_training(fr_network *net, training_plan *plan)
     ptrdiff_t n_panels = pieces(plan->n_batch, 16) + 1, scratch = 0;
     plan->n_tasks = plan_tasks(net, NULL, false);
     plan->n_updates = plan_tasks(net, NULL, true);
-    plan->x = fr_arena_take(
-        arena, fr_size_product(plan->n_batch, padded(net->n_in, net->width_x)), net->size);
+    if (!plan->compressed)
+        plan->x = fr_arena_take(
+            arena, fr_size_product(plan->n_batch, padded(net->n_in, net->width_x)), net->size);
     plan->target = fr_arena_take(arena, fr_size_product(plan->n_batch, net->n_out),
                                  larger(net->size, (ptrdiff_t)sizeof(int32_t)));
     plan->weight = fr_arena_take(arena, plan->n_batch, net->size);
@@ -1258,7 +1361,12 @@ static void take_training(fr_network *net, training_plan *plan)
     if (plan->materialize)
         plan->gradient = fr_arena_take(arena, net->n_weights, net->size);
     if (plan->groups) plan->d = fr_arena_take(arena, net->n_weights, net->size);
-    plan->scratch_size = round_up(scratch * net->size + 1, FR_ALIGNMENT);
+    plan->scratch_size = plan->terms_at = round_up(scratch * net->size + 1, FR_ALIGNMENT);
+    if (plan->compressed) {
+        fr_arena sizes = {.used = plan->terms_at};
+        take_terms(net, &sizes, plan->n_batch, &(terms){0});
+        plan->scratch_size = sizes.overflow ? -1 : sizes.used;
+    }
     plan->scratch = fr_arena_take(arena, plan->n_threads, plan->scratch_size);
 }
 
@@ -1285,14 +1393,16 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
     /* Whether a step needs whole gradients before it changes a weight. */
     bool materialize = groups || call->part != FR_WHOLE_STEPS;
     /* The tasks tell which layers are frozen, which may change between calls. */
+    bool compressed = call->data.start && net->layers[0].spec.kind == FR_LAYER_dense;
     if (!plan->arena.base || plan->n_batch < n_batch || plan->n_threads < n_threads ||
         plan->n_tasks != plan_tasks(net, NULL, false) ||
         plan->n_updates != plan_tasks(net, NULL, true) || plan->groups != groups ||
-        (materialize && !plan->gradient)) {
+        plan->compressed != compressed || (materialize && !plan->gradient)) {
         fr_arena_free(&plan->arena);
         *plan = (training_plan){.n_batch = n_batch,
                                 .n_threads = n_threads,
                                 .groups = groups,
+                                .compressed = compressed,
                                 .materialize = materialize};
         take_training(net, plan);
         if (plan->arena.overflow) return FR_TOO_LARGE;
@@ -1316,6 +1426,7 @@ static bool call_valid(const fr_training *call)
     return call->start >= 0 && call->start <= call->stop && call->stop <= call->data.n_rows &&
            call->loss >= 0 && call->loss < FR_N_LOSSES && call->accuracy >= 0 &&
            call->accuracy < FR_N_ACCURACIES && call->data.x && call->data.y &&
+           (!call->data.start || call->data.column) &&
            (call->accuracy == FR_ACCURACY_none || labels == takes_labels(call->loss));
 }
 
@@ -1417,7 +1528,7 @@ typedef struct {
     const inference_plan *plan;
     ptrdiff_t start, n_rows;          /* rows start..start+n_rows */
     ptrdiff_t n_panels, panel_rows;
-    const void *x;
+    const fr_data *data;
     void *out;                    /* (n_rows, n_out), or NULL when evaluating */
     const fr_training *call;      /* NULL when predicting */
     panel_sums *panels;
@@ -1432,18 +1543,26 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
     const inference_plan *plan = run->plan;
     ptrdiff_t one = plan->n_rows * plan->n_padded * net->size;
     char *here = plan->activations + 2 * (ptrdiff_t)thread * one, *other = here + one;
+    ptrdiff_t row = run->start + first;
     matrix x = view(net, here, net->width_x, plan->n_rows, 0);
-    net->kernels
-        ->pack(rows, net->n_in, fr_at(run->x, (run->start + first) * net->n_in, net->size), NULL, x.at,
-               x.width, gap(net, x));
+    fr_sparse_rows nonzeros = {0};
+    layer_input in = {0};
+    if (run->data->start) {
+        nonzeros = nonzeros_of(run->data, NULL, row);
+        in.nonzeros = &nonzeros;
+    } else {
+        net->kernels->pack(rows, net->n_in, fr_at(run->data->x, row * net->n_in, net->size), NULL, x.at,
+                           x.width, gap(net, x));
+    }
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
         if (a->spec.kind != FR_LAYER_dense) continue;
         matrix y = view(net, other, a->width, plan->n_rows, 0);
-        void *lanes = runs_sparse(net, a, run->panel_rows)
-                          ? plan->lanes + (ptrdiff_t)thread * plan->lanes_size
-                          : NULL;
-        *activity += dense_forward(net, a, activation_at(net, l, run->fused), rows, x, lanes, y);
+        in.x = x;
+        if (!in.nonzeros && runs_sparse(net, a, run->panel_rows))
+            in.lanes = plan->lanes + (ptrdiff_t)thread * plan->lanes_size;
+        *activity += dense_forward(net, a, activation_at(net, l, run->fused), rows, in, y);
+        in = (layer_input){0};
         other = here;
         here = y.at;
         x = y;
@@ -1486,24 +1605,33 @@ static void inference_task(void *context, int thread, ptrdiff_t panel)
     run->panels[panel].activity += activity;
 }
 
+/* Columns of the widest matrix that a panel goes through. */
+static ptrdiff_t widest(const fr_network *net, bool compressed)
+{
+    ptrdiff_t most = compressed ? 1 : padded(net->n_in, net->width_x);
+    for (ptrdiff_t l = 0; l < net->n_layers; l++)
+        if (net->layers[l].spec.kind == FR_LAYER_dense) most = larger(most, net->layers[l].n_padded);
+    return most;
+}
+
 static void take_inference(const fr_network *net, inference_plan *plan)
 {
-    plan->n_padded = padded(net->n_in, net->width_x);
-    for (ptrdiff_t l = 0; l < net->n_layers; l++)
-        plan->n_padded = larger(plan->n_padded, net->layers[l].n_padded);
     ptrdiff_t one = fr_size_product(plan->n_rows, plan->n_padded);
     plan->activations =
         fr_arena_take(&plan->arena, fr_size_product(2 * plan->n_threads, one), net->size);
     plan->lanes = fr_arena_take(&plan->arena, plan->n_threads, plan->lanes_size);
 }
 
-/* Bytes that the sparse layers need for panels of that many rows; -1 where they overflow. */
-static ptrdiff_t lanes_size(const fr_network *net, ptrdiff_t rows)
+/* Bytes that the sparse layers need for panels of that many rows; -1 where they overflow. The first layer
+ * needs none for compressed rows. */
+static ptrdiff_t lanes_size(const fr_network *net, bool compressed, ptrdiff_t rows)
 {
     ptrdiff_t bytes = 0;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
-        if (!runs_sparse(net, a, rows)) continue;
+        bool first = compressed && a->spec.kind == FR_LAYER_dense;
+        if (first) compressed = false;
+        if (first || !runs_sparse(net, a, rows)) continue;
         ptrdiff_t one = fr_lanes_size(net->kernels, a->spec.n_in, rows);
         one = fr_size_product(one, net->size);
         if (one < 0 || one > PTRDIFF_MAX - FR_ALIGNMENT) return -1;
@@ -1522,12 +1650,15 @@ static fr_status infer(fr_network *net, inference_run *run, int n_threads)
     ptrdiff_t n_rows = inference_rows(net, run->n_rows);
     fr_status status = find_nonzeros(net);
     if (status != FR_OK) return status;
-    ptrdiff_t lanes = lanes_size(net, n_rows);
+    bool compressed = run->data->start != NULL;
+    if (compressed && net->flops == 0) return FR_BAD_ARGUMENT; /* no layer reads them as they stand */
+    ptrdiff_t lanes = lanes_size(net, compressed, n_rows), n_padded = widest(net, compressed);
     if (lanes < 0) return FR_TOO_LARGE;
     if (!plan->arena.base || plan->n_rows < n_rows || plan->n_threads < n_threads ||
-        plan->lanes_size < lanes) {
+        plan->n_padded < n_padded || plan->lanes_size < lanes) {
         fr_arena_free(&plan->arena);
-        *plan = (inference_plan){.n_rows = n_rows, .n_threads = n_threads, .lanes_size = lanes};
+        *plan = (inference_plan){
+            .n_rows = n_rows, .n_threads = n_threads, .n_padded = n_padded, .lanes_size = lanes};
         take_inference(net, plan);
         if (plan->arena.overflow) return FR_TOO_LARGE;
         if (!fr_arena_allocate(&plan->arena)) return FR_NO_MEMORY;
@@ -1544,9 +1675,16 @@ static fr_status infer(fr_network *net, inference_run *run, int n_threads)
 fr_status fr_network_forward(fr_network *net, ptrdiff_t n_rows, const void *x, void *out,
                              int n_threads)
 {
-    if (n_rows < 0 || !x || !out) return FR_BAD_ARGUMENT;
-    if (n_rows == 0) return FR_OK;
-    inference_run run = {.n_rows = n_rows, .x = x, .out = out};
+    fr_data data = {.n_rows = n_rows, .x = x};
+    return fr_network_forward_data(net, &data, out, n_threads);
+}
+
+fr_status fr_network_forward_data(fr_network *net, const fr_data *data, void *out, int n_threads)
+{
+    if (data->n_rows < 0 || !data->x || !out || (data->start && !data->column))
+        return FR_BAD_ARGUMENT;
+    if (data->n_rows == 0) return FR_OK;
+    inference_run run = {.n_rows = data->n_rows, .data = data, .out = out};
     return infer(net, &run, n_threads);
 }
 
@@ -1580,7 +1718,7 @@ fr_status fr_network_evaluate(fr_network *net, const fr_training *call, double *
     inference_run run = {
         .start = call->start,
         .n_rows = n_rows,
-        .x = call->data.x,
+        .data = &call->data,
         .call = call,
         .fused = fused_loss(net, call->loss) != NULL,
     };
