@@ -57,6 +57,7 @@ from threadpoolctl import threadpool_limits
 
 from fastreg import config, functional, inputs, owlqn, training
 from fastreg.callbacks import Callback, CallbackList, Logs
+from fastreg.inputs import Rows
 from fastreg.layers import Dense, Dropout
 from fastreg.models import INFERENCE_BATCH_SIZE, Sequential
 from fastreg.optimizers import SGD, Adam, Optimizer
@@ -149,7 +150,7 @@ class _AlphaNetwork:
             self._total = total
 
     def _runs(
-        self, x: Array, weight: Array | None, index: Array | None, rows: range, factor: float
+        self, x: Rows, weight: Array | None, index: Array | None, rows: range, factor: float
     ) -> Iterator[tuple[int, int, float, Array | None]]:
         """(first, last, sum of a batch's weights, weights for the engine) of batches in `rows`."""
         size = rows.step
@@ -177,7 +178,7 @@ class _AlphaNetwork:
 
     def train(
         self,
-        x: Array,
+        x: Rows,
         y: Array,
         sample_weight: Array | None,
         index: Array | None,
@@ -211,7 +212,7 @@ class _AlphaNetwork:
 
     def evaluate(
         self,
-        x: Array,
+        x: Rows,
         y: Array,
         sample_weight: Array | None,
         start: int,
