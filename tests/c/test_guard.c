@@ -376,6 +376,35 @@ static void guard_sparse(fr_dtype dtype, ptrdiff_t n)
     check_around(2, "nonzeros");
 }
 
+/* Rows of a batch with n terms each, the last an empty one. */
+static void guard_rows(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    test_case("guard compressed rows n %td ld %td %s %s", n, l.ld, name_of(dtype), fr_isa());
+    int64_t *start = place(0, (ROWS + 1) * sizeof *start);
+    for (int r = 0; r <= ROWS; r++) start[r] = (r < ROWS ? r : ROWS - 1) * n;
+    ptrdiff_t n_terms = (ROWS - 1) * n;
+    int32_t *column = place(1, (size_t)n_terms * sizeof *column);
+    for (ptrdiff_t k = 0; k < n_terms; k++) column[k] = (int32_t)(k % n);
+    int64_t *order = place(2, ROWS * sizeof *order);
+    for (int r = 0; r < ROWS; r++) order[r] = ROWS - 1 - r;
+    fr_sparse_rows x = {locked(2, order), locked(0, start), locked(1, column),
+                        locked(3, array(3, dtype, n_terms, -1, 1))};
+    void *tile = matrix(4, dtype, ROWS, n, l, 0, 0);
+    kernels->spread(ROWS, n, &x, tile, l.ld, l.gap);
+    check_around(4, "spread rows");
+
+    int64_t *cursor = place(4, ROWS * sizeof *cursor);
+    kernels->seek(ROWS, &x, n / 2, cursor);
+    ptrdiff_t n_i = n - n / 2;
+    int64_t *turned = place(5, (size_t)(n_i + 2) * sizeof *turned);
+    void *value = array(6, dtype, (ROWS - 1) * n_i, 0, 0);
+    int32_t *row = place(7, (size_t)((ROWS - 1) * n_i) * sizeof *row);
+    kernels->turn(ROWS, &x, n / 2, n_i, cursor, turned, row, value);
+    CHECK(turned[n_i] == (ROWS - 1) * n_i, "%td terms", (ptrdiff_t)turned[n_i]);
+    check_around(6, "values of x'");
+}
+
 /* ---- calls ---- */
 
 static void guard_dense(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out)
@@ -530,6 +559,7 @@ static void guard_target(fr_dtype dtype)
                 guard_losses(dtype, n, layouts[i]);
                 guard_dropout(dtype, n, layouts[i]);
                 guard_pack(dtype, n, layouts[i]);
+                guard_rows(dtype, n, layouts[i]);
                 if (!layouts[i].gap) guard_update(dtype, n, layouts[i]);
             }
             guard_products(dtype, n);

@@ -1080,6 +1080,73 @@ static void compress_case(fr_dtype dtype, ptrdiff_t n, ptrdiff_t ld)
     CHECK(wrong == 0 && got == end, "%td of %td nonzeros wrong, %td found", wrong, end, got);
 }
 
+/* Columns that rise, of rows with few to all of n_in; every element of the dense rows, 0 or not. */
+static void compress_rows(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n_in, int64_t *start,
+                          int32_t *column, void *value, void *dense)
+{
+    ptrdiff_t end = 0;
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        ptrdiff_t one_in = r < 4 ? r : 1 + test_below(n_in); /* 0: an empty row, 1: a full one */
+        start[r] = end;
+        for (ptrdiff_t j = 0; j < n_in; j++) {
+            bool there = one_in && test_below(one_in) == 0;
+            double element = there ? test_uniform(1, 2) : 0;
+            put(dtype, dense, r * n_in + j, element);
+            if (!there) continue;
+            column[end] = (int32_t)j;
+            put(dtype, value, end++, element);
+        }
+    }
+    start[rows] = end;
+}
+
+/* x' a strip of columns after another, and the rows spread out: each against the dense rows. */
+static void rows_case(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t strip, bool ordered, bool panels)
+{
+    enum { BATCH = 9 };
+    static const int64_t order[BATCH] = {3, 0, 6, 3, 1, 5, 2, 4, 1}; /* row 6 of 7 is the last */
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    ptrdiff_t rows = ordered ? BATCH : SPARSE_ROWS, first = n_in / 3, wrong = 0, missed = 0;
+    int64_t start[SPARSE_ROWS + 1], cursor[BATCH], turned[MOST];
+    int32_t column[SPARSE_ROWS * MOST], row_of[BATCH * MOST];
+    void *value = array_in(&buffer_a, dtype, 1), *dense = array_in(&buffer_b, dtype, 2);
+    void *out = array_in(&buffer_c, dtype, 3);
+    compress_rows(dtype, SPARSE_ROWS, n_in, start, column, value, dense);
+    fr_sparse_rows x = {ordered ? order : NULL, start, column, value};
+    kernels->seek(rows, &x, first, cursor);
+    for (ptrdiff_t i = first; i < n_in; i += strip) {
+        ptrdiff_t n = n_in - i < strip ? n_in - i : strip;
+        kernels->turn(rows, &x, i, n, cursor, turned, row_of, out);
+        int64_t k = 0;
+        for (ptrdiff_t c = 0; c < n; c++) {
+            wrong += turned[c] != k;
+            for (ptrdiff_t r = 0; r < rows; r++) {
+                double want = get(dtype, dense, (ordered ? order[r] : r) * n_in + i + c);
+                if (want == 0) continue;
+                wrong += row_of[k] != r || get(dtype, out, k) != want;
+                k++;
+            }
+        }
+        wrong += turned[n] != k;
+    }
+    CHECK(wrong == 0, "%td of the terms of x' wrong", wrong);
+    for (ptrdiff_t r = 0; r < rows; r++) missed += cursor[r] != start[(ordered ? order[r] : r) + 1];
+    CHECK(missed == 0, "%td cursors not at the end of their row", missed);
+
+    layout l = layout_of(dtype, n_in, panels);
+    fill(dtype, out, extent(l, n_in), 5, 6);
+    rows = rows < ROWS ? rows : ROWS;
+    kernels->spread(rows, n_in, &x, out, l.ld, l.gap);
+    ptrdiff_t n_old = 0;
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t j = 0; j < n_in; j++)
+            wrong += get(dtype, out, spot(l, r, j)) !=
+                     get(dtype, dense, (ordered ? order[r] : r) * n_in + j);
+    for (ptrdiff_t i = 0; i < extent(l, n_in); i++) n_old += get(dtype, out, i) >= 5;
+    CHECK(wrong == 0, "%td elements of the spread rows wrong", wrong);
+    CHECK(n_old == extent(l, n_in) - rows * n_in, "wrote beside the rows");
+}
+
 static void check_sparse(fr_dtype dtype)
 {
     const fr_kernels *kernels = fr_kernels_for(dtype);
@@ -1098,6 +1165,13 @@ static void check_sparse(fr_dtype dtype)
         test_case("compress n %td %s %s", n, name_of(dtype), fr_isa());
         compress_case(dtype, n, 1 + n % 5);
     }
+    for (ptrdiff_t n = 1; n <= 70; n += 1 + n / 20)
+        for (int variant = 0; variant < 4; variant++)
+            for (ptrdiff_t strip = 1; strip <= 64; strip *= 4) {
+                test_case("compressed rows n %td strip %td variant %d %s %s", n, strip, variant,
+                          name_of(dtype), fr_isa());
+                rows_case(dtype, n, strip, variant & 1, variant & 2);
+            }
 }
 
 void test_kernels(void)

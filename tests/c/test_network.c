@@ -918,6 +918,105 @@ static void check_sparse_kernels(fr_dtype dtype)
     destroy_pair(p);
 }
 
+/* data.x as compressed rows, of which about one in `keep` is left; what `call` reads of them instead. */
+static fr_data compress_data(fr_dtype dtype, const fr_data *plain, ptrdiff_t n_in, ptrdiff_t keep)
+{
+    static double value[MOST_ROWS * MOST_ENDS];
+    static int64_t start[MOST_ROWS + 1];
+    static int32_t column[MOST_ROWS * MOST_ENDS];
+    fr_data rows = *plain;
+    ptrdiff_t end = 0;
+    for (ptrdiff_t r = 0; r < plain->n_rows; r++) {
+        for (ptrdiff_t j = 0; j < n_in; j++) {
+            if (r % 7 == 3 || test_below(keep)) put(dtype, data.x, r * n_in + j, 0); /* or an empty row */
+            double element = get(dtype, data.x, r * n_in + j);
+            if (element == 0) continue;
+            column[end] = (int32_t)j;
+            put(dtype, value, end++, element);
+        }
+        start[r + 1] = end;
+    }
+    rows.x = value, rows.start = start, rows.column = column;
+    return rows;
+}
+
+/* Compressed rows give the network what the same rows give it with all their zeros: in training,
+ * where a kernel has more rows than are listed at once, evaluation and inference. */
+static void compressed_case(fr_dtype dtype, const fr_layer *layers, int n_layers, int n_threads)
+{
+    test_case("compressed rows, %d layers, %d threads %s %s %s", n_layers, n_threads, name_of(dtype),
+              fr_isa(), fr_gemm());
+    ptrdiff_t n_in = layers[0].n_in, n_out = layers[n_layers - 1].n_out;
+    static double plain_out[MOST_ROWS * MOST_ENDS], out[MOST_ROWS * MOST_ENDS];
+    fr_training plain = make_call(dtype, FR_LOSS_categorical_crossentropy, 53, n_in, n_out);
+    fr_data rows = compress_data(dtype, &plain.data, n_in, 4);
+    plain.batch_size = 20, plain.stop = 51, plain.n_threads = n_threads;
+    plain.optimizer = optimizers[1];
+    pair p = create_pair(dtype, layers, n_layers);
+    for (int round = 0; round < 3; round++) {
+        fr_training call = plain;
+        double ledger[FR_LEDGER_SIZE] = {0};
+        wide want[FR_LEDGER_SIZE] = {0};
+        ptrdiff_t steps;
+        call.iteration = 3 * round;
+        if (round == 1) call.data.index = NULL, call.start = 5;
+        model_run(p.model, &call, true, want);
+        if (round < 2) { /* then plain rows, in the same plan */
+            call.data.x = rows.x, call.data.start = rows.start, call.data.column = rows.column;
+        }
+        CHECK(fr_network_train(p.network, &call, ledger, &steps) == FR_OK && steps == 3, "train");
+        CHECK(difference(p) <= tolerance(dtype), "round %d: weights off by %g", round, difference(p));
+        CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "ledger off by %g",
+              ledger_difference(ledger, want));
+    }
+    fr_training call = plain;
+    double ledger[FR_LEDGER_SIZE] = {0}, worst = 0;
+    wide want[FR_LEDGER_SIZE] = {0};
+    call.start = 3; /* batches of the model as long as the engine's sums are weighted */
+    model_run(p.model, &call, false, want);
+    call.data.x = rows.x, call.data.start = rows.start, call.data.column = rows.column;
+    CHECK(fr_network_evaluate(p.network, &call, ledger) == FR_OK, "evaluate");
+    CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "evaluate: ledger off by %g",
+          ledger_difference(ledger, want));
+    forward_both(p, 53);
+    CHECK(fr_network_forward(p.network, 53, data.x, plain_out, n_threads) == FR_OK, "forward");
+    CHECK(fr_network_forward_data(p.network, &rows, out, n_threads) == FR_OK, "forward of nonzeros");
+    for (ptrdiff_t i = 0; i < 53 * n_out; i++) {
+        double gap = fabs(get(dtype, out, i) - get(dtype, plain_out, i));
+        worst = gap <= worst ? worst : gap;
+    }
+    CHECK(worst <= tolerance(dtype), "forward off by %g", worst);
+    rows.column = NULL;
+    CHECK(fr_network_forward_data(p.network, &rows, out, 1) == FR_BAD_ARGUMENT, "no columns");
+    call.data.column = NULL;
+    CHECK(fr_network_evaluate(p.network, &call, ledger) == FR_BAD_ARGUMENT, "no columns");
+    destroy_pair(p);
+}
+
+static void check_compressed_rows(fr_dtype dtype)
+{
+    fr_layer layers[] = {
+        {.kind = FR_LAYER_dropout, .n_in = 97, .n_out = 97, .rate = 0.25},
+        {.kind = FR_LAYER_dense,
+         .n_in = 97,
+         .n_out = 41,
+         .activation = FR_ACTIVATION_tanh,
+         .use_bias = 1,
+         .trainable = 1,
+         .kernel = {0.01, 0.02},
+         .activity = {1e-3, 1e-3}},
+        {.kind = FR_LAYER_dense,
+         .n_in = 41,
+         .n_out = 5,
+         .activation = FR_ACTIVATION_softmax,
+         .use_bias = 1,
+         .trainable = 1},
+    };
+    for (int n_threads = 1; n_threads <= 3; n_threads += 2)
+        for (int dropout = 0; dropout < 2; dropout++)
+            compressed_case(dtype, layers + 1 - dropout, 2 + dropout, n_threads);
+}
+
 /* By itself a network looks at kernels large enough, and takes their zeros out where few are left;
  * with the same bits on any number of threads. */
 static void check_sparse_choice(fr_dtype dtype)
@@ -1625,6 +1724,7 @@ void test_network(void)
     test_each_network(check_wide_layers);
     test_each_network(check_sparse_kernels);
     test_each_network(check_sparse_choice);
+    test_each_network(check_compressed_rows);
     test_each_network(check_updated_layers);
     test_each_network(check_dropout_layers);
     test_each_network(check_restored_weights);
