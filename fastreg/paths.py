@@ -263,6 +263,8 @@ def regularization_path(
     n_jobs = config.get_num_threads() if n_jobs is None else check_int("n_jobs", n_jobs, low=1)
     given = None if strengths is None else _check_strengths(strengths)
 
+    if hasattr(x, "tocsr"):
+        raise TypeError(f"x: got {type(x).__name__}; dense rows are needed, as x.toarray() gives")
     names = [str(name) for name in getattr(x, "columns", [])] or None
     model.objective(x, y, sample_weight)  # checks them
     weight = None if sample_weight is None else np.asarray(sample_weight)
