@@ -276,7 +276,7 @@ def broken(name, value):
 @pytest.mark.parametrize(
     "x, error, words",
     [
-        (sp.sp.csr_array(np.eye(3)), ValueError, r"x: got shape \(3, 3\); \(n, 4\) is needed"),
+        (sp.csr_array(np.eye(3)), ValueError, r"x: got shape \(3, 3\); \(n, 4\) is needed"),
         (sp.csr_array((0, 4)), ValueError, r"x: got shape \(0, 4\), which is empty"),
         (sp.csr_array(np.eye(4) * 1j), TypeError, "x: got dtype complex128; real numbers"),
         (sp.csr_array(np.diag([1, np.nan, 1, 1])), ValueError, "x: got nan at row 1, column 1;"),
