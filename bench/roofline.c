@@ -1,11 +1,11 @@
 /* What the machine can do, and what the engine's three products make of it: called by roofline.py.
  *
- * It includes network.c to time the very functions of a training step, each alone, with its epilogue:
+ * It includes training.c to time the very functions of a training step, each alone, with its epilogue:
  *   forward    y = relu(x W + b)
  *   backward   dz = f'(y) dy, db = sum dz, dx = dz W'
  *   update     dW = x'dz, L1 + L2, Adam
  */
-#include "../src_c/network.c"
+#include "../src_c/training.c"
 
 #include "base/platform.h"
 

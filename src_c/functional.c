@@ -6,6 +6,7 @@
 #include "blas.h"
 #include "groups.h"
 #include "network.h"
+#include "optimizers.h"
 
 #include <limits.h>
 #include <math.h>
@@ -41,8 +42,6 @@ static double dense_flops(const dense_call *c)
 {
     return 2.0 * (double)c->n_batch * (double)c->n_in * (double)c->n_out;
 }
-
-static ptrdiff_t pieces(ptrdiff_t n, ptrdiff_t piece) { return (n + piece - 1) / piece; }
 
 static ptrdiff_t rows_of_panel(const dense_call *c, ptrdiff_t first)
 {

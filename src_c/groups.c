@@ -1,6 +1,7 @@
 #include "groups.h"
 
 #include "base/arena.h"
+#include "sizes.h"
 
 #include <math.h>
 #include <stdlib.h>

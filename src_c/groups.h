@@ -6,7 +6,8 @@
 #ifndef FR_GROUPS_H
 #define FR_GROUPS_H
 
-#include "network.h"
+#include "kernels.h"
+#include <stdbool.h>
 
 typedef struct {
     fr_groups groups; /* its arrays are our own */

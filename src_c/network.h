@@ -1,20 +1,117 @@
-/* What network.c and functional.c share: sizes of elements, and the choice of tiles. */
+/* A network and its plans: what network.c, products.c, forward.c, training.c and inference.c share.
+ *
+ * Every matrix stands in column panels, `width` columns wide and contiguous: [n / width][rows][width].
+ * The native products take panels of two SIMD vectors; BLAS takes one panel as wide as the matrix, which
+ * is plain row-major. Columns that pad the last panel hold zeros.
+ *
+ * The arenas:
+ *   weights, slots   [kernel 0 | bias 0 | kernel 1 | ...] each at 64 bytes, zeros between
+ *   training         per layer y, d, dbias and the transposed kernel; x, targets and weights of a
+ *                    batch; tasks; one scratch a thread; the gradients where they are materialized
+ *   inference        two matrices of activations a thread, and one along the lanes for sparse kernels
+ */
 #ifndef FR_NETWORK_H
 #define FR_NETWORK_H
 
+#include "base/arena.h"
 #include "fastreg.h"
+#include "groups.h"
 #include "kernels.h"
+#include "sizes.h"
+#include "sparse.h"
 #include <stdbool.h>
 
-static inline ptrdiff_t fr_sizeof(fr_dtype dtype)
-{
-    return dtype == FR_FLOAT32 ? (ptrdiff_t)sizeof(float) : (ptrdiff_t)sizeof(double);
-}
+typedef struct {
+    fr_layer spec;
+    ptrdiff_t kernel, bias; /* offsets in the weights, -1 where there is none */
+    ptrdiff_t width;        /* of the panels of y, d and the kernel */
+    ptrdiff_t n_padded;     /* n_out in whole panels */
+    fr_group_plan groups;   /* of the kernel */
+    /* training */
+    void *y, *d;
+    void *dbias;      /* (row panels, n_padded): column sums of each row panel's dz */
+    void *transposed; /* native: the kernel's transpose, for dx; kept up by the update */
+    void *factor;     /* dropout: as y */
+    fr_nonzeros nonzeros; /* inference: of the kernel, where they are few */
+} layer;
 
-static inline void *fr_at(const void *array, ptrdiff_t element, ptrdiff_t size)
-{
-    return (char *)array + element * size;
-}
+/* A view of rows of a matrix in column panels. */
+typedef struct {
+    void *at;
+    ptrdiff_t width, height; /* of a panel, `height` rows of the whole matrix */
+} matrix;
+
+/* What a dense layer reads: a matrix; where its kernel runs sparse, room for that along the lanes; or the
+ * nonzeros of data in compressed rows, instead of it. */
+typedef struct {
+    matrix x;
+    void *lanes;
+    const fr_sparse_rows *nonzeros;
+} layer_input;
+
+/* A block of a kernel: rows i..i+n_i, columns o..o+n_o. The blocks with i = 0 update the bias too. Under a
+ * group penalty the update's tasks are whole groups: rows by position, or all rows. */
+typedef struct {
+    ptrdiff_t layer, i, n_i, o, n_o;
+    ptrdiff_t group, n_groups;
+    fr_sums kernel, bias;
+    double group_penalty;
+} task;
+
+typedef struct {
+    double loss, correct, activity;
+} panel_sums;
+
+typedef struct {
+    fr_arena arena;
+    ptrdiff_t n_batch; /* rows that the buffers hold; a call may use fewer */
+    ptrdiff_t n_rows;  /* of a panel */
+    int loss, n_threads;
+    bool groups; /* some trainable layer has a group penalty */
+    bool compressed; /* x is data in compressed rows, which the first layer reads as it stands */
+    bool materialize, has_gradients; /* the latter: of a batch whose update is still to come */
+    void *x, *target, *weight;
+    void *gradient; /* as the weights, where `materialize`; what pads the panels may not be 0 */
+    void *d;        /* as the weights, for the proximal step of groups: the optimizer's denominators */
+    void *own_d; /* as the last layer's d: its activity penalty's, when the loss is fused */
+    panel_sums *panels;
+    task *tasks, *updates; /* of the column phase; of the update phase */
+    ptrdiff_t n_tasks, n_updates;
+    char *scratch; /* (n_threads, scratch_size) bytes */
+    ptrdiff_t scratch_size, terms_at; /* of the scratch: dw, then the terms of x' for a strip of it */
+} training_plan;
+
+typedef struct {
+    fr_arena arena;
+    int n_threads;
+    ptrdiff_t n_rows, n_padded;
+    char *activations; /* (n_threads, 2, n_rows, n_padded); a call may use fewer rows */
+    ptrdiff_t lanes_size; /* bytes a thread */
+    char *lanes;
+} inference_plan;
+
+struct fr_network {
+    fr_dtype dtype;
+    ptrdiff_t size; /* of an element */
+    const fr_kernels *kernels;
+    ptrdiff_t n_layers, n_in, n_out, n_weights;
+    ptrdiff_t first_trainable; /* n_layers when there is none */
+    double flops;              /* of one row's forward pass */
+    bool native;               /* our products on panels, else BLAS */
+    bool transposed_stale;     /* weights were set since the transposes were made */
+    fr_sparse_use sparse;
+    bool nonzeros_stale;       /* weights have changed since the nonzeros were found */
+    ptrdiff_t width_x;         /* of the panels of x */
+    layer *layers;
+    fr_arena weights, slots;
+    int n_slots;
+    fr_arena kept; /* [weights | slots] that fr_network_keep set aside */
+    int n_slots_kept;
+    training_plan training;
+    inference_plan inference;
+};
+
+/* ---- sizes ---- */
 
 /* Rows of a panel, a rule of the batch alone: results must not depend on the number of threads. */
 ptrdiff_t fr_panel_rows(ptrdiff_t n_batch);
@@ -22,12 +119,118 @@ ptrdiff_t fr_panel_rows(ptrdiff_t n_batch);
 /* Threads worth waking for this many floating-point operations. */
 int fr_threads_for(double flops, int n_threads);
 
-bool fr_optimizer_valid(const fr_optimizer *optimizer);
+/* Panels of columns: as wide as the table's products take, or the whole matrix for BLAS. */
+static inline ptrdiff_t width_of(const fr_network *net, ptrdiff_t n)
+{
+    return net->native ? net->kernels->panel
+                       : round_up(n, FR_ALIGNMENT / net->size);
+}
 
-/* One step's constants of an optimizer; iteration counts from 0. */
-fr_update_step fr_update_step_of(const fr_optimizer *optimizer, int64_t iteration);
+static inline ptrdiff_t padded(ptrdiff_t n, ptrdiff_t width) { return round_up(n, width); }
 
-/* Where the update kernels want the slots of which `slots` has fr_optimizer_slots. */
-void fr_place_slots(const fr_optimizer *optimizer, void *const *slots, void *placed[FR_MOST_SLOTS]);
+/* Rows of a panel where n_batch rows take `flops`. */
+ptrdiff_t fr_rows_of_panel(const fr_network *net, ptrdiff_t n_batch, double flops);
+
+/* ---- penalties and losses ---- */
+
+static inline bool penalizes(fr_regularizer r) { return r.l1 != 0 || r.l2 != 0; }
+
+static inline double penalty(fr_regularizer r, fr_sums sums)
+{
+    return (r.l1 != 0 ? r.l1 * sums.abs : 0) + (r.l2 != 0 ? r.l2 * sums.square : 0);
+}
+
+static inline bool takes_labels(int loss) { return loss == FR_LOSS_sparse_categorical_crossentropy; }
+
+static inline fr_loss_kernel *fused_loss(const fr_network *net, int loss)
+{
+    const fr_layer *last = &net->layers[net->n_layers - 1].spec;
+    if (last->kind != FR_LAYER_dense) return NULL;
+    return net->kernels->fused_loss[loss][last->activation];
+}
+
+/* ---- where things stand ---- */
+
+static inline void *slot_at(const fr_network *net, int slot, ptrdiff_t element)
+{
+    if (slot >= net->n_slots) return NULL;
+    return fr_at(net->slots.base, slot * net->n_weights + element, net->size);
+}
+
+static inline void *weight_at(const fr_network *net, ptrdiff_t element)
+{
+    return fr_at(net->weights.base, element, net->size);
+}
+
+static inline void *gradient_at(const fr_network *net, ptrdiff_t element)
+{
+    return fr_at(net->training.gradient, element, net->size);
+}
+
+/* Rows `first`.. of a matrix of `rows` rows. */
+static inline matrix view(const fr_network *net, void *at, ptrdiff_t width, ptrdiff_t rows, ptrdiff_t first)
+{
+    return (matrix){fr_at(at, first * width, net->size), width, rows};
+}
+
+/* Element (0, column) of a view, for a column where a panel begins (BLAS: anywhere). */
+static inline void *column(const fr_network *net, matrix m, ptrdiff_t j)
+{
+    return fr_at(m.at, net->native ? j * m.height : j, net->size);
+}
+
+/* What the kernels on whole rows call the gap between panels. */
+static inline ptrdiff_t gap(const fr_network *net, matrix m)
+{
+    return net->native ? (m.height - 1) * m.width : 0;
+}
+
+static inline void *kernel_panel(const fr_network *net, const layer *a, ptrdiff_t o)
+{
+    return weight_at(net, a->kernel + o * a->spec.n_in);
+}
+
+/* Rows `first`.. of data in compressed rows, in the order of `index`. */
+static inline fr_sparse_rows nonzeros_of(const fr_data *data, const int64_t *index, ptrdiff_t first)
+{
+    return (fr_sparse_rows){
+        .order = index ? index + first : NULL,
+        .start = index ? data->start : data->start + first,
+        .column = data->column,
+        .value = data->x,
+    };
+}
+
+/* ---- products.c ---- */
+
+/* c (rows, width) = a b, by as many columns as a panel has */
+void fr_multiply_sparse(const fr_network *net, ptrdiff_t rows, ptrdiff_t width, const fr_sparse_rows *a,
+                        const void *b, ptrdiff_t ld_b, void *c, ptrdiff_t ld_c);
+/* Columns o.. of y = x W, one panel. */
+void fr_multiply_forward(const fr_network *net, const layer *a, ptrdiff_t rows, layer_input in,
+                         ptrdiff_t o, matrix y);
+/* dx = dz W' */
+void fr_multiply_backward(const fr_network *net, const layer *a, ptrdiff_t rows, matrix dz, matrix dx);
+/* dw (n_i, width) = x'dz for rows i.. and the panel of columns at o of a kernel. */
+void fr_multiply_kernel(const fr_network *net, const layer *a, ptrdiff_t n_batch, matrix x, ptrdiff_t i,
+                        ptrdiff_t n_i, matrix dz, ptrdiff_t o, void *dw);
+/* Brings the transpose up to date for rows i.. and the panel at o. */
+void fr_transpose_rows(const fr_network *net, const layer *a, ptrdiff_t i, ptrdiff_t n_i, ptrdiff_t o);
+void fr_transpose_all(fr_network *net);
+
+/* ---- forward.c ---- */
+
+/* y = f(x W + b) on a panel of rows; returns the activity penalty where f is the layer's own. */
+double fr_forward_layer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
+                        layer_input in, matrix y);
+/* The loss of a panel of rows, with the activity penalty of a fused last layer. */
+panel_sums fr_loss_of_rows(const fr_network *net, int loss, matrix y, fr_loss_tile *tile);
+/* The activation to run at layer l: the last one is left to a loss that fuses it. */
+int fr_activation_at(const fr_network *net, ptrdiff_t l, bool fused);
+
+/* ---- training.c ---- */
+
+/* Whether a call's rows, loss and accuracy are such as the contract wants. */
+bool fr_call_valid(const fr_training *call);
 
 #endif

@@ -1,9 +1,6 @@
 #include "sparse.h"
 
-#include "network.h"
-
-static ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t pieces(ptrdiff_t n, ptrdiff_t piece) { return (n + piece - 1) / piece; }
+#include "sizes.h"
 
 /* ---- when ---- */
 

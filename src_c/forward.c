@@ -1,0 +1,60 @@
+/* A layer's way forward and the loss, on a panel of rows: what training and inference share. */
+#include "network.h"
+
+/* y = f(x W + b) on a panel of rows, each panel of columns finished while it is hot; returns the
+ * activity penalty where f is the layer's own. */
+double fr_forward_layer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
+                            layer_input in, matrix y)
+{
+    const fr_kernels *kernels = net->kernels;
+    bool whole = kernels->whole_rows[activation];
+    bool counted = penalizes(a->spec.activity) && activation == a->spec.activation;
+    fr_sums sums = {0, 0};
+    fr_forward_tile tile = {
+        .rows = rows, .ld = y.width, .gap = gap(net, y), .sums = counted ? &sums : NULL};
+    if (in.lanes)
+        fr_to_lanes(kernels, rows, a->spec.n_in, in.x.at, in.x.width, gap(net, in.x), in.lanes);
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) {
+        fr_multiply_forward(net, a, rows, in, o, y);
+        if (whole) continue;
+        tile.n = smaller(a->width, a->spec.n_out - o);
+        tile.y = column(net, y, o);
+        tile.bias = a->bias < 0 ? NULL : weight_at(net, a->bias + o);
+        kernels->forward[activation](&tile);
+    }
+    if (whole) {
+        tile.n = a->spec.n_out;
+        tile.y = y.at;
+        tile.bias = a->bias < 0 ? NULL : weight_at(net, a->bias);
+        kernels->forward[activation](&tile);
+    }
+    return penalty(a->spec.activity, sums);
+}
+
+/* The loss of a panel of rows. When fused, y holds z of the last layer and becomes f(z); the activity
+ * penalty that fr_forward_layer could not see yet is then added here. */
+panel_sums fr_loss_of_rows(const fr_network *net, int loss, matrix y, fr_loss_tile *tile)
+{
+    const fr_kernels *kernels = net->kernels;
+    fr_loss_kernel *fused = fused_loss(net, loss);
+    fr_regularizer activity = net->layers[net->n_layers - 1].spec.activity;
+    tile->n = net->n_out;
+    tile->y = y.at;
+    tile->ld = y.width;
+    tile->gap = gap(net, y);
+    (fused ? fused : kernels->loss[loss])(tile);
+    panel_sums sums = {tile->loss, tile->correct, 0};
+    if (!fused || !penalizes(activity)) return sums;
+    for (ptrdiff_t o = 0; o < net->n_out; o += y.width)
+        for (ptrdiff_t r = 0; r < tile->rows; r++)
+            sums.activity += penalty(
+                activity, kernels->sums(smaller(y.width, net->n_out - o),
+                                        fr_at(column(net, y, o), r * y.width, net->size)));
+    return sums;
+}
+
+/* The activation to run at layer l: the last one is left to a loss that fuses it. */
+int fr_activation_at(const fr_network *net, ptrdiff_t l, bool fused)
+{
+    return fused && l == net->n_layers - 1 ? FR_ACTIVATION_linear : net->layers[l].spec.activation;
+}
