@@ -169,7 +169,7 @@ static void product_task(void *context, int thread, ptrdiff_t i)
     ptrdiff_t first = i * plan->n_rows, rows = smaller(plan->n_rows, step->n_batch - first);
     const layer *a = &step->net->layers[MEASURED];
     if (run->product == OF_FORWARD)
-        dense_forward(step->net, a, a->spec.activation, rows,
+        fr_forward_layer(step->net, a, a->spec.activation, rows,
                       (layer_input){.x = input_of(step, MEASURED, first)},
                       rows_of(step, MEASURED, a->y, first));
     else
