@@ -20,7 +20,7 @@ ptrdiff_t fr_panel_rows(ptrdiff_t n_batch)
 int fr_threads_for(double flops, int n_threads)
 {
     /* Some 15 microseconds of work: below that the hand-off cost more than the second thread gave. */
-    return flops < 2e6 ? 1 : n_threads;
+    return flops < 4e5 ? 1 : n_threads;
 }
 
 /* Rows of a panel where n_batch rows take `flops`. */

@@ -30,7 +30,7 @@
  * out, near to square for the native products (x and dz are read once a block), all columns for BLAS. */
 static void block_shape(const fr_network *net, const layer *a, ptrdiff_t *n_i, ptrdiff_t *n_o)
 {
-    ptrdiff_t most = 1024 * 1024 / net->size, share = larger(4096, net->n_weights / 8);
+    ptrdiff_t most = 1024 * 1024 / net->size, share = larger(2048, net->n_weights / 8);
     ptrdiff_t elements = smaller(share, most), width = a->width;
     *n_o = net->native ? smaller(a->n_padded, larger(width, 512 / width * width)) : a->n_padded;
     ptrdiff_t rows = net->native ? width : 16;

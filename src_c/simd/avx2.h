@@ -79,6 +79,7 @@ FR_INLINE vreal v_sub(vreal a, vreal b) { return V_(sub)(a, b); }
 FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(mul)(a, b); }
 FR_INLINE vreal v_div(vreal a, vreal b) { return V_(div)(a, b); }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(fmadd)(a, b, c); }
+FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return V_(fnmadd)(a, b, c); }
 FR_INLINE vreal v_sqrt(vreal a) { return V_(sqrt)(a); }
 #define V_ESTIMATES 0 /* the exact ones are as fast here, and have the same bits on every CPU */
 FR_INLINE vreal v_abs(vreal a) { return V_(andnot)(V_BITS_SIGN, a); }

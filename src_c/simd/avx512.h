@@ -48,10 +48,10 @@ FR_INLINE vreal v_sub(vreal a, vreal b) { return V_(sub)(a, b); }
 FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(mul)(a, b); }
 FR_INLINE vreal v_div(vreal a, vreal b) { return V_(div)(a, b); }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(fmadd)(a, b, c); }
+FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return V_(fnmadd)(a, b, c); }
 FR_INLINE vreal v_sqrt(vreal a) { return V_(sqrt)(a); }
 #define V_ESTIMATES (FR_REAL_BITS == 32)
 FR_INLINE vreal v_rsqrt_estimate(vreal a) { return V_(rsqrt14)(a); }
-FR_INLINE vreal v_reciprocal_estimate(vreal a) { return V_(rcp14)(a); }
 FR_INLINE vreal v_abs(vreal a) { return V_(abs)(a); }
 FR_INLINE vreal v_max(vreal a, vreal b) { return V_(max)(a, b); }
 FR_INLINE vreal v_min(vreal a, vreal b) { return V_(min)(a, b); }

@@ -71,6 +71,7 @@ FR_INLINE vreal v_sub(vreal a, vreal b) { return V_(vsubq)(a, b); }
 FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(vmulq)(a, b); }
 FR_INLINE vreal v_div(vreal a, vreal b) { return V_(vdivq)(a, b); }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(vfmaq)(c, a, b); }
+FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return V_(vfmsq)(c, a, b); }
 FR_INLINE vreal v_sqrt(vreal a) { return V_(vsqrtq)(a); }
 #define V_ESTIMATES 0 /* 8 bits only */
 FR_INLINE vreal v_abs(vreal a) { return V_(vabsq)(a); }

@@ -37,8 +37,9 @@ FR_INLINE vreal v_sub(vreal a, vreal b) { return a - b; }
 FR_INLINE vreal v_mul(vreal a, vreal b) { return a * b; }
 FR_INLINE vreal v_div(vreal a, vreal b) { return a / b; }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; } /* may round twice */
+FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return c - a * b; }
 FR_INLINE vreal v_sqrt(vreal a) { return SCALAR(sqrt)(a); }
-/* 1 where estimates to 11 bits beat the exact operations: v_rsqrt_estimate and v_reciprocal_estimate. */
+/* 1 where v_rsqrt_estimate, to 11 bits at least, and a Newton step may beat v_sqrt. */
 #define V_ESTIMATES 0
 FR_INLINE vreal v_abs(vreal a) { return SCALAR(fabs)(a); }
 FR_INLINE vreal v_max(vreal a, vreal b) { return a > b ? a : b; } /* b where either is NaN */
