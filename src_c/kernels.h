@@ -67,6 +67,13 @@ typedef struct {
     const void *value;
 } fr_sparse_rows;
 
+/* `n` arrays of `bytes` bytes that are read next: a product fetches them into L2 meanwhile. */
+typedef struct {
+    int n;
+    ptrdiff_t bytes;
+    const char *at[1 + FR_MOST_SLOTS];
+} fr_ahead;
+
 /* What one step's update needs beside the arrays; `rate` holds the bias corrections of Adam's kin. */
 typedef struct {
     double rate, keep; /* w is first multiplied by keep = 1 - learning_rate * weight_decay */
@@ -123,9 +130,9 @@ typedef struct {
     /* The products on contiguous panels: c = a b and dw = x'dz for one panel of columns, n of them live.
      * a_next: elements from a panel of a to the next. */
     void (*product)(ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t n, const void *a, ptrdiff_t a_next,
-                    const void *b, void *c);
+                    const void *b, void *c, const fr_ahead *ahead);
     void (*kernel_product)(ptrdiff_t n_batch, ptrdiff_t n_i, ptrdiff_t n, const void *x,
-                           const void *dz, void *dw);
+                           const void *dz, void *dw, const fr_ahead *ahead);
     void (*transpose)(ptrdiff_t n_i, ptrdiff_t n_o, const void *w, void *wt);
     /* Plain rows, n apart, into a tile and back; row r is the plain row index[r], or r without one. */
     void (*pack)(ptrdiff_t rows, ptrdiff_t n, const void *plain, const int64_t *index, void *panels,

@@ -10,6 +10,9 @@
 
 /* ---- rules ---- */
 
+/* Of a small L2. */
+enum { L2_BYTES = 256 * 1024 };
+
 ptrdiff_t fr_panel_rows(ptrdiff_t n_batch)
 {
     /* BLAS repacks the kernel at every call: panels of 256 rows were best for large layers. Two panels
@@ -136,6 +139,7 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
     }
     fr_status status = FR_OK;
     net->n_weights = place_weights(net);
+    net->fetches_ahead = net->native && net->n_weights > L2_BYTES / net->size;
     if (net->n_weights < 0) {
         status = FR_TOO_LARGE;
     } else {

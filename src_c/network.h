@@ -98,6 +98,7 @@ struct fr_network {
     ptrdiff_t first_trainable; /* n_layers when there is none */
     double flops;              /* of one row's forward pass */
     bool native;               /* our products on panels, else BLAS */
+    bool fetches_ahead;        /* its weights do not stay in L2 from step to step */
     bool transposed_stale;     /* weights were set since the transposes were made */
     fr_sparse_use sparse;
     bool nonzeros_stale;       /* weights have changed since the nonzeros were found */
@@ -211,9 +212,9 @@ void fr_multiply_forward(const fr_network *net, const layer *a, ptrdiff_t rows, 
                          ptrdiff_t o, matrix y);
 /* dx = dz W' */
 void fr_multiply_backward(const fr_network *net, const layer *a, ptrdiff_t rows, matrix dz, matrix dx);
-/* dw (n_i, width) = x'dz for rows i.. and the panel of columns at o of a kernel. */
+/* dw (n_i, width) = x'dz for rows i.. and the panel of columns at o of a kernel; `ahead` as in kernels.h. */
 void fr_multiply_kernel(const fr_network *net, const layer *a, ptrdiff_t n_batch, matrix x, ptrdiff_t i,
-                        ptrdiff_t n_i, matrix dz, ptrdiff_t o, void *dw);
+                        ptrdiff_t n_i, matrix dz, ptrdiff_t o, void *dw, const fr_ahead *ahead);
 /* Brings the transpose up to date for rows i.. and the panel at o. */
 void fr_transpose_rows(const fr_network *net, const layer *a, ptrdiff_t i, ptrdiff_t n_i, ptrdiff_t o);
 void fr_transpose_all(fr_network *net);

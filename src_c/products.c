@@ -13,6 +13,15 @@ void fr_multiply_sparse(const fr_network *net, ptrdiff_t rows, ptrdiff_t width,
                                      fr_at(b, o, net->size), ld_b, fr_at(c, o, net->size), ld_c);
 }
 
+/* The panel after the one at column o of a matrix (depth, n), where its product with `rows` rows leaves time. */
+static fr_ahead next_panel(const fr_network *net, ptrdiff_t rows, const void *panel, ptrdiff_t depth,
+                           ptrdiff_t o, ptrdiff_t n)
+{
+    ptrdiff_t width = net->kernels->panel, bytes = depth * width * net->size;
+    if (!net->fetches_ahead || o + width >= n || rows < 16) return (fr_ahead){0};
+    return (fr_ahead){.n = 1, .bytes = bytes, .at = {(const char *)panel + bytes}};
+}
+
 /* Columns o.. of y = x W, one panel. */
 void fr_multiply_forward(const fr_network *net, const layer *a, ptrdiff_t rows, layer_input in,
                             ptrdiff_t o, matrix y)
@@ -24,10 +33,12 @@ void fr_multiply_forward(const fr_network *net, const layer *a, ptrdiff_t rows, 
     else if (in.lanes)
         fr_product_nonzeros(net->kernels, &a->nonzeros, rows, a->spec.n_in, in.lanes, o,
                             smaller(a->width, a->spec.n_out - o), column(net, y, o), y.width);
-    else if (net->native)
-        net->kernels->product(rows, a->spec.n_in, a->spec.n_out - o, x.at, x.height * x.width,
-                                            kernel_panel(net, a, o), column(net, y, o));
-    else
+    else if (net->native) {
+        void *panel = kernel_panel(net, a, o);
+        fr_ahead ahead = next_panel(net, rows, panel, a->spec.n_in, o, a->spec.n_out);
+        net->kernels->product(rows, a->spec.n_in, a->spec.n_out - o, x.at, x.height * x.width, panel,
+                              column(net, y, o), &ahead);
+    } else
         fr_product_forward(net->dtype, rows, a->spec.n_in, a->n_padded, (fr_matrix){x.at, x.width},
                            (fr_matrix){kernel_panel(net, a, 0), a->width}, y.at, y.width);
 }
@@ -42,19 +53,22 @@ void fr_multiply_backward(const fr_network *net, const layer *a, ptrdiff_t rows,
                             (fr_matrix){kernel_panel(net, a, 0), a->width}, dx.at, dx.width);
         return;
     }
-    for (ptrdiff_t i = 0; i < a->spec.n_in; i += dx.width)
-        net->kernels
-            ->product(rows, a->spec.n_out, a->spec.n_in - i, dz.at, dz.height * dz.width,
-                      fr_at(a->transposed, i * a->spec.n_out, net->size), column(net, dx, i));
+    for (ptrdiff_t i = 0; i < a->spec.n_in; i += dx.width) {
+        void *panel = fr_at(a->transposed, i * a->spec.n_out, net->size);
+        fr_ahead ahead = next_panel(net, rows, panel, a->spec.n_out, i, a->spec.n_in);
+        net->kernels->product(rows, a->spec.n_out, a->spec.n_in - i, dz.at, dz.height * dz.width, panel,
+                              column(net, dx, i), &ahead);
+    }
 }
 
 /* dw (n_i, width) = x'dz for rows i.. and the panel of columns at o of a kernel. */
 void fr_multiply_kernel(const fr_network *net, const layer *a, ptrdiff_t n_batch, matrix x,
-                           ptrdiff_t i, ptrdiff_t n_i, matrix dz, ptrdiff_t o, void *dw)
+                           ptrdiff_t i, ptrdiff_t n_i, matrix dz, ptrdiff_t o, void *dw,
+                        const fr_ahead *ahead)
 {
     if (net->native)
         net->kernels->kernel_product(n_batch, n_i, a->spec.n_out - o,
-                                                   column(net, x, i), column(net, dz, o), dw);
+                                                   column(net, x, i), column(net, dz, o), dw, ahead);
     else
         fr_product_kernel(net->dtype, n_batch, n_i, a->width, (fr_matrix){column(net, x, i), x.width},
                           (fr_matrix){dz.at, dz.width}, dw, a->width);

@@ -319,19 +319,33 @@ static terms terms_from(const training_run *run, ptrdiff_t i, void *scratch)
     return t;
 }
 
+/* The weights and slots at an element. */
+static fr_ahead read_by_update(const training_run *run, ptrdiff_t element)
+{
+    const fr_network *net = run->net;
+    fr_ahead ahead = {.n = 1 + net->n_slots, .at = {weight_at(net, element)}};
+    if (!net->fetches_ahead) return (fr_ahead){0};
+    for (int slot = 0; slot < net->n_slots; slot++) ahead.at[1 + slot] = slot_at(net, slot, element);
+    return ahead;
+}
+
 /* dw = x'dz for a panel of columns of some of the block's rows. */
 static void gradient_block(const training_run *run, const layer *a, const terms *listed, matrix x,
                            ptrdiff_t i, ptrdiff_t n_i, ptrdiff_t strip, matrix dz, ptrdiff_t o,
-                           void *dw)
+                           void *dw, const fr_ahead *ahead)
 {
     const fr_network *net = run->net;
     if (listed) {
         fr_multiply_sparse(net, n_i, a->width, &listed->turned, column(net, dz, o), dz.width, dw, a->width);
         return;
     }
-    for (ptrdiff_t s = 0; s < n_i; s += strip)
+    for (ptrdiff_t s = 0; s < n_i; s += strip) {
+        fr_ahead here = *ahead;
+        for (int k = 0; k < here.n; k++) here.at[k] += s * a->width * net->size;
+        here.bytes = smaller(strip, n_i - s) * a->width * net->size;
         fr_multiply_kernel(net, a, run->n_batch, x, i + s, smaller(strip, n_i - s), dz, o,
-                       fr_at(dw, s * a->width, net->size));
+                           fr_at(dw, s * a->width, net->size), &here);
+    }
 }
 
 static void kernel_block(const training_run *run, task *t, void *scratch)
@@ -354,8 +368,10 @@ static void kernel_block(const training_run *run, task *t, void *scratch)
         for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
             ptrdiff_t element = a->kernel + o * a->spec.n_in + i * a->width;
             void *dw = run->plan->materialize ? gradient_at(net, element) : scratch;
+            fr_ahead ahead = {0};
+            if (updates(run)) ahead = read_by_update(run, element);
             if (takes_gradients(run))
-                gradient_block(run, a, compressed ? &listed : NULL, x, i, n_i, strip, dz, o, dw);
+                gradient_block(run, a, compressed ? &listed : NULL, x, i, n_i, strip, dz, o, dw, &ahead);
             if (!updates(run)) continue;
             /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
             ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);

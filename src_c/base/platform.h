@@ -27,6 +27,13 @@
 #define FR_HIDDEN
 #endif
 
+/* Brings a cache line into L2; any address will do. */
+#if defined(__GNUC__)
+#define FR_FETCH(address) __builtin_prefetch(address, 0, 2)
+#else
+#define FR_FETCH(address) ((void)(address))
+#endif
+
 /* Compile what stands between BEGIN and END for an instruction set that the rest of the program does
  * not assume. clang has no `#pragma GCC target`. */
 #define FR_PRAGMA(text) _Pragma(#text)

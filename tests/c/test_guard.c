@@ -327,12 +327,12 @@ static void guard_products(fr_dtype dtype, ptrdiff_t n)
     const void *a = locked(0, matrix(0, dtype, n, n, in_panels(dtype, n), -1, 1));
     const void *b = locked(1, array(1, dtype, n * panel, -1, 1));
     void *c = array(2, dtype, n * panel, 0, 0);
-    kernels->product(n, n, some, a, n * panel, b, c);
+    kernels->product(n, n, some, a, n * panel, b, c, &(fr_ahead){0});
     check_around(2, "product");
 
     const void *x = locked(0, matrix(0, dtype, n, some, rows_of_panel, -1, 1));
     void *dw = array(2, dtype, some * panel, 0, 0);
-    kernels->kernel_product(n, some, 1 + 7 * n % panel, x, b, dw);
+    kernels->kernel_product(n, some, 1 + 7 * n % panel, x, b, dw, &(fr_ahead){0});
     check_around(2, "kernel product");
 
     ptrdiff_t other = 1 + 5 * n % panel;

@@ -880,7 +880,7 @@ static void product_case(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t depth, ptrdif
     fill(dtype, a, (depth / panel + 1) * held * panel, -1, 1);
     fill(dtype, b, depth * panel, -1, 1);
     fill(dtype, c, rows * panel, -1, 1);
-    kernels->product(rows, depth, n, a, held * panel, b, c);
+    kernels->product(rows, depth, n, a, held * panel, b, c, &(fr_ahead){0});
     match m = {0};
     for (ptrdiff_t r = 0; r < rows; r++)
         for (ptrdiff_t j = 0; j < n; j++) {
@@ -909,7 +909,7 @@ static void kernel_product_case(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_i
     void *dw = array_in(&buffer_c, dtype, 3);
     fill(dtype, x, n_batch * panel, -1, 1);
     fill(dtype, dz, n_batch * panel, -1, 1);
-    kernels->kernel_product(n_batch, n_i, n, x, dz, dw);
+    kernels->kernel_product(n_batch, n_i, n, x, dz, dw, &(fr_ahead){0});
     match m = {0};
     for (ptrdiff_t i = 0; i < n_i; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
