@@ -46,6 +46,7 @@ from fastreg import (
     optimizers,
     reference,
     regularizers,
+    schedules,
     sparsity,
 )
 from fastreg._version import __version__
@@ -133,6 +134,7 @@ __all__ = [
     "models",
     "optimizers",
     "regularizers",
+    "schedules",
     # what zeros are worth
     "RegularizationPath",
     "RegularizationPathDisplay",

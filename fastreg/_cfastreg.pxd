@@ -21,6 +21,7 @@ cdef extern from "fastreg.h" nogil:
     const char *fr_l1_step_name(int id)
     const char *fr_accuracy_name(int id)
     const char *fr_layer_kind_name(int id)
+    const char *fr_setting_name(int id)
     const char *fr_status_text(fr_status status)
 
     ctypedef struct fr_regularizer:
@@ -117,6 +118,11 @@ cdef extern from "fastreg.h" nogil:
     fr_status fr_network_finite(fr_network *network, int n_threads)
     fr_status fr_network_put_back(fr_network *network)
 
+    ctypedef struct fr_schedule:
+        int setting
+        ptrdiff_t layer
+        const double *values
+
     ctypedef struct fr_training:
         fr_data data
         ptrdiff_t start
@@ -129,6 +135,8 @@ cdef extern from "fastreg.h" nogil:
         uint64_t seed
         int n_threads
         int part
+        const fr_schedule *schedules
+        ptrdiff_t n_schedules
 
     enum:
         FR_WHOLE_STEPS

@@ -55,6 +55,7 @@ cdef dict _OPTIMIZERS = _table(fr_optimizer_name)
 cdef dict _L1_STEPS = _table(fr_l1_step_name)
 cdef dict _ACCURACIES = _table(fr_accuracy_name)
 cdef dict _LAYER_KINDS = _table(fr_layer_kind_name)
+cdef dict _SETTINGS = _table(fr_setting_name)
 
 
 cdef int _id(dict table, str argument, name) except -1:
@@ -276,6 +277,23 @@ cdef fr_optimizer _optimizer(dict optimizer) except *:
     return out
 
 
+cdef fr_schedule *_schedules(scheduled) except NULL:
+    """Views of `training.Scheduled`, to be freed."""
+    cdef fr_schedule *out = <fr_schedule *>calloc(len(scheduled), sizeof(fr_schedule))
+    cdef ptrdiff_t i
+    if out == NULL:
+        raise MemoryError()
+    try:
+        for i, (name, layer, values) in enumerate(scheduled):
+            out[i].setting = _id(_SETTINGS, "setting", name)
+            out[i].layer = layer
+            out[i].values = <const double *>_data(values)
+    except BaseException:
+        free(out)
+        raise
+    return out
+
+
 cdef class Network:
     """A dense network on the compiled engine; `fastreg.reference.Network` is its twin."""
 
@@ -414,11 +432,12 @@ cdef class Network:
         call.loss = _id(_LOSSES, "loss", loss)
         call.accuracy = _id(_ACCURACIES, "accuracy", "none" if accuracy is None else accuracy)
         call.n_threads, call.part = n_threads, FR_WHOLE_STEPS
+        call.schedules, call.n_schedules = NULL, 0
         return call
 
     def train(self, x, cnp.ndarray y, sample_weight, index, ptrdiff_t start,
               ptrdiff_t stop, ptrdiff_t batch_size, loss, dict optimizer, int64_t iteration,
-              uint64_t seed, accuracy, cnp.ndarray ledger, int n_threads):
+              uint64_t seed, accuracy, cnp.ndarray ledger, int n_threads, scheduled=()):
         """Steps on rows index[start:stop]; returns how many were done (see `reference.Network`).
 
         `optimizer` must not be written to afterwards: the same dictionary is read once.
@@ -436,14 +455,21 @@ cdef class Network:
         cdef double *sums = <double *>_data(ledger)
         cdef ptrdiff_t steps_done = 0
         cdef fr_status status
-        if self._is_short(3 * (stop - start)):
-            status = fr_network_train(self.network, &call, sums, &steps_done)
-        else:
-            with self.limit:
-                self.busy = True
-                with nogil:
-                    status = fr_network_train(self.network, &call, sums, &steps_done)
-                self.busy = False
+        cdef fr_schedule *schedules = NULL
+        if scheduled:
+            call.schedules = schedules = _schedules(scheduled)
+            call.n_schedules = len(scheduled)
+        try:
+            if self._is_short(3 * (stop - start)):
+                status = fr_network_train(self.network, &call, sums, &steps_done)
+            else:
+                with self.limit:
+                    self.busy = True
+                    with nogil:
+                        status = fr_network_train(self.network, &call, sums, &steps_done)
+                    self.busy = False
+        finally:
+            free(schedules)
         if status != FR_NOT_FINITE:
             _check(status)
         return steps_done

@@ -192,6 +192,7 @@ class _AlphaNetwork:
         accuracy: str | None,
         ledger: Array,
         n_threads: int,
+        scheduled: Sequence[training.Scheduled] = (),
     ) -> int:
         steps = 0
         rows = range(start, stop, batch_size)
@@ -204,7 +205,8 @@ class _AlphaNetwork:
                 continue
             self._divide_by(total)
             call = (loss, optimizer, iteration + steps, seed, accuracy, ledger, n_threads)
-            done = self._network.train(x, y, weight, index, first, last, batch_size, *call)
+            left = [each._replace(values=each.values[steps:]) for each in scheduled]
+            done = self._network.train(x, y, weight, index, first, last, batch_size, *call, left)
             steps += done
             if done < wanted:
                 break

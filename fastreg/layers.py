@@ -22,6 +22,7 @@ from fastreg import activations, initializers, regularizers
 from fastreg.config import DTYPES
 from fastreg.errors import check_choice, check_int, check_real
 from fastreg.inputs import Groups, check_features, flat_rows
+from fastreg.schedules import LearningRateSchedule, now, or_schedule, serialize_if_schedule
 from fastreg.serialization import Registry, check_bool, known_arguments, snake_case
 
 Array = NDArray[Any]
@@ -242,11 +243,15 @@ class Layer:
         self.move_out()
         self._home = None
 
-    def describe(self) -> dict[str, Any] | None:
-        """The layer as `Network` takes it; None if it has no part there."""
+    def describe(self, step: int = 0) -> dict[str, Any] | None:
+        """The layer as `Network` takes it, in a step; None if it has no part there."""
         if self.at_entry:
             return None
         raise NotImplementedError
+
+    def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
+        """What follows a schedule, by the names of `describe`, with the check of its values."""
+        return {}
 
     def enter(self, x: Array) -> Array:
         """What a layer at the entry makes of the rows (n, n_in)."""
@@ -481,7 +486,18 @@ class Dense(Layer):
         self._sizes()
         return self.get_weights()[1] if self.use_bias else None
 
-    def describe(self) -> dict[str, Any]:
+    def _regularizers(self) -> dict[str, regularizers.Regularizer]:
+        found = {of: getattr(self, f"{of}_regularizer") for of in ("kernel", "bias", "activity")}
+        return {of: regularizer for of, regularizer in found.items() if regularizer is not None}
+
+    def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
+        return {
+            f"{of}_{name}": (schedule, regularizers.check_strength)
+            for of, regularizer in self._regularizers().items()
+            for name, schedule in regularizer.schedules().items()
+        }
+
+    def describe(self, step: int = 0) -> dict[str, Any]:
         n_in, n_out = self._sizes()
         described = {
             "kind": "dense",
@@ -492,10 +508,11 @@ class Dense(Layer):
             "trainable": self.trainable,
         }
         described["kernel_groups"] = self._groups(n_in)
-        for what in ("kernel", "bias", "activity"):
-            regularizer = getattr(self, f"{what}_regularizer")
-            described[f"{what}_l1"] = 0.0 if regularizer is None else regularizer.l1
-            described[f"{what}_l2"] = 0.0 if regularizer is None else regularizer.l2
+        for of in ("kernel", "bias", "activity"):
+            described[f"{of}_l1"] = described[f"{of}_l2"] = 0.0
+        for of, regularizer in self._regularizers().items():
+            at_step = regularizer.at(step)
+            described[f"{of}_l1"], described[f"{of}_l2"] = at_step.l1, at_step.l2
         return described
 
     def get_config(self) -> dict[str, Any]:
@@ -512,6 +529,9 @@ class Dense(Layer):
         }
 
 
+_share_below_1 = partial(check_real, low=0.0, high=1.0, high_open=True)
+
+
 class Dropout(Layer):
     """Drop inputs at random in training: each is 0 with probability `rate`, else `x / (1 - rate)`.
 
@@ -520,7 +540,7 @@ class Dropout(Layer):
 
     Parameters
     ----------
-    rate : float in [0, 1)
+    rate : float in [0, 1), or LearningRateSchedule
         Share of the inputs that are dropped. May be set later.
     noise_shape : None
         Stands where Keras has it; only None is supported.
@@ -542,15 +562,15 @@ class Dropout(Layer):
 
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
         **Layer.checks,
-        "rate": partial(check_real, low=0.0, high=1.0, high_open=True),
+        "rate": partial(or_schedule, _share_below_1),
     }
     fixed = (*Layer.fixed, "seed")
 
-    rate: float
+    rate: float | LearningRateSchedule
 
     def __init__(
         self,
-        rate: float,
+        rate: float | LearningRateSchedule,
         noise_shape: None = None,
         seed: int | None = None,
         *,
@@ -565,12 +585,19 @@ class Dropout(Layer):
         self.rate = rate
         self.seed = None if seed is None else check_int("seed", seed, low=0, high=2**64 - 1)
 
-    def describe(self) -> dict[str, Any]:
+    def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
+        if not isinstance(self.rate, LearningRateSchedule):
+            return {}
+        return {"rate": (self.rate, _share_below_1)}
+
+    def describe(self, step: int = 0) -> dict[str, Any]:
         n, _ = self._sizes()
-        return {"kind": "dropout", "n_in": n, "n_out": n, "rate": self.rate, "seed": self.seed}
+        rate = _share_below_1("rate", now(self.rate, step))
+        return {"kind": "dropout", "n_in": n, "n_out": n, "rate": rate, "seed": self.seed}
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+        rate = serialize_if_schedule(self.rate)
+        return {**super().get_config(), "rate": rate, "seed": self.seed}
 
 
 class Flatten(Layer):

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,8 +50,9 @@ from fastreg.layers import (
     serialize,
 )
 from fastreg.objective import Objective, Polished, polish
+from fastreg.schedules import LearningRateSchedule, in_steps
 from fastreg.serialization import check_bool
-from fastreg.training import Data, Network, Pace, Position, Task
+from fastreg.training import Data, Network, Pace, Position, Scheduled, Task
 
 Array = NDArray[Any]
 
@@ -67,6 +68,15 @@ INFERENCE_BATCH_SIZE = 256  # of evaluate and predict, whose results do not depe
 _owners: weakref.WeakValueDictionary[int, Sequential] = weakref.WeakValueDictionary()
 
 
+class Follows(NamedTuple):
+    """A setting of a layer, by its number in the network, and the schedule that it follows."""
+
+    name: str
+    layer: int
+    schedule: LearningRateSchedule
+    check: Callable[[str, Any], Any]
+
+
 class _Core:
     """The network of a model, shared with its layers. It holds neither, so nothing is cyclic."""
 
@@ -75,6 +85,7 @@ class _Core:
         self.lock = threading.RLock()
         self.network: Network | None = None
         self.stale = False  # a layer's setting changed since the network was told
+        self.follows: list[Follows] = []  # the settings of the network's layers with schedules
 
     def read_weights(self, first: int, count: int) -> list[Array]:
         with self.lock:
@@ -378,8 +389,34 @@ class Sequential:
         return core.network
 
     def _describe(self) -> list[dict[str, Any]]:
-        described = [layer.describe() for layer in self._layers]
-        return [each for each in described if each is not None]
+        step = 0 if self.optimizer is None else self.optimizer.iterations
+        described = [(layer, layer.describe(step)) for layer in self._layers]
+        inside = [(layer, each) for layer, each in described if each is not None]
+        self._core.follows = [
+            Follows(name, number, *found)
+            for number, (layer, _) in enumerate(inside)
+            for name, found in layer.schedules().items()
+        ]
+        return [each for _, each in inside]
+
+    def scheduled(self, steps: int) -> Sequence[Scheduled]:
+        """What follows a schedule, in so many training steps from the next on.
+
+        Raises
+        ------
+        ValueError
+            Where a schedule gives what the setting cannot be.
+        """
+        assert self.optimizer is not None
+        rates = self.optimizer.rates(steps)
+        found = [] if rates is None else [Scheduled("learning_rate", -1, rates)]
+        if self._core.follows:
+            self._core.stale = True  # the steps leave their own settings behind
+            first = self.optimizer.iterations
+            for name, layer, schedule, check in self._core.follows:
+                values = in_steps(schedule, check, name, first, steps)
+                found.append(Scheduled(name, layer, values))
+        return found
 
     def _make_network(self) -> Network:
         if not any(isinstance(layer, Dense) for layer in self._layers):
@@ -676,7 +713,9 @@ class Sequential:
         task, data = self._data("objective", x, y, sample_weight)
         with self._core.lock:
             dense = [layer for layer in self._layers if isinstance(layer, Dense)]
-            return Objective(self._new_network, dense, data, task.loss, self.n_threads)
+            assert self.optimizer is not None
+            step = self.optimizer.iterations  # where schedules stand
+            return Objective(self._new_network, dense, data, task.loss, self.n_threads, step)
 
     def polish(
         self,

@@ -60,6 +60,7 @@ class Objective:
         data: Data,
         loss: str,
         n_threads: int,
+        step: int = 0,
     ) -> None:
         y = data.y if data.y.dtype.kind == "i" else data.y.astype(np.float64)
         weight = data.sample_weight
@@ -67,7 +68,7 @@ class Objective:
         self._data = Data(data.x.astype(np.float64), y, weight)
         self._loss, self._n_threads = loss, n_threads
         without_l1 = {"kernel_l1": 0.0, "bias_l1": 0.0, "kernel_groups": None}
-        described = [layer.describe() for layer in layers]
+        described = [layer.describe(step) for layer in layers]
         self._network = make([{**layer, **without_l1} for layer in described], "float64")
         arrays = [w.astype(np.float64) for layer in layers for w in layer.get_weights()]
         owners = [(layer, name) for layer in layers for name in layer.weight_names]
@@ -82,7 +83,7 @@ class Objective:
         self.l1 = np.zeros_like(self.start)
         for piece, (layer, name) in zip(self.pieces, self.owners, strict=True):
             regularizer = getattr(layer, f"{name}_regularizer")
-            self.l1[piece] = 0.0 if regularizer is None else regularizer.l1
+            self.l1[piece] = 0.0 if regularizer is None else regularizer.at(step).l1
         self._grouped = [
             (piece, (layer.input_shape[1], layer.units), layer.kernel_regularizer)
             for piece, (layer, name) in zip(self.pieces, self.owners, strict=True)

@@ -12,8 +12,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Self, TypedDict, Unpack
 
+from fastreg import schedules as schedules  # Keras has them here
 from fastreg.errors import check_choice, check_int, check_real, unknown_name
 from fastreg.inputs import L1_STEPS, check_l1_step
+from fastreg.schedules import (
+    LearningRateSchedule,
+    in_steps,
+    now,
+    or_schedule,
+    serialize_if_schedule,
+)
 from fastreg.serialization import Registry, check_bool, known_arguments
 
 Check = Callable[[str, Any], Any]
@@ -93,7 +101,6 @@ class Optimizer:
         "gradient_accumulation_steps": None,
     }
 
-    learning_rate: float
     weight_decay: float | None
     l1_step: str
     name: str
@@ -125,8 +132,45 @@ class Optimizer:
         if check is None:
             error = unknown_name(f"setting of {type(self).__name__}", name, self.settings())
             raise AttributeError(str(error))
-        super().__setattr__(name, check(name, value))
+        if name == "learning_rate":
+            value = or_schedule(check, name, value)
+            if self.schedule is not None and not isinstance(value, LearningRateSchedule):
+                raise TypeError(
+                    f"learning_rate: got {value!r}; this optimizer follows {self.schedule!r}: set "
+                    "another schedule, or make an optimizer with a number"
+                )
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, check(name, value))
         self.__dict__["_described"] = None
+
+    @property
+    def learning_rate(self) -> float:
+        """The step size, or that of the next step where it follows a schedule."""
+        return now(self.__dict__["learning_rate"], self.iterations)
+
+    @learning_rate.setter
+    def learning_rate(self, value: float | LearningRateSchedule) -> None:
+        raise NotImplementedError("__setattr__ does it")
+
+    @property
+    def schedule(self) -> LearningRateSchedule | None:
+        """What the learning rate follows, None where it is a number."""
+        found = self.__dict__.get("learning_rate")
+        return found if isinstance(found, LearningRateSchedule) else None
+
+    def rates(self, steps: int) -> Any:
+        """The learning rates of so many steps from the next on, (steps,); None for a number.
+
+        Raises
+        ------
+        ValueError
+            Where the schedule gives what is no learning rate.
+        """
+        if self.schedule is None:
+            return None
+        check = self.checks["learning_rate"]
+        return in_steps(self.schedule, check, "learning_rate", self.iterations, steps)
 
     @classmethod
     def settings(cls) -> dict[str, Check]:
@@ -144,16 +188,24 @@ class Optimizer:
         """
         described: dict[str, Any] | None = self.__dict__["_described"]
         if described is None:
-            described = {"kind": self.kind, **self.get_config()}
+            # A schedule's learning rates are told in each call.
+            described = {"kind": self.kind, **self._values()}
             check_l1_step(described)
             described["weight_decay"] = self.weight_decay or 0.0
             del described["name"]
             self.__dict__["_described"] = described
         return described
 
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.settings()}
+
+    def _given(self) -> dict[str, Any]:
+        """The settings, a schedule as such."""
+        return {**self._values(), "learning_rate": self.__dict__["learning_rate"]}
+
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer: plain Python values, ready for JSON."""
-        return {name: getattr(self, name) for name in self.settings()}
+        return {name: serialize_if_schedule(value) for name, value in self._given().items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -161,13 +213,13 @@ class Optimizer:
         return cls(**known_arguments(cls, config, cls.keras_only))
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
         return f"{type(self).__name__}({settings})"
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other) or not isinstance(other, Optimizer):
             return NotImplemented
-        return self.get_config() == other.get_config()
+        return self._given() == other._given()
 
     __hash__ = None  # type: ignore[assignment]  # settings can change
 
@@ -184,7 +236,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, default 0.01
+    learning_rate : float or LearningRateSchedule, default 0.01
         Step size, >= 0.
     momentum : float, default 0.0
         In [0, 1].
@@ -221,7 +273,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.01,
+        learning_rate: float | LearningRateSchedule = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,
@@ -244,7 +296,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
+    learning_rate : float or LearningRateSchedule, default 0.001
         Step size, >= 0.
     beta_1, beta_2 : float, default 0.9 and 0.999
         Decay of the two moments, in [0, 1).
@@ -285,7 +337,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -319,7 +371,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         weight_decay: float = 0.004,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
@@ -338,7 +390,7 @@ class Adamax(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
+    learning_rate : float or LearningRateSchedule, default 0.001
         Step size, >= 0.
     beta_1, beta_2 : float, default 0.9 and 0.999
         Decay of m and of u, in [0, 1).
@@ -375,7 +427,7 @@ class Adamax(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -401,7 +453,7 @@ class Nadam(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
+    learning_rate : float or LearningRateSchedule, default 0.001
         Step size, >= 0.
     beta_1, beta_2 : float, default 0.9 and 0.999
         Decay of the two moments, in [0, 1).
@@ -438,7 +490,7 @@ class Nadam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -463,7 +515,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
+    learning_rate : float or LearningRateSchedule, default 0.001
         Step size, >= 0.
     rho : float, default 0.9
         Decay of the mean, in [0, 1).
@@ -506,7 +558,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         rho: float = 0.9,
         momentum: float = 0.0,
         epsilon: float = 1e-7,
@@ -532,7 +584,7 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
+    learning_rate : float or LearningRateSchedule, default 0.001
         Step size, >= 0.
     initial_accumulator_value : float, default 0.1
         What a begins at, >= 0.
@@ -567,7 +619,7 @@ class Adagrad(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
         weight_decay: float | None = None,
@@ -590,7 +642,7 @@ class Adadelta(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
+    learning_rate : float or LearningRateSchedule, default 0.001
         Step size, >= 0; the paper's own is 1.
     rho : float, default 0.95
         Decay of both means, in [0, 1).
@@ -625,7 +677,7 @@ class Adadelta(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         rho: float = 0.95,
         epsilon: float = 1e-7,
         weight_decay: float | None = None,
@@ -647,7 +699,7 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
+    learning_rate : float or LearningRateSchedule, default 0.001
         What a weight moves by, >= 0.
     beta_1, beta_2 : float, default 0.9 and 0.99
         Weight of m in the sign, and its decay, in [0, 1).
@@ -680,7 +732,7 @@ class Lion(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.99,
         weight_decay: float | None = None,
@@ -705,7 +757,7 @@ class Ftrl(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
+    learning_rate : float or LearningRateSchedule, default 0.001
         Step size, > 0.
     learning_rate_power : float, default -0.5
         <= 0; -0.5 is the published one, 0 a fixed step size.
@@ -754,7 +806,7 @@ class Ftrl(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | LearningRateSchedule = 0.001,
         learning_rate_power: float = -0.5,
         initial_accumulator_value: float = 0.1,
         l1_regularization_strength: float = 0.0,

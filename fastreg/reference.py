@@ -1430,6 +1430,7 @@ class Network:
             (_Dense if settings["kind"] == "dense" else _Dropout)(settings, dtype)
             for settings in layers
         ]
+        self._settings = layers
         self._dense = [layer for layer in self._layers if isinstance(layer, _Dense)]
         self._parameters = [parameter for layer in self._dense for parameter in layer.parameters]
         self._last_activation: str = layers[-1].get("activation", "")
@@ -1440,6 +1441,7 @@ class Network:
         """Take other coefficients, rates, seeds and trainable flags for the same layers."""
         for layer, settings in zip(self._layers, layers, strict=True):
             layer.configure(settings)
+        self._settings = layers
 
     def get_weights(self) -> list[Array]:
         """Copies of [kernel, bias, kernel, bias, ...]."""
@@ -1498,8 +1500,12 @@ class Network:
         accuracy: str | None,
         ledger: Array,
         n_threads: int,
+        scheduled: Sequence[tuple[str, int, Array]] = (),
     ) -> int:
         """Train on rows index[start:stop] in batches of `batch_size`; return the steps done.
+
+        `scheduled` has settings that change from step to step: name, number of the layer (-1: the
+        learning rate), and one value for each step of the call.
 
         `ledger` (6,) is added to, for each step of n rows, before its update:
         [n * data loss, n * kernel penalty, n * bias penalty, n * activity penalty, hits, n].
@@ -1511,6 +1517,7 @@ class Network:
         steps = 0
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
+            optimizer = self._follow(scheduled, steps, optimizer)
             x_b, y_b, w_b = (_take(rows, index, first, last) for rows in (x, y, sample_weight))
             p = self._forward(x_b, loss, training=(seed, iteration))
             entry = self._ledger_entry(p, y_b, w_b, loss, accuracy)
@@ -1559,6 +1566,20 @@ class Network:
 
     def answer(self, x: object, out: object) -> None:
         """None: the twin has no short way to `forward`."""
+
+    def _follow(
+        self, scheduled: Sequence[tuple[str, int, Array]], step: int, optimizer: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Take the settings of a step of the call; returns the optimizer's."""
+        for name, number, values in scheduled:
+            if number < 0:
+                optimizer = {**optimizer, name: float(values[step])}
+            else:
+                settings = {**self._settings[number], name: float(values[step])}
+                self._settings = [*self._settings]
+                self._settings[number] = settings
+                self._layers[number].configure(settings)
+        return optimizer
 
     def _reserve(self, n: int) -> None:
         if n > self._reserved:

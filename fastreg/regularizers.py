@@ -6,16 +6,23 @@ its output by the number of rows in the batch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 
 from fastreg import functional, inputs
 from fastreg.errors import check_real
 from fastreg.inputs import Grouping
+from fastreg.schedules import LearningRateSchedule, now, or_schedule, serialize_if_schedule
 from fastreg.serialization import Configurable, Registry
+
+Strength = float | LearningRateSchedule
+
+check_strength = partial(check_real, low=0.0)
 
 
 @dataclass(frozen=True)
@@ -24,15 +31,19 @@ class Regularizer(Configurable):
 
     Attributes
     ----------
-    l1, l2 : float
-        The two coefficients, finite and >= 0.
+    l1, l2 : float or LearningRateSchedule
+        The two coefficients, finite and >= 0. One that follows a schedule is in each training step
+        what the schedule says of it; outside of training the regularizer is `at` a step.
     """
 
-    l1: float
-    l2: float
+    l1: Any  # a number, or a schedule
+    l2: Any
 
     def __post_init__(self) -> None:
-        self._set(l1=check_real("l1", self.l1, low=0.0), l2=check_real("l2", self.l2, low=0.0))
+        self._set(
+            l1=or_schedule(check_strength, "l1", self.l1),
+            l2=or_schedule(check_strength, "l2", self.l2),
+        )
 
     def __call__(self, w: np.ndarray) -> float:
         """The penalty of `w`, an array of any shape, float32 or float64."""
@@ -42,6 +53,32 @@ class Regularizer(Configurable):
         """The gradient of the penalty: `l1 * sign(w) + 2 * l2 * w`, with sign(0) = 0."""
         return functional.penalty_gradient(w, self.l1, self.l2)
 
+    def schedules(self) -> dict[str, LearningRateSchedule]:
+        """The coefficients that follow one."""
+        found = {"l1": self.l1, "l2": self.l2}
+        return {
+            name: value for name, value in found.items() if isinstance(value, LearningRateSchedule)
+        }
+
+    def at(self, step: int) -> Self:
+        """The regularizer with the coefficients that it has in a step, all of them numbers.
+
+        >>> from fastreg.schedules import PolynomialDecay
+        >>> L1(PolynomialDecay(0.0, 10, 1.0)).at(5)
+        L1(l1=0.5)
+        """
+        scheduled = self.schedules()
+        if not scheduled:
+            return self
+        found = copy.copy(self)
+        found._set(
+            **{name: check_strength(name, now(each, step)) for name, each in scheduled.items()}
+        )
+        return found
+
+    def get_config(self) -> dict[str, Any]:
+        return {name: serialize_if_schedule(value) for name, value in super().get_config().items()}
+
 
 @dataclass(frozen=True)
 class L1(Regularizer):
@@ -49,7 +86,7 @@ class L1(Regularizer):
 
     Parameters
     ----------
-    l1 : float, default 0.01
+    l1 : float or LearningRateSchedule, default 0.01
         Coefficient, finite and >= 0; None means the default, as in Keras.
 
     Raises
@@ -66,7 +103,7 @@ class L1(Regularizer):
     array([ 0.5, -0.5,  0. ])
     """
 
-    l1: float = 0.01
+    l1: Strength = 0.01
     l2: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +117,7 @@ class L2(Regularizer):
 
     Parameters
     ----------
-    l2 : float, default 0.01
+    l2 : float or LearningRateSchedule, default 0.01
         Coefficient, finite and >= 0; None means the default, as in Keras.
 
     Raises
@@ -98,7 +135,7 @@ class L2(Regularizer):
     """
 
     l1: float = field(default=0.0, init=False, repr=False)
-    l2: float = 0.01
+    l2: Strength = 0.01
 
     def __post_init__(self) -> None:
         self._set(l2=0.01 if self.l2 is None else self.l2)
@@ -111,7 +148,7 @@ class L1L2(Regularizer):
 
     Parameters
     ----------
-    l1, l2 : float, default 0.0
+    l1, l2 : float or LearningRateSchedule, default 0.0
         Coefficients, finite and >= 0; None means 0, as in Keras. The strings "l1_l2" and "l1l2"
         mean 0.01 for both, as Keras documents them.
 
@@ -127,8 +164,8 @@ class L1L2(Regularizer):
     4.0
     """
 
-    l1: float = 0.0
-    l2: float = 0.0
+    l1: Strength = 0.0
+    l2: Strength = 0.0
 
     def __post_init__(self) -> None:
         self._set(l1=0.0 if self.l1 is None else self.l1, l2=0.0 if self.l2 is None else self.l2)
@@ -151,7 +188,7 @@ class GroupL1(Regularizer):
     groups : "rows", "columns" or lists of int
         What goes as one: the weights out of an input, into a unit, or out of the listed inputs.
         Lists must not overlap; inputs in none have no group penalty.
-    l1, l2 : float, default 0.0
+    l1, l2 : float or LearningRateSchedule, default 0.0
         Coefficients for all weights, finite and >= 0.
     sizes : float or list of float, optional
         What counts as the size of a group: one number, or one for each list. None counts its
@@ -183,8 +220,8 @@ class GroupL1(Regularizer):
         self,
         group_l1: float = 0.01,
         groups: Grouping = "rows",
-        l1: float = 0.0,
-        l2: float = 0.0,
+        l1: Strength = 0.0,
+        l2: Strength = 0.0,
         *,
         sizes: float | Sequence[float] | None = None,
     ) -> None:
@@ -264,7 +301,7 @@ class GroupL1(Regularizer):
 
     def get_config(self) -> dict[str, Any]:
         found: dict[str, Any] = {"group_l1": self.group_l1, "groups": self.groups}
-        found |= {"l1": self.l1, "l2": self.l2}
+        found |= {"l1": serialize_if_schedule(self.l1), "l2": serialize_if_schedule(self.l2)}
         if not isinstance(self.groups, str):
             found["groups"] = [list(group) for group in self.groups]
         if self.sizes is not None:

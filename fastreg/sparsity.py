@@ -100,7 +100,15 @@ class Compact(Callback):
 def _kernel_l1(layer: Layer) -> float:
     """0 where it is not trained."""
     regularizer = getattr(layer, "kernel_regularizer", None)
-    return regularizer.l1 if layer.trainable and regularizer is not None else 0.0
+    if regularizer is None or not layer.trainable:
+        return 0.0
+    if "l1" in regularizer.schedules():
+        raise ValueError(
+            f"layer {layer.name!r}: got {regularizer!r}, whose l1 follows a schedule; a number is "
+            "needed where it is tuned"
+        )
+    l1: float = regularizer.l1
+    return l1
 
 
 class TargetSparsity(Callback):

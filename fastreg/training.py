@@ -34,6 +34,14 @@ SLICE_SECONDS = 0.05  # short enough for Ctrl-C and a smooth line, long enough t
 SLICE_FLOPS = 2e9  # about as long, where the slices must not depend on the clock
 
 
+class Scheduled(NamedTuple):
+    """A setting that changes from step to step: its values in those of a call, (steps,) float64."""
+
+    name: str  # of `describe`
+    layer: int  # its number in the network, -1 for the learning rate
+    values: Array
+
+
 class Network(Protocol):
     """The engine's class and its NumPy twin, as the loop uses them."""
 
@@ -61,6 +69,7 @@ class Network(Protocol):
         accuracy: str | None,
         ledger: Ledger,
         n_threads: int,
+        scheduled: Sequence[Scheduled] = (),
     ) -> int: ...
     def evaluate(
         self,
@@ -110,6 +119,8 @@ class Model(Protocol):
     def pace(self) -> Pace: ...
     @property
     def n_params(self) -> int: ...
+    def scheduled(self, steps: int) -> Sequence[Scheduled]:
+        """What follows a schedule, in so many steps from the next on."""
 
 
 class Task(NamedTuple):
@@ -299,6 +310,7 @@ def train(
                 task.accuracy,
                 ledger,
                 model.n_threads,
+                model.scheduled(n_steps(stop - start, batch_size)),
             )
         finally:
             # Ctrl-C during the call is raised as it returns, before its result could be stored:

@@ -42,7 +42,13 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
 #define FR_L1_STEPS(ENTRY) ENTRY(sign) ENTRY(proximal) ENTRY(cumulative)
 #define FR_ACCURACIES(ENTRY) ENTRY(none) ENTRY(binary) ENTRY(categorical) ENTRY(sparse_categorical)
 #define FR_LAYER_KINDS(ENTRY) ENTRY(dense) ENTRY(dropout)
+/* What may change from step to step: the optimizer's, dense layers', dropout's. */
+#define FR_SETTINGS(ENTRY)                                                                         \
+    ENTRY(learning_rate)                                                                           \
+    ENTRY(kernel_l1)                                                                               \
+    ENTRY(kernel_l2) ENTRY(bias_l1) ENTRY(bias_l2) ENTRY(activity_l1) ENTRY(activity_l2) ENTRY(rate)
 
+#define FR_SETTING_ID(name) FR_SETTING_##name,
 #define FR_ACTIVATION_ID(name) FR_ACTIVATION_##name,
 #define FR_LOSS_ID(name) FR_LOSS_##name,
 #define FR_OPTIMIZER_ID(name) FR_OPTIMIZER_##name,
@@ -55,6 +61,7 @@ enum { FR_OPTIMIZERS(FR_OPTIMIZER_ID) FR_N_OPTIMIZERS };
 enum { FR_L1_STEPS(FR_L1_STEP_ID) FR_N_L1_STEPS };
 enum { FR_ACCURACIES(FR_ACCURACY_ID) FR_N_ACCURACIES };
 enum { FR_LAYER_KINDS(FR_LAYER_KIND_ID) FR_N_LAYER_KINDS };
+enum { FR_SETTINGS(FR_SETTING_ID) FR_N_SETTINGS };
 
 /* The name of entry `id` of a table, NULL past its end: how callers map names to ids. */
 const char *fr_activation_name(int id);
@@ -63,6 +70,7 @@ const char *fr_optimizer_name(int id);
 const char *fr_l1_step_name(int id);
 const char *fr_accuracy_name(int id);
 const char *fr_layer_kind_name(int id);
+const char *fr_setting_name(int id);
 const char *fr_status_text(fr_status status);
 
 /* penalty(x) = l1 sum|x| + l2 sum x^2, gradient l1 sign(x) + 2 l2 x with sign(0) = 0. */
@@ -183,6 +191,13 @@ fr_status fr_network_keep(fr_network *network, int n_threads);
 fr_status fr_network_finite(fr_network *network, int n_threads);
 fr_status fr_network_put_back(fr_network *network);
 
+/* A setting that changes from step to step; the network's layers keep what the last step had. */
+typedef struct {
+    int setting; /* FR_SETTING_... */
+    ptrdiff_t layer; /* not read for the learning rate */
+    const double *values; /* one for each step of the call */
+} fr_schedule;
+
 typedef struct {
     fr_data data;
     ptrdiff_t start, stop; /* rows index[start:stop], cut into batches; the last may be short */
@@ -193,6 +208,8 @@ typedef struct {
     uint64_t seed;     /* of dropout */
     int n_threads;
     int part; /* FR_WHOLE_STEPS, or a half of one */
+    const fr_schedule *schedules;
+    ptrdiff_t n_schedules;
 } fr_training;
 
 /* One step in two calls that differ in nothing else, start to stop being one batch: the first leaves the

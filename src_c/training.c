@@ -52,7 +52,7 @@ typedef struct {
     const fr_kernels *kernels;
     bool fused;
     double *ledger;
-    /* the step at hand */
+    fr_optimizer optimizer; /* as it is in the step at hand, of which all that follows is */
     enum { BEFORE, ROWS, COLUMNS, UPDATES } phase;
     ptrdiff_t row, n_batch, n_panels, steps_done;
     bool not_finite;
@@ -501,9 +501,52 @@ static void add_step_to_ledger(training_run *run)
     run->ledger[FR_LEDGER_ROWS] += rows;
 }
 
+/* A setting of a layer that may change from step to step, NULL where it has none such. */
+static double *setting_of(fr_layer *layer, int setting)
+{
+    if (layer->kind == FR_LAYER_dropout) return setting == FR_SETTING_rate ? &layer->rate : NULL;
+    switch (setting) {
+    case FR_SETTING_kernel_l1: return &layer->kernel.l1;
+    case FR_SETTING_kernel_l2: return &layer->kernel.l2;
+    case FR_SETTING_bias_l1: return &layer->bias.l1;
+    case FR_SETTING_bias_l2: return &layer->bias.l2;
+    case FR_SETTING_activity_l1: return &layer->activity.l1;
+    case FR_SETTING_activity_l2: return &layer->activity.l2;
+    }
+    return NULL;
+}
+
+static bool schedule_valid(const fr_network *net, const fr_schedule *s, ptrdiff_t n_steps)
+{
+    bool of_layer = s->setting != FR_SETTING_learning_rate;
+    if (of_layer && (s->layer < 0 || s->layer >= net->n_layers ||
+                     !setting_of(&net->layers[s->layer].spec, s->setting)))
+        return false;
+    double high = s->setting == FR_SETTING_rate ? 1 : INFINITY;
+    for (ptrdiff_t i = 0; i < n_steps; i++)
+        if (!(s->values[i] >= 0 && s->values[i] < high)) return false;
+    return true;
+}
+
+static bool schedules_valid(const fr_network *net, const fr_training *call)
+{
+    ptrdiff_t n_steps = pieces(call->stop - call->start, call->batch_size);
+    for (ptrdiff_t i = 0; i < call->n_schedules; i++)
+        if (!schedule_valid(net, &call->schedules[i], n_steps)) return false;
+    return true;
+}
+
 static ptrdiff_t begin_step(training_run *run)
 {
-    run->update = fr_update_step_of(&run->call->optimizer, run->call->iteration + run->steps_done);
+    if (run->row == run->call->stop) return 0;
+    for (ptrdiff_t i = 0; i < run->call->n_schedules; i++) {
+        const fr_schedule *s = &run->call->schedules[i];
+        double *setting = s->setting == FR_SETTING_learning_rate
+                              ? &run->optimizer.learning_rate
+                              : setting_of(&run->net->layers[s->layer].spec, s->setting);
+        *setting = s->values[run->steps_done];
+    }
+    run->update = fr_update_step_of(&run->optimizer, run->call->iteration + run->steps_done);
     run->n_batch = smaller(run->call->batch_size, run->call->stop - run->row);
     run->n_panels = pieces(run->n_batch, run->plan->n_rows);
     return run->n_panels;
@@ -726,7 +769,8 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     const fr_optimizer *optimizer = &call->optimizer;
     if (!fr_call_valid(call) || call->batch_size < 1 || call->iteration < 0 ||
         !fr_optimizer_valid(optimizer) || call->part < 0 || call->part >= FR_N_PARTS ||
-        (call->part != FR_WHOLE_STEPS && call->stop - call->start > call->batch_size))
+        (call->part != FR_WHOLE_STEPS && call->stop - call->start > call->batch_size) ||
+        !schedules_valid(net, call))
         return FR_BAD_ARGUMENT;
     if (!fr_blas_ready()) return FR_NO_BLAS;
     if (call->start == call->stop) return FR_OK;
@@ -749,6 +793,7 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
         .kernels = net->kernels,
         .fused = fused_loss(net, call->loss) != NULL,
         .ledger = ledger,
+        .optimizer = call->optimizer,
         .row = call->start,
     };
     if (call->part == FR_FROM_GRADIENTS) {

@@ -28,7 +28,7 @@ ROWS = [
     {"objective"},
     {"training", "layers", "model_io", "interchange"},
     {"callbacks", "optimizers", "losses", "metrics", "regularizers", "initializers", "activations"},
-    {"functional", "reference", "owlqn"},
+    {"functional", "reference", "owlqn", "schedules"},
     {"inputs", "config", "serialization", "datasets"},
     {"errors", "_version"},
 ]
