@@ -1,6 +1,4 @@
-"""Schedules: an activity L1 that warms up and a rate that decays leave more units of a code alive."""
-
-import numpy as np
+"""Schedules: an activity L1 that warms up leaves more units of a code alive than one at once."""
 
 import fastreg as fr
 
@@ -11,7 +9,7 @@ STEPS = EPOCHS * (len(x) // BATCH + 1)
 
 
 def train(l1):
-    """The autoencoder's loss of reconstruction, units that ever answer, and how many do on a digit."""
+    """Loss of reconstruction, units that ever answer, how many do on a digit."""
     fr.set_random_seed(0)
     code = fr.Dense(100, "relu", activity_regularizer=fr.L1(l1))
     model = fr.Sequential([fr.Input((64,)), code, fr.Dense(64)])

@@ -471,7 +471,10 @@ def serialize_if_schedule(value: Any) -> Any:
 def or_schedule(check: Check, argument: str, value: Any) -> Any:
     """`check(argument, value)`; a schedule, or its configuration, is a schedule."""
     if isinstance(value, Mapping):
-        return deserialize(value)
+        try:
+            return deserialize(value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{argument}: {error}") from None
     return value if isinstance(value, LearningRateSchedule) else check(argument, value)
 
 
