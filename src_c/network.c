@@ -23,7 +23,7 @@ ptrdiff_t fr_panel_rows(ptrdiff_t n_batch)
 int fr_threads_for(double flops, int n_threads)
 {
     /* Some 15 microseconds of work: below that the hand-off cost more than the second thread gave. */
-    return flops < 4e5 ? 1 : n_threads;
+    return flops < 2e6 ? 1 : n_threads;
 }
 
 /* Rows of a panel where n_batch rows take `flops`. */
@@ -33,7 +33,7 @@ ptrdiff_t fr_rows_of_panel(const fr_network *net, ptrdiff_t n_batch, double flop
     /* Every panel reads all kernels once, from L3 where they are large: panels near to 64 rows, an even
      * number of them where several threads would share them. */
     ptrdiff_t count = pieces(n_batch, 96);
-    if (fr_threads_for(flops, 2) > 1) count += count % 2;
+    if (flops > FR_SHARED_FLOPS) count += count % 2;
     return larger(16, round_up(pieces(n_batch, count), 4));
 }
 

@@ -67,6 +67,8 @@ typedef struct {
     ptrdiff_t n_batch; /* rows that the buffers hold; a call may use fewer */
     ptrdiff_t n_rows;  /* of a panel */
     int loss, n_threads;
+    int chosen_threads; /* for small steps, by a trial that counts for `settled` more steps */
+    ptrdiff_t settled;
     bool groups; /* some trainable layer has a group penalty */
     bool compressed; /* x is data in compressed rows, which the first layer reads as it stands */
     bool materialize, has_gradients; /* the latter: of a batch whose update is still to come */
@@ -116,6 +118,9 @@ struct fr_network {
 
 /* Rows of a panel, a rule of the batch alone: results must not depend on the number of threads. */
 ptrdiff_t fr_panel_rows(ptrdiff_t n_batch);
+
+/* Work of which threads may have a part each. */
+#define FR_SHARED_FLOPS 4e5
 
 /* Threads worth waking for this many floating-point operations. */
 int fr_threads_for(double flops, int n_threads);

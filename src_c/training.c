@@ -54,7 +54,7 @@ typedef struct {
     double *ledger;
     fr_optimizer optimizer; /* as it is in the step at hand, of which all that follows is */
     enum { BEFORE, ROWS, COLUMNS, UPDATES } phase;
-    ptrdiff_t row, n_batch, n_panels, steps_done;
+    ptrdiff_t row, stop, n_batch, n_panels, steps_done; /* rows up to `stop`, for now */
     bool not_finite;
     fr_update_step update;
 } training_run;
@@ -538,7 +538,7 @@ static bool schedules_valid(const fr_network *net, const fr_training *call)
 
 static ptrdiff_t begin_step(training_run *run)
 {
-    if (run->row == run->call->stop) return 0;
+    if (run->row == run->stop) return 0;
     for (ptrdiff_t i = 0; i < run->call->n_schedules; i++) {
         const fr_schedule *s = &run->call->schedules[i];
         double *setting = s->setting == FR_SETTING_learning_rate
@@ -547,7 +547,7 @@ static ptrdiff_t begin_step(training_run *run)
         *setting = s->values[run->steps_done];
     }
     run->update = fr_update_step_of(&run->optimizer, run->call->iteration + run->steps_done);
-    run->n_batch = smaller(run->call->batch_size, run->call->stop - run->row);
+    run->n_batch = smaller(run->call->batch_size, run->stop - run->row);
     run->n_panels = pieces(run->n_batch, run->plan->n_rows);
     return run->n_panels;
 }
@@ -713,6 +713,7 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
     training_plan *plan = &net->training;
     ptrdiff_t n_batch = smaller(call->batch_size, call->data.n_rows);
     if (n_batch > INT_MAX / 2) return FR_TOO_LARGE;
+    double flops = step_flops(net, n_batch);
     bool groups = any_groups(net);
     /* Whether a step needs whole gradients before it changes a weight. */
     bool materialize = groups || call->part != FR_WHOLE_STEPS;
@@ -727,14 +728,15 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
                                 .n_threads = n_threads,
                                 .groups = groups,
                                 .compressed = compressed,
-                                .materialize = materialize};
+                                .materialize = materialize,
+                                .chosen_threads = fr_threads_for(flops, n_threads)};
         take_training(net, plan);
         if (plan->arena.overflow) return FR_TOO_LARGE;
         if (!fr_arena_allocate(&plan->arena)) return FR_NO_MEMORY;
         take_training(net, plan);
         net->transposed_stale = true;
     }
-    plan->n_rows = fr_rows_of_panel(net, n_batch, step_flops(net, n_batch));
+    plan->n_rows = fr_rows_of_panel(net, n_batch, flops);
     plan->loss = call->loss;
     plan->materialize = materialize;
     plan_tasks(net, plan->tasks, false);
@@ -752,6 +754,48 @@ bool fr_call_valid(const fr_training *call)
            call->accuracy < FR_N_ACCURACIES && call->data.x && call->data.y &&
            (!call->data.start || call->data.column) &&
            (call->accuracy == FR_ACCURACY_none || labels == takes_labels(call->loss));
+}
+
+/* The hand-off of small steps costs from 40 ns to more than what it saves, as the cores share a cache or do
+ * not, which a virtual machine may change at any time: a trial of some steps each way says what to do for the
+ * next ones. The weights have the same bits either way. */
+enum { TRIAL_WARM_UP = 16, TRIAL_STEPS = 48, TRIAL_COUNTS_FOR = 4096 };
+
+static bool wants_trial(double flops) { return FR_SHARED_FLOPS < flops && flops < 2e7; }
+
+static void run_steps(training_run *run, int n_threads, ptrdiff_t n_steps)
+{
+    ptrdiff_t left = run->call->stop - run->row, batch = run->call->batch_size;
+    run->stop = n_steps < left / batch ? run->row + n_steps * batch : run->call->stop;
+    if (run->phase != COLUMNS) run->phase = BEFORE;
+    fr_parallel(n_threads, next_training_phase, training_task, run);
+}
+
+static double trial(training_run *run, int n_threads)
+{
+    run_steps(run, n_threads, TRIAL_WARM_UP);
+    double begin = fr_seconds();
+    run_steps(run, n_threads, TRIAL_STEPS);
+    return fr_seconds() - begin;
+}
+
+static void run_with_trials(training_run *run, int most_threads)
+{
+    training_plan *plan = run->plan;
+    while (run->row < run->call->stop && !run->not_finite) {
+        ptrdiff_t steps = pieces(run->call->stop - run->row, run->call->batch_size);
+        if (plan->settled > 0) {
+            ptrdiff_t n = smaller(steps, plan->settled);
+            run_steps(run, plan->chosen_threads, n);
+            plan->settled -= n;
+        } else if (steps < 4 * (TRIAL_WARM_UP + TRIAL_STEPS)) {
+            run_steps(run, plan->chosen_threads, steps);
+        } else {
+            double alone = trial(run, 1), together = trial(run, most_threads);
+            plan->chosen_threads = alone < together ? 1 : most_threads;
+            plan->settled = TRIAL_COUNTS_FOR;
+        }
+    }
 }
 
 static fr_status begin_slots(fr_network *net, const fr_optimizer *optimizer)
@@ -776,8 +820,9 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     if (call->start == call->stop) return FR_OK;
 
     int n_threads = call->n_threads < 1 ? 1 : (int)smaller(call->n_threads, FR_MAX_THREADS);
-    n_threads = fr_threads_for(
-        step_flops(net, smaller(call->batch_size, call->data.n_rows)), n_threads);
+    double flops = step_flops(net, smaller(call->batch_size, call->data.n_rows));
+    bool tries = n_threads > 1 && wants_trial(flops);
+    if (!tries) n_threads = fr_threads_for(flops, n_threads);
     fr_status status = plan_training(net, call, n_threads);
     if (status == FR_OK && call->part == FR_FROM_GRADIENTS && !net->training.has_gradients)
         return FR_BAD_ARGUMENT;
@@ -798,11 +843,15 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     };
     if (call->part == FR_FROM_GRADIENTS) {
         run.phase = COLUMNS;
+        run.stop = call->stop;
         begin_step(&run);
     }
     net->training.has_gradients = call->part == FR_FROM_GRADIENTS;
     net->nonzeros_stale = true;
-    fr_parallel(n_threads, next_training_phase, training_task, &run);
+    if (tries)
+        run_with_trials(&run, n_threads);
+    else
+        run_steps(&run, n_threads, PTRDIFF_MAX);
     *steps_done = run.steps_done;
     if (run.not_finite && new_slots && run.steps_done == 0) fr_network_set_slots(net, 0);
     return run.not_finite ? FR_NOT_FINITE : FR_OK;

@@ -249,6 +249,26 @@ def test_slices_of_an_epoch_are_the_epoch(n_threads):
     assert len(set(found)) == 1
 
 
+def test_trials_of_threads_leave_the_weights_alone():
+    """Of small steps the engine tries one thread and more in turn, in long calls."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(40 * 1000, 8)).astype("float32")
+    y = rng.normal(size=(40 * 1000, 2)).astype("float32")
+    found = []
+    for n_threads, cuts in itertools.product([1, 2, 3], [[0, 40_000], [0, 9_000, 31_000, 40_000]]):
+        fr.set_random_seed(2)
+        model = fr.Sequential([fr.Input((8,)), fr.Dense(64, "tanh"), fr.Dense(64), fr.Dense(2)])
+        network = _engine.Network([each.describe() for each in model.layers], "float32")
+        network.set_weights(model.get_weights())
+        ledger, steps, adam = np.zeros(6), 0, fr.Adam(0.001).describe()
+        for start, stop in itertools.pairwise(cuts):
+            arguments = (x, y, None, None, start, stop, 40, "mean_squared_error", adam)
+            steps += network.train(*arguments, steps, 9, "none", ledger, n_threads)
+        assert steps == 1000
+        found.append(sha([*network.get_weights(), *itertools.chain(*network.get_slots()), ledger]))
+    assert len(set(found)) == 1
+
+
 def test_predictions_depend_on_the_row_alone():
     """Whatever rows stand beside it, whatever the batch size: a row's output has the same bits."""
     x, _ = data()

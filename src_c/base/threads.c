@@ -1,4 +1,4 @@
-#define _POSIX_C_SOURCE 200809L /* sigset_t under -std=c11 */
+#define _POSIX_C_SOURCE 200809L /* sigset_t and clock_gettime under -std=c11 */
 #include "threads.h"
 #include "cpu.h"
 #include "platform.h"
@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 /* x86 pause takes 40 to 140 cycles: some tens of microseconds, and about one. */
 enum { SPINS = 1500, SPINS_BEFORE_HELP = 30 };
@@ -232,4 +233,11 @@ void fr_parallel(int n_threads, fr_next_phase *next_phase, fr_task *task, void *
         work_alone(next_phase, task, context);
     }
     fr_float_restore(before);
+}
+
+double fr_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }

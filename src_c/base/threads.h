@@ -21,4 +21,7 @@ void fr_parallel(int n_threads, fr_next_phase *next_phase, fr_task *task, void *
 
 enum { FR_MAX_THREADS = 256 };
 
+/* Of a clock that never goes back: for choosing between two ways to the same result. */
+double fr_seconds(void);
+
 #endif
