@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dtrtrs
 
 from fastreg.layers import Dense
 from fastreg.regularizers import GroupL1
@@ -23,6 +24,7 @@ Array = NDArray[Any]
 MakeNetwork = Callable[[list[dict[str, Any]], str], Network]
 
 ROWS_AT_ONCE = 4096  # of a gradient: bounds the memory it takes
+PAIRS, PAIRS_BYTES = (20, 100), 2**25  # remembered by L-BFGS: at least, at most, and in how much
 
 # A step of gradient descent with rate 1 moves a weight by its gradient.
 _DESCENT = {"kind": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
@@ -38,7 +40,9 @@ class Objective:
     Attributes
     ----------
     evaluations : int
-        Gradients computed so far.
+        Gradients computed since it began.
+    data_loss : float
+        The loss alone, without penalties, where the last gradient was.
 
     Examples
     --------
@@ -77,24 +81,30 @@ class Objective:
         self.owners = [
             owner for owner, free in zip(owners, self._free, strict=True) if free
         ]  # of the pieces of w: (layer, "kernel" or "bias")
-        self.start = self.flat(arrays)
         ends = np.cumsum([a.size for a, free in zip(arrays, self._free, strict=True) if free])
         self.pieces = [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        self._step, self.data_loss = step, np.nan
+        self.begin_anew(arrays)
+
+    def begin_anew(self, weights: Sequence[Array]) -> None:
+        """`start` at these weights, under the L1 and group penalties that the layers have now."""
+        self.start = self.flat(weights)
         self.l1 = np.zeros_like(self.start)
+        self._grouped: list[tuple[slice, tuple[int, int], GroupL1]] = []
         for piece, (layer, name) in zip(self.pieces, self.owners, strict=True):
             regularizer = getattr(layer, f"{name}_regularizer")
-            self.l1[piece] = 0.0 if regularizer is None else regularizer.at(step).l1
-        self._grouped = [
-            (piece, (layer.input_shape[1], layer.units), layer.kernel_regularizer)
-            for piece, (layer, name) in zip(self.pieces, self.owners, strict=True)
-            if name == "kernel" and isinstance(layer.kernel_regularizer, GroupL1)
-        ]
+            if regularizer is None:
+                continue
+            regularizer = regularizer.at(self._step)
+            self.l1[piece] = regularizer.l1
+            if name == "kernel" and isinstance(regularizer, GroupL1):
+                self._grouped.append((piece, layer.kernel.shape, regularizer))
         self.evaluations = 0
 
     def flat(self, weights: Sequence[Array]) -> Array:
         """w, from a list like that of `get_weights`."""
         free = [w.ravel() for w, free in zip(weights, self._free, strict=True) if free]
-        return np.concatenate([*free, np.empty(0)])
+        return np.concatenate([*free, np.empty(0)]).astype(np.float64, copy=False)
 
     def weights(self, w: Array) -> list[Array]:
         """A list like that of `get_weights`, from w; what is not trainable is as it was."""
@@ -120,6 +130,7 @@ class Objective:
             if not steps:
                 return np.inf, np.zeros_like(w)
             gradient += (w - self.flat(self._network.get_weights())) * ((last - first) / n)
+        self.data_loss = float(ledger[0] / n)
         return float(ledger[:4].sum() / n), gradient
 
     def penalty(self, w: Array) -> float:
@@ -140,6 +151,14 @@ class Objective:
             shrunk[piece] = regularizer.group_prox(shrunk[piece].reshape(shape), step).ravel()
         return shrunk + 0.0  # no -0
 
+    def slope(self, w: Array, gradient: Array) -> Array:
+        """The gradient of F without L1, where groups of zeros have none."""
+        if self._grouped:
+            gradient = gradient.copy()
+        for piece, shape, regularizer in self._grouped:
+            gradient[piece] += regularizer.group_gradient(w[piece].reshape(shape)).ravel()
+        return gradient
+
     def subgradient(self, w: Array, gradient: Array) -> Array:
         """Of F at w the one nearest to 0, from the gradient of f: 0 at a minimum.
 
@@ -150,8 +169,7 @@ class Objective:
         for piece, shape, regularizer in self._grouped:
             here, slope = w[piece].reshape(shape), at_zero[piece].reshape(shape)
             at_zero[piece] = regularizer.nearest_slope(here, slope).ravel()
-            gradient = gradient.copy()
-            gradient[piece] += regularizer.group_gradient(here).ravel()
+        gradient = self.slope(w, gradient)
         # in a group that is not 0, a weight that is, with l1
         kink = np.copysign(np.maximum(np.abs(gradient) - self.l1, 0.0), gradient)
         at_zero = np.where(self.in_zero_group(w), at_zero, kink)
@@ -172,16 +190,18 @@ class Objective:
     def at(self, w: Array) -> Point:
         """All that is known of F at w."""
         value, gradient = self.smooth(w)
-        return Point(w, value + self.penalty(w), gradient, self.residual(w, gradient))
+        residual = self.residual(w, gradient)
+        return Point(w, value + self.penalty(w), gradient, residual, self.data_loss)
 
 
 class Point(NamedTuple):
-    """A place on the way down: w, F(w), the gradient of f there, and the KKT residual."""
+    """A place on the way down: w, F(w), the gradient of f, the KKT residual, the loss alone."""
 
     w: Array
     value: float
     gradient: Array
     residual: float
+    data_loss: float
 
 
 @dataclass(frozen=True)
@@ -192,6 +212,8 @@ class Polished:
     ----------
     objective : float
         The loss with all penalties, over all rows.
+    data_loss : float
+        The loss alone.
     kkt_residual : float
         The largest element of the objective's subgradient nearest to 0.
     iterations : int
@@ -202,6 +224,7 @@ class Polished:
     """
 
     objective: float
+    data_loss: float
     kkt_residual: float
     iterations: int
     converged: bool
@@ -217,6 +240,7 @@ def polish(
     tol: float,
     max_iter: int,
     line: Any = None,
+    curvature: Curvature | None = None,
 ) -> Polished:
     """`Sequential.polish`: descend, and hand the weights that it came to, as `dtype`, to `keep`.
 
@@ -227,7 +251,7 @@ def polish(
     """
     first: Point | None = None
     try:
-        for here in descend(objective, tol):
+        for here in descend(objective, tol, curvature):
             if first is None:
                 first = best = here
             if here.value <= best.value or here.residual <= tol:
@@ -252,21 +276,30 @@ def polish(
     assert first is not None
     if not np.isfinite(first.value):
         raise FloatingPointError("polish: the loss is not finite to begin with")
-    return Polished(best.value, best.residual, objective.evaluations, converged)
+    done = best.value, best.data_loss, best.residual
+    return Polished(*done, objective.evaluations, converged)
 
 
-def descend(objective: Objective, tol: float) -> Iterator[Point]:
+def descend(
+    objective: Objective, tol: float, curvature: Curvature | None = None
+) -> Iterator[Point]:
     """Points on the way to a minimum, from the weights the model has; ends where no step helps.
 
     Shrinkage and subspace optimization by turns (Wen, Yin, Goldfarb and Zhang 2010). A proximal
     gradient step, as long as Barzilai and Borwein say and accepted if F is below that of one of
     the last points (SpaRSA: Wright, Nowak and Figueiredo 2009), says which weights are 0. When it
     leaves all signs as they are, F is smooth around there, and L-BFGS goes on among the others.
+    Where f is convex, `curvature` may be what an earlier descent has seen: then L-BFGS begins.
     """
     here = objective.at(objective.start)
     yield here
     step = 1.0 / max(1.0, float(np.linalg.norm(here.gradient)))
     recent = deque([here.value], maxlen=5)
+    if curvature is not None and curvature.number and here.residual > tol:
+        for there in _among_nonzeros(objective, here, tol, curvature):
+            yield there
+            here = there
+        recent.append(here.value)
     while np.isfinite(here.value):
         found = _proximal_step(objective, here, step, max(recent))
         if found is None:
@@ -277,7 +310,8 @@ def descend(objective: Objective, tol: float) -> Iterator[Point]:
         step = _barzilai_borwein(here, there, step)
         here = there
         if same_signs and here.residual > tol:
-            for there in _among_nonzeros(objective, here, tol):
+            seen = Curvature(len(here.w)) if curvature is None else curvature
+            for there in _among_nonzeros(objective, here, tol, seen):
                 yield there
             here = there
         recent.append(here.value)
@@ -307,24 +341,28 @@ def _barzilai_borwein(here: Point, there: Point, step: float) -> float:
     return float(np.clip(s @ s / curvature, 1e-10, 1e10)) if curvature > 0 else 2 * step
 
 
-def _among_nonzeros(objective: Objective, here: Point, tol: float) -> Iterator[Point]:
-    """L-BFGS (Nocedal 1980) on the weights that are not 0.
+def _among_nonzeros(
+    objective: Objective, here: Point, tol: float, curvature: Curvature
+) -> Iterator[Point]:
+    """L-BFGS (Nocedal 1980) on the weights that are not 0, and those that L1 does not hold there.
 
     One that would change its sign is left at 0 from then on, as in OWL-QN (Andrew and Gao 2007).
     """
-    free = (here.w != 0) | ((objective.l1 == 0) & ~objective.in_zero_group(here.w))
-    slope = np.where(free, objective.subgradient(here.w, here.gradient), 0.0)
+    slope = objective.subgradient(here.w, here.gradient)
+    free = (here.w != 0) | ~objective.in_zero_group(here.w) & ((slope != 0) | (objective.l1 == 0))
+    side = np.where(here.w != 0, np.sign(here.w), -np.sign(slope))
+    slope = np.where(free, slope, 0.0)
     enough = max(0.1 * tol, 0.01 * float(np.abs(slope).max(initial=0.0)))
-    pairs: deque[tuple[Array, Array]] = deque(maxlen=20)
+    curvature.look_at(free)
     for _ in range(100):
-        direction = _lbfgs_direction(slope, pairs)
+        direction = curvature.direction(slope)
         if float(slope @ direction) >= 0:
             return
         largest, slack = float(np.abs(slope).max()), _ROUNDING * abs(here.value)
-        length = 1.0 if pairs else min(1.0, 1.0 / float(np.linalg.norm(slope)))
+        length = 1.0 if curvature.number else min(1.0, 1.0 / float(np.linalg.norm(slope)))
         for _ in range(30):
             w = here.w + length * direction
-            crossed = free & (objective.l1 > 0) & (w * here.w <= 0)
+            crossed = free & (objective.l1 > 0) & (w * side <= 0)
             w[crossed] = 0.0
             there = objective.at(w)
             found = np.where(free, objective.subgradient(there.w, there.gradient), 0.0)
@@ -340,32 +378,81 @@ def _among_nonzeros(objective: Objective, here: Point, tol: float) -> Iterator[P
         yield there
         if float(np.abs(found).max()) <= enough:
             return
-        s, y = there.w - here.w, found - slope
-        pairs.append((s, y))
+        turned = objective.slope(w, there.gradient) - objective.slope(here.w, here.gradient)
+        curvature.add(w - here.w, turned)
         if crossed.any():
             free &= ~crossed
             found = np.where(free, found, 0.0)
-            masked = [(s * free, y * free) for s, y in pairs]
-            pairs.clear()
-            pairs.extend(masked)
-        kept = [(s, y) for s, y in pairs if s @ y > 1e-12 * np.linalg.norm(s) * np.linalg.norm(y)]
-        if len(kept) < len(pairs):
-            pairs.clear()
-            pairs.extend(kept)
+            curvature.look_at(free)
         here, slope = there, found
 
 
-def _lbfgs_direction(slope: Array, pairs: Sequence[tuple[Array, Array]]) -> Array:
-    """-H slope with H from the last (s, y), by the two loops of Nocedal (1980)."""
-    q = -slope
-    kept = []
-    for s, y in reversed(pairs):
-        a = float(s @ q) / float(s @ y)
-        q = q - a * y
-        kept.append(a)
-    if pairs:
-        s, y = pairs[-1]
-        q = q * (float(s @ y) / float(y @ y))
-    for (s, y), a in zip(pairs, reversed(kept), strict=True):
-        q = q + s * (a - float(y @ q) / float(s @ y))
-    return q
+class Curvature:
+    """The last steps s and the changes y of the slope along them: what L-BFGS knows of F.
+
+    They are kept whole, looked at in the weights that are free, and serve on when those change.
+
+    Examples
+    --------
+    >>> seen = Curvature(2)  # of (2 a^2 + b^2) / 2
+    >>> seen.add(np.array([1.0, 0.0]), np.array([2.0, 0.0]))
+    >>> seen.look_at(np.array([True, True]))
+    >>> seen.direction(np.array([4.0, 1.0])), seen.number
+    (array([-2. , -0.5]), 1)
+    """
+
+    def __init__(self, n: int) -> None:
+        fewest, most = PAIRS
+        self._size = int(np.clip(PAIRS_BYTES // (16 * max(n, 1)), fewest, most))
+        self._order: deque[int] = deque(maxlen=self._size)  # places in the rings, oldest first
+        self._s, self._y = np.zeros((2, self._size, n))  # rings
+        self._free = np.arange(n)
+        self._free_s, self._free_y = self._s, self._y  # of the free weights
+        self._sy, self._yy = np.zeros((2, self._size, self._size))  # products of those
+        self._length = np.zeros(self._size)  # of each s
+
+    @property
+    def number(self) -> int:
+        """Pairs so far, at most as many as are kept."""
+        return len(self._order)
+
+    def add(self, s: Array, y: Array) -> None:
+        """A step and the change of the slope, of all weights."""
+        at = (self._order[-1] + 1) % self._size if self._order else 0
+        self._order.append(at)
+        self._s[at], self._y[at], self._length[at] = s, y, np.linalg.norm(s)
+        s, y = s[self._free], y[self._free]
+        self._free_s[at], self._free_y[at] = s, y
+        used = slice(self.number)
+        self._sy[at, used], self._sy[used, at] = self._free_y[used] @ s, self._free_s[used] @ y
+        self._yy[at, used] = self._yy[used, at] = self._free_y[used] @ y
+
+    def look_at(self, free: NDArray[np.bool_]) -> None:
+        """From now on, only these weights move."""
+        index = np.flatnonzero(free)
+        if np.array_equal(index, self._free):
+            return
+        self._free, used = index, slice(self.number)
+        self._free_s, self._free_y = (ring.take(index, axis=1) for ring in (self._s, self._y))
+        s, y = self._free_s[used], self._free_y[used]
+        self._sy[used, used], self._yy[used, used] = s @ y.T, y @ y.T
+
+    def direction(self, slope: Array) -> Array:
+        """-H slope, with H in the compact form of Byrd, Nocedal and Schnabel (1994)."""
+        order = np.array(self._order, np.intp)
+        sy, yy = np.diagonal(self._sy)[order], np.diagonal(self._yy)[order]
+        order = order[sy > 1e-12 * np.sqrt(yy) * self._length[order]]
+        if not len(order):
+            return -slope
+        square, used = np.ix_(order, order), slice(self.number)
+        s, y, free_slope = self._free_s[used], self._free_y[used], slope[self._free]
+        upper, yy = np.triu(self._sy[square]), self._yy[square]
+        scale = upper[-1, -1] / yy[-1, -1]
+        along = dtrtrs(upper, (s @ free_slope)[order])[0]
+        mixed = np.diagonal(upper) * along + scale * (yy @ along - (y @ free_slope)[order])
+        shares = np.zeros((2, self.number))
+        shares[0, order] = dtrtrs(upper, mixed, trans=1)[0]
+        shares[1, order] = scale * along
+        found = np.zeros_like(slope)
+        found[self._free] = shares[1] @ y - shares[0] @ s - scale * free_slope
+        return found

@@ -22,14 +22,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from fastreg import config
 from fastreg.callbacks import progress_line, resolve_verbose
 from fastreg.errors import check_choice, check_int, check_real
+from fastreg.inputs import is_sparse
 from fastreg.layers import Dense
 from fastreg.models import Sequential
+from fastreg.objective import Curvature, polish
+from fastreg.regularizers import GroupL1
 from fastreg.serialization import check_bool
-from fastreg.sparsity import State, Strength, check_built, compact
+from fastreg.sparsity import State, Strength, check_built, compact, compacted, sizes
 
 Array = NDArray[Any]
 Scoring = Callable[[Sequential, Array, Array], float]
@@ -171,16 +175,18 @@ def regularization_path(
 ) -> RegularizationPath:
     """Fit `model` under each of many strengths of L1, each from where the one before ended.
 
-    A strength is the l1 of the kernel regularizers: the largest of the model's becomes it, the
-    others keep their ratios to that; l2, biases and activities keep their regularizers. With one
-    layer and `fr.L1` it is scikit-learn's alpha of `lasso_path`, times 2 for its halved loss.
+    A strength is the l1 and group_l1 of the kernel regularizers: the largest of the model's becomes
+    it, the others keep their ratios to that; l2, biases and activities keep their regularizers.
+    With one layer and `fr.L1` it is scikit-learn's alpha of `lasso_path`, times 2 for its halved
+    loss.
 
     *lambda_max* is where the strengths begin if none are given: the smallest that empties the
     penalized kernels. With one Dense layer that is known: with the kernel at 0 and the biases
-    fitted, the largest gradient of the loss by a weight. In a deeper network with all its kernels
-    at 0 no gradient reaches them, so 0 is a minimum under any strength, and the question is when
-    training gets there: lambda_max is the first strength of the path that leaves nothing, going
-    up from the network that was fitted without L1.
+    fitted, the largest gradient of the loss by a weight, or what a group's gradients come to
+    (Simon, Friedman, Hastie and Tibshirani 2013). In a deeper network with all its kernels at 0 no
+    gradient reaches them, so 0 is a minimum under any strength, and the question is when training
+    gets there: lambda_max is the first strength of the path that leaves nothing, going up from the
+    network that was fitted without L1.
 
     For the same reason the order of the fits differs. One Dense layer goes from lambda_max down,
     and weights come in. A deeper network goes from the smallest strength up and is made compact
@@ -193,14 +199,15 @@ def regularization_path(
     model : Sequential, built and compiled
         Where fits begin; it stays as it is.
     x : (n_rows, n_in), y : targets
+        x may be a matrix or an array of scipy.sparse, which is never made dense.
     strengths : sequence of float, optional
         Instead of `n` from lambda_max down to `eps` lambda_max, evenly in their logarithm.
     solver : "auto", "polish" or "fit"
         "polish": `model.polish` at each strength. "fit": `model.fit`, with the model's optimizer,
         whose l1_step must be "proximal" or "cumulative". "auto": "polish" for one Dense layer.
     epochs, warm_epochs, batch_size : int
-        Of "fit": epochs of the first fit, and of those that go on from another
-        (default: epochs / 10).
+        Of "fit": epochs of the first fit, and of those that go on from another. None: as many as
+        make 4 `epochs` along the path, 1 at least; nearer strengths need fewer.
     tol, max_iter : float, int
         Of "polish"; `tol` is a share of the strength.
     warm_start : bool, default True
@@ -244,8 +251,10 @@ def regularization_path(
             "l1_step: got 'sign' of the model's optimizer; 'proximal' or 'cumulative' is needed"
         )
     epochs = check_int("epochs", epochs, low=1)
+    n = check_int("n", n, low=1)
+    given = None if strengths is None else _check_strengths(strengths)
     if warm_epochs is None:
-        warm_epochs = max(1, epochs // 10)
+        warm_epochs = max(1, round(4 * epochs / (n if given is None else len(given))))
     fitter = _Fitter(
         strength=strength,
         shallow=shallow,
@@ -257,18 +266,12 @@ def regularization_path(
         max_iter=check_int("max_iter", max_iter, low=1),
         scoring=scoring or _default_score,
     )
-    n = check_int("n", n, low=1)
     eps = check_real("eps", eps, low=0.0, high=1.0, low_open=True, high_open=True)
     warm_start = check_bool("warm_start", warm_start)
     n_jobs = config.get_num_threads() if n_jobs is None else check_int("n_jobs", n_jobs, low=1)
-    given = None if strengths is None else _check_strengths(strengths)
 
-    if hasattr(x, "tocsr"):
-        raise TypeError(f"x: got {type(x).__name__}; dense rows are needed, as x.toarray() gives")
     names = [str(name) for name in getattr(x, "columns", [])] or None
-    model.objective(x, y, sample_weight)  # checks them
-    weight = None if sample_weight is None else np.asarray(sample_weight)
-    data = _Rows(np.asarray(x), np.asarray(y), weight)
+    data = _checked(model, x, y, sample_weight)
     train, scored = _split(model, data, validation_split, validation_data)
     folds = [] if cv is None else _folds(cv, data, model)
 
@@ -291,7 +294,7 @@ def regularization_path(
         jobs = [job._replace(strengths=given[i : i + 1]) for job in jobs for i in range(len(given))]
     elif base is not None and whole is None:
         jobs[0] = jobs[0]._replace(start=base, warm=True)
-    n_jobs = min(n_jobs, len(jobs))
+    n_jobs = max(min(n_jobs, len(jobs)), 1)
     # Here, not in the threads: there they would draw seeds in any order.
     jobs = [job._replace(start=_copy(job.start, 1 if n_jobs > 1 else None)) for job in jobs]
     chains = _side_by_side(fitter, jobs, n_jobs, show)
@@ -321,14 +324,30 @@ def regularization_path(
 # ------------------------------------------------ the fits
 
 
-class _Rows(NamedTuple):
-    x: Array
+@dataclass(frozen=True)
+class _Rows:
+    """x, of scipy.sparse perhaps, y and sample_weight, all as they are handed to a model."""
+
+    x: Any
     y: Array
     sample_weight: Array | None
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.x, self.y, self.sample_weight))
 
     def take(self, rows: Any) -> _Rows:
         weight = self.sample_weight
         return _Rows(self.x[rows], self.y[rows], None if weight is None else weight[rows])
+
+
+def _checked(model: Sequential, x: Any, y: Any, sample_weight: Any = None) -> _Rows:
+    model.objective(x, y, sample_weight)  # checks them
+    x = x.tocsr().astype(model.dtype) if is_sparse(x) else np.ascontiguousarray(x, model.dtype)
+    weight = None if sample_weight is None else np.asarray(sample_weight)
+    return _Rows(x, np.asarray(y), weight)
 
 
 class _Job(NamedTuple):
@@ -375,11 +394,19 @@ class _Fitter:
     scoring: Scoring
     stop: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def descends(self) -> bool:
+        """Whether the loss stays the same function all the way: no weight leaves the model."""
+        return self.shallow and self.solver == "polish"
+
+    def tolerance(self, value: float) -> float:
+        return self.tol * (value or 1.0)
+
     def fit(self, model: Sequential, rows: _Rows, value: float, warm: bool) -> None:
         self.strength.set(model, value)
         if self.solver == "polish":
-            scale = value or 1.0
-            model.polish(*rows, tol=self.tol * scale, max_iter=self.max_iter, verbose=0)
+            tol = self.tolerance(value)
+            model.polish(*rows, tol=tol, max_iter=self.max_iter, verbose=0)
         else:
             x, y, weight = rows
             epochs = self.warm_epochs if warm else self.epochs
@@ -407,18 +434,47 @@ class _Fitter:
         whole: bool,
     ) -> Iterator[_Fit]:
         """Fits, each from where the one before ended; of the `whole` data, all is told."""
+        if self.descends:
+            yield from self.descent(model, values, train, scored, whole)
+            return
+        for value in values:
+            if self.stop.is_set():
+                raise _Stopped
+            self.fit(model, train, value, warm)
+            before = model.state()
+            state, warm = compacted(*before), True
+            if not self.shallow and sizes(state) != sizes(before):
+                model = Sequential(backend=model.backend)
+                model.become(state)
+            yield self._told(value, model, state, train, scored, whole)
+
+    def descent(
+        self,
+        model: Sequential,
+        values: Iterable[float],
+        train: _Rows,
+        scored: _Rows | None,
+        whole: bool,
+    ) -> Iterator[_Fit]:
+        """`chain` where one loss with one curvature serves under all strengths."""
+        objective = model.objective(*train)
+        curvature = Curvature(objective.start.size)
+        keep, dtype = model.set_weights, model.dtype or "float32"
         seen: deque[tuple[float, list[Array]]] = deque(maxlen=2)
         for value in values:
             if self.stop.is_set():
                 raise _Stopped
             if len(seen) == 2:
                 model.set_weights(_ahead(value, *seen))
-            self.fit(model, train, value, warm)
-            if self.shallow and self.solver == "polish":
-                seen.append((value, model.get_weights()))
-            small = compact(model)
-            yield self._told(value, small, train, scored, whole)
-            model, warm = (model if self.shallow else small), True
+            self.strength.set(model, value)
+            objective.begin_anew(model.get_weights())
+            found = polish(
+                objective, keep, dtype, self.tolerance(value), self.max_iter, curvature=curvature
+            )
+            seen.append((value, model.get_weights()))
+            losses = found.objective, found.data_loss, found.kkt_residual
+            state = compacted(*model.state())
+            yield self._told(value, model, state, train, scored, whole, losses)
 
     def climb(
         self,
@@ -444,30 +500,29 @@ class _Fitter:
             low *= ratio ** (n - len(found))  # it ended sooner than the search had it
 
     def _told(
-        self, value: float, model: Sequential, train: _Rows, scored: _Rows | None, whole: bool
+        self,
+        value: float,
+        model: Sequential,
+        state: State,
+        train: _Rows,
+        scored: _Rows | None,
+        whole: bool,
+        losses: tuple[float, float, float] | None = None,
     ) -> _Fit:
+        """What came of a fit: `model` and its compact `state`; `losses` if they are known."""
         score = np.nan if scored is None else float(self.scoring(model, scored.x, scored.y))
         if not whole:
-            return _Fit(value, model.state(), score)
-        objective = model.objective(*train)
-        here = objective.at(objective.start)
-        x, y, weight = train
-        logs = model.evaluate(x, y, verbose=0, sample_weight=weight, return_dict=True)
-        assert isinstance(logs, dict)
-        importances = np.zeros(int(np.prod(x.shape[1:])))
+            return _Fit(value, state, score)
+        if losses is None:
+            objective = model.objective(*train)
+            here = objective.at(objective.start)
+            losses = here.value, here.data_loss, here.residual
+        importances = np.zeros(int(np.prod(train.x.shape[1:])))
         read, kernel = _first_kernel(model)
         importances[read] = np.linalg.norm(kernel, axis=1)
-        return _Fit(
-            value,
-            model.state(),
-            score,
-            self.strength.nonzeros(model),
-            model.n_params,
-            importances,
-            here.value,
-            logs["data_loss"],
-            here.residual,
-        )
+        n_params = sum(a.size for name, a in state[1].items() if name.startswith("weights/"))
+        nonzeros = self.strength.nonzeros(model)
+        return _Fit(value, state, score, nonzeros, n_params, importances, *losses)
 
     def largest(self, model: Sequential, rows: _Rows) -> tuple[Sequential, float]:
         """lambda_max, and the model to begin the strengths below it with."""
@@ -486,14 +541,15 @@ class _Fitter:
         return model, top
 
     def _pull(self, model: Sequential, rows: _Rows) -> float:
-        """The strength that the largest gradient by a weight of the kernels stands up to."""
+        """The strength that the gradient by the kernels stands up to: with it, their prox is 0."""
         objective = model.objective(*rows)
         _, gradient = objective.smooth(objective.start)
-        return max(
-            float(np.abs(gradient[piece]).max()) / self.strength.shares[layer.name]
+        kernels = [
+            (piece, layer)
             for piece, (layer, name) in zip(objective.pieces, objective.owners, strict=True)
             if name == "kernel" and layer.name in self.strength.shares
-        )
+        ]
+        return max(_held(layer, gradient[piece], self.strength) for piece, layer in kernels)
 
     def _searched(self, model: Sequential, rows: _Rows) -> tuple[Sequential, float]:
         """Doubled until the kernels are empty: at most twice too much."""
@@ -511,15 +567,43 @@ class _Fitter:
         return base, value / 2
 
 
+def _held(layer: Dense, gradient: Array, strength: Strength) -> float:
+    """The smallest strength whose L1 and GroupL1 hold a kernel of zeros under its gradient."""
+    regularizer, shares = layer.kernel_regularizer, strength.shares[layer.name]
+    slopes = np.abs(gradient).reshape(layer.kernel.shape)
+    if "group_l1" not in shares:
+        return float(slopes.max()) / shares["l1"]
+    assert isinstance(regularizer, GroupL1)
+    l1 = shares.get("l1", 0.0)
+    if not l1 and not isinstance(regularizer.groups, str):
+        in_none = np.ones(len(slopes), bool)
+        in_none[[row for group in regularizer.groups for row in group]] = False
+        slopes[in_none] = 0.0
+    unit = GroupL1(shares["group_l1"], regularizer.groups, sizes=regularizer.sizes)
+
+    def holds(value: float) -> bool:
+        return not unit.group_prox(slopes, value, l1).any()
+
+    low, high = 0.0, float(slopes.max())
+    while not holds(high):
+        low, high = high, 2 * high
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
 def _ahead(
     value: float, older: tuple[float, list[Array]], old: tuple[float, list[Array]]
 ) -> list[Array]:
     """On the line through the last two minima; a weight that is 0, or would turn, is 0.
 
-    Between the strengths at which weights come and go, a Lasso's path is such a line (Efron,
-    Hastie, Johnstone and Tibshirani 2004).
+    The line is in the logarithm of the strength, in which steps are even. (A Lasso's is one in the
+    strength between those at which weights come and go; on steps of a grid they differ little, and
+    where a loss is curved this one is nearer.)
     """
-    length = (value - old[0]) / (old[0] - older[0])
+    if value == 0:
+        return old[1]
+    length = np.log(value / old[0]) / np.log(old[0] / older[0])
     guesses = []
     for before, w in zip(older[1], old[1], strict=True):
         guess = w + length * (w - before)
@@ -538,9 +622,9 @@ def _side_by_side(fitter: _Fitter, jobs: Sequence[_Job], n_jobs: int, show: bool
                 line.update(1)
 
     try:
-        if n_jobs <= 1:
-            return [fitter.run(job, tick) for job in jobs]
-        with ThreadPoolExecutor(n_jobs) as pool:
+        with ThreadPoolExecutor(n_jobs) as pool, threadpool_limits(1, user_api="blas"):
+            if n_jobs == 1:
+                return [fitter.run(job, tick) for job in jobs]
             futures = [pool.submit(fitter.run, job, tick) for job in jobs]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
@@ -606,22 +690,20 @@ def _split(
     if given is not None:
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise ValueError("validation_data: (x, y) is needed")
-        x, y = given
-        model.objective(x, y)  # checks them
-        return data, _Rows(np.asarray(x), np.asarray(y), None)
+        return data, _checked(model, *given)
     if not share:
         return data, None
-    at = int(len(data.x) * (1.0 - share))
-    if not 0 < at < len(data.x):
+    at = int(len(data) * (1.0 - share))
+    if not 0 < at < len(data):
         raise ValueError(
-            f"validation_split: got {share:g} of {len(data.x)} rows, which leaves one part empty"
+            f"validation_split: got {share:g} of {len(data)} rows, which leaves one part empty"
         )
     return data.take(slice(at)), data.take(slice(at, None))
 
 
 def _folds(cv: Any, data: _Rows, model: Sequential) -> list[Fold]:
     """(train rows, test rows) of each fold; with a number, classes are shared out evenly."""
-    n = len(data.x)
+    n = len(data)
     if hasattr(cv, "split"):
         cv = cv.split(data.x, data.y)
     if isinstance(cv, Iterable):

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -54,11 +55,7 @@ def known_arguments(
         raise TypeError(
             f"config: got {arguments!r}; a dictionary of arguments of {cls.__name__} is needed"
         )
-    own = [
-        parameter.name
-        for parameter in inspect.signature(cls).parameters.values()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    ]
+    own = _argument_names(cls)
     for name, value in arguments.items():
         if name in own:
             continue
@@ -68,6 +65,15 @@ def known_arguments(
         if value is not default and value != default:
             raise ValueError(f"{name}: got {value!r}; {cls.__name__} supports only {default!r}")
     return {name: value for name, value in arguments.items() if name in own}
+
+
+@cache  # a signature takes long to read
+def _argument_names(cls: type) -> list[str]:
+    return [
+        parameter.name
+        for parameter in inspect.signature(cls).parameters.values()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
 
 
 class _Named(Protocol):

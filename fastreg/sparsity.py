@@ -28,6 +28,7 @@ from fastreg.errors import check_choice, check_int, check_real
 from fastreg.layers import Dense, Layer
 from fastreg.models import Sequential
 from fastreg.objective import ROWS_AT_ONCE, Objective
+from fastreg.regularizers import GroupL1
 
 Array = NDArray[Any]
 State = tuple[dict[str, Any], dict[str, Array]]  # of a model: configuration, arrays by name
@@ -62,7 +63,7 @@ def compact(model: Sequential) -> Sequential:
     """
     check_built("compact", model)
     small = Sequential(name=model.name, backend=model.backend)
-    small.become(_compacted(*model.state()))
+    small.become(compacted(*model.state()))
     return small
 
 
@@ -92,27 +93,31 @@ class Compact(Callback):
         if (epoch + 1) % self.every:
             return
         state = self.model.state()
-        small = _compacted(*state)
-        if _sizes(small) != _sizes(state):
+        small = compacted(*state)
+        if sizes(small) != sizes(state):
             self.model.become(small)
 
 
-def _kernel_l1(layer: Layer) -> float:
-    """0 where it is not trained."""
+LANDING = ("l1", "group_l1")  # the coefficients of what makes zeros
+
+
+def _landing(layer: Layer) -> dict[str, float]:
+    """Those of the kernel that are not 0; none where it is not trained."""
     regularizer = getattr(layer, "kernel_regularizer", None)
     if regularizer is None or not layer.trainable:
-        return 0.0
-    if "l1" in regularizer.schedules():
+        return {}
+    found = {name: getattr(regularizer, name, 0.0) for name in LANDING}
+    scheduled = sorted(regularizer.schedules().keys() & found.keys())
+    if scheduled:
         raise ValueError(
-            f"layer {layer.name!r}: got {regularizer!r}, whose l1 follows a schedule; a number is "
-            "needed where it is tuned"
+            f"layer {layer.name!r}: got {regularizer!r}, whose {scheduled[0]} follows a schedule; a "
+            "number is needed where it is tuned"
         )
-    l1: float = regularizer.l1
-    return l1
+    return {name: value for name, value in found.items() if value > 0}
 
 
 class TargetSparsity(Callback):
-    """Ask for a share of zeros: the strength of L1 is tuned during `fit` until it is there.
+    """Ask for a share of zeros: the strength of L1 or GroupL1 is tuned during `fit` to get there.
 
     After an epoch the strength goes up or down, by 2 at most, with the odds of a weight not being
     0 over those wanted; by less each time the direction turns. Within the tolerance it is held.
@@ -120,9 +125,10 @@ class TargetSparsity(Callback):
     goes back to the weights of the last epoch that was on it, if there is one, unless `Compact`
     has changed their shapes since.
 
-    The strength is the l1 of the kernel regularizers, which keep their ratios to each other; at the
-    end of `fit` they hold what it came to. Units that have died do not come back, so begin with one
-    that is rather too small. Zeros that `Compact` has taken away count as zeros.
+    The strength is the largest l1 or group_l1 of the kernel regularizers, which keep their ratios
+    to each other; at the end of `fit` they hold what it came to. Units that have died do not come
+    back, so begin with one that is rather too small. Zeros that `Compact` has taken away count as
+    zeros.
 
     When it weakens a "cumulative" L1, that forgets what it has not yet taken from the weights, as
     that would hold them at 0 for as long again.
@@ -130,17 +136,17 @@ class TargetSparsity(Callback):
     Parameters
     ----------
     target : float in [0, 1)
-        Share of exact zeros in the penalized kernels, all counted together.
+        Share of exact zeros among the penalized weights of kernels, all counted together.
     tolerance : float, default 0.01
     every : int, default 1
         Epochs from one change to the next.
     layers : list of str, optional
-        Names of the layers to count and to tune. None: all with L1 on their kernel.
+        Names of the layers to count and to tune. None: all with L1 or GroupL1 on their kernel.
 
     Attributes
     ----------
     strength : float
-        The largest l1 as it is now.
+        The largest l1 or group_l1 as it is now.
     sparsity : float
         The share of zeros after the last epoch.
 
@@ -231,9 +237,10 @@ class TargetSparsity(Callback):
 
 
 class Strength:
-    """The L1 of a model's kernels as one number: the largest l1. Set, all keep their ratios to it.
+    """What makes zeros in a model's kernels as one number: the largest l1 or group_l1.
 
-    L2 and the regularizers of biases and activities stay as they are.
+    Set, all keep their ratios to it. L2 and the regularizers of biases and activities stay as they
+    are.
 
     Examples
     --------
@@ -246,17 +253,21 @@ class Strength:
     """
 
     def __init__(self, who: str, model: Sequential, names: Sequence[str] | None = None) -> None:
-        found = {layer.name: _kernel_l1(layer) for layer in model.layers}
+        found = {layer.name: _landing(layer) for layer in model.layers}
         if names is not None:
             found = {check_choice("layers", name, found): found[name] for name in names}
-        self.largest = max(found.values(), default=0.0)
+        self.largest = max((value for own in found.values() for value in own.values()), default=0.0)
         if not self.largest:
             raise ValueError(
-                f"{who}: model {model.name!r} has no trainable layer with L1 on its kernel; one is "
-                "needed, e.g. Dense(..., kernel_regularizer=L1(1e-4))"
+                f"{who}: model {model.name!r} has no trainable layer with L1 or GroupL1 on its "
+                "kernel; one is needed, e.g. Dense(..., kernel_regularizer=L1(1e-4))"
             )
         # By name: a compact model's layers are others.
-        self.shares = {name: l1 / self.largest for name, l1 in found.items() if l1 > 0}
+        self.shares = {
+            layer: {name: value / self.largest for name, value in own.items()}
+            for layer, own in found.items()
+            if own
+        }
 
     def layers(self, model: Sequential) -> list[Dense]:
         """Those that are meant, of `model` or of one made from it."""
@@ -268,19 +279,33 @@ class Strength:
         for layer in self.layers(model):
             old = layer.kernel_regularizer
             assert old is not None
-            l1 = strength * self.shares[layer.name]
-            layer.kernel_regularizer = type(old).from_config({**old.get_config(), "l1": l1})
+            config, shares = old.get_config(), self.shares[layer.name]
+            config |= {name: strength * share for name, share in shares.items() if name in config}
+            layer.kernel_regularizer = type(old).from_config(config)
+
+    def penalized(self, model: Sequential) -> list[Array]:
+        """The rows of their kernels that it has power over."""
+        found = []
+        for layer in self.layers(model):
+            kernel, regularizer = layer.kernel, layer.kernel_regularizer
+            if "l1" not in self.shares[layer.name]:
+                # A compact model has an ordinary one where no group is left.
+                groups = regularizer.groups if isinstance(regularizer, GroupL1) else ()
+                if not isinstance(groups, str):
+                    kernel = kernel[sorted(itertools.chain(*groups))]
+            found.append(kernel)
+        return found
 
     def nonzeros(self, model: Sequential) -> int:
-        """How many weights of their kernels are not 0."""
-        return sum(int(np.count_nonzero(layer.kernel)) for layer in self.layers(model))
+        """How many of the weights that it has power over are not 0."""
+        return sum(int(np.count_nonzero(rows)) for rows in self.penalized(model))
 
     def size(self, model: Sequential) -> int:
-        """How many weights their kernels have."""
-        return sum(layer.kernel.size for layer in self.layers(model))
+        """How many weights it has power over."""
+        return sum(rows.size for rows in self.penalized(model))
 
 
-def _sizes(state: State) -> list[tuple[int, ...]]:
+def sizes(state: State) -> list[tuple[int, ...]]:
     return [array.shape for array in state[1].values()]
 
 
@@ -292,7 +317,7 @@ def check_built(argument: str, model: Sequential) -> None:
         raise ValueError(f"{argument}: model {model.name!r} is not built; it has no weights yet")
 
 
-def _compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
+def compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
     """The state of the compact model, from that of a model."""
     layers = found["model"]["layers"]
     dense = [layer["config"] for layer in layers if layer["class_name"] == "Dense"]
@@ -339,7 +364,7 @@ def _resized(
         rows, columns = masks[config["name"]]
         config["units"] = int(columns.sum())
         regularizer = regularizers.deserialize(config["kernel_regularizer"])
-        if isinstance(regularizer, regularizers.GroupL1) and not (rows.all() and columns.all()):
+        if isinstance(regularizer, GroupL1) and not (rows.all() and columns.all()):
             config["kernel_regularizer"] = regularizers.serialize(
                 regularizer.of_part(rows, columns)
             )
@@ -449,7 +474,7 @@ def sparsity_report(
     kernels = [layer.kernel for layer in dense]
     readers: list[Array | None] = [*kernels[1:], None]
     layers = [_zeros(*each) for each in zip(dense, kernels, readers, strict=True)]
-    _, small = _compacted(*model.state())
+    _, small = compacted(*model.state())
     for layer in layers:
         kernel = small[f"weights/{layer['name']}/kernel"]
         layer["compact_shape"] = kernel.shape

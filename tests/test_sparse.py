@@ -350,10 +350,3 @@ def test_sparse_rows_while_dropping(backend):
     forms = (x, sp.csr_array(x))
     one, other = (reader(130, "float64", backend, 0.5)(form, training=True) for form in forms)
     assert np.array_equal(one, other)
-
-
-def test_a_path_refuses_sparse_rows():
-    model = fr.Sequential([fr.Input((3,)), fr.Dense(1, kernel_regularizer="l1")])
-    model.compile("sgd", "mse")
-    with pytest.raises(TypeError, match=r"x: got csr_array; dense rows are needed"):
-        fr.regularization_path(model, sp.csr_array(np.eye(3)), np.ones(3), n=2, verbose=0)

@@ -447,6 +447,27 @@ def test_target_sparsity(l1_step, kind, target, start):
     assert (first, last) == (pytest.approx(tuned.strength), pytest.approx(tuned.strength / 2))
 
 
+@pytest.mark.parametrize(("groups", "l1"), [("rows", 0.0), ("columns", 0.0), ("rows", 0.5)])
+def test_target_sparsity_of_groups(groups, l1):
+    """Their number is what the share can move by."""
+    x, y = load_digits(return_X_y=True)
+    fr.set_random_seed(0)
+    regularizer = fr.GroupL1(1e-4, groups, l1=1e-4 * l1)
+    hidden = fr.Dense(64, "relu", kernel_regularizer=regularizer)
+    model = fr.Sequential([fr.Input((64,)), hidden, fr.Dense(10, "softmax")])
+    model.compile(fr.Adam(2e-3, l1_step="proximal"), "sparse_categorical_crossentropy")
+    tuned = fr.TargetSparsity(0.7, tolerance=0.03)
+    model.fit(x / 16, y, batch_size=64, epochs=80, callbacks=[tuned], verbose=0)
+    kernel, found = model.layers[0].kernel, model.layers[0].kernel_regularizer
+    assert abs((kernel == 0).mean() - 0.7) <= 0.04
+    assert found.group_l1 == pytest.approx(tuned.strength)
+    assert found.l1 == pytest.approx(tuned.strength * l1)
+    if not l1:
+        empty = ~kernel.any(axis=1 if groups == "rows" else 0)
+        # Weights of a unit that is silent on all rows shrink with their group to nothing.
+        assert empty.mean() >= (kernel == 0).mean() - 0.02
+
+
 def test_target_sparsity_counts_what_compact_took():
     x, y = load_digits(return_X_y=True)
     model = digits_model(1e-4, fr.Adam(2e-3, l1_step="cumulative"))
