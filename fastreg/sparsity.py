@@ -110,8 +110,8 @@ def _landing(layer: Layer) -> dict[str, float]:
     scheduled = sorted(regularizer.schedules().keys() & found.keys())
     if scheduled:
         raise ValueError(
-            f"layer {layer.name!r}: got {regularizer!r}, whose {scheduled[0]} follows a schedule; a "
-            "number is needed where it is tuned"
+            f"layer {layer.name!r}: got {regularizer!r}, whose {scheduled[0]} follows a schedule; "
+            "a number is needed where it is tuned"
         )
     return {name: value for name, value in found.items() if value > 0}
 
