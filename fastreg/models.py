@@ -772,7 +772,7 @@ class Sequential:
         objective = self.objective(x, y, sample_weight)
         line = progress_line(max_iter) if moving else None
         try:
-            with self._core.lock:
+            with self._core.lock, config.one_blas_thread():
                 return polish(objective, self.set_weights, self._dtype, tol, max_iter, line)
         finally:
             if line is not None:

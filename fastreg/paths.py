@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from fastreg import config
 from fastreg.callbacks import progress_line, resolve_verbose
@@ -622,7 +621,7 @@ def _side_by_side(fitter: _Fitter, jobs: Sequence[_Job], n_jobs: int, show: bool
                 line.update(1)
 
     try:
-        with ThreadPoolExecutor(n_jobs) as pool, threadpool_limits(1, user_api="blas"):
+        with ThreadPoolExecutor(n_jobs) as pool, config.one_blas_thread():
             if n_jobs == 1:
                 return [fitter.run(job, tick) for job in jobs]
             futures = [pool.submit(fitter.run, job, tick) for job in jobs]

@@ -142,3 +142,28 @@ def test_threadpool_limits_governs_the_engine():
         assert fr.get_num_threads() == 4
     finally:
         fr.set_num_threads(None)
+
+
+def test_one_blas_thread_until_the_last_one_leaves():
+    """Contexts may end in any order, in several threads."""
+
+    def threads():
+        return {
+            lib["num_threads"]
+            for lib in threadpoolctl.threadpool_info()
+            if lib["user_api"] == "blas"
+        }
+
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        before = threads()
+        first, second = config.one_blas_thread(), config.one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        assert threads() == {1}
+        first.__exit__(None, None, None)
+        assert threads() == {1}
+        second.__exit__(None, None, None)
+        assert threads() == before
+        with pytest.raises(KeyError), config.one_blas_thread():
+            raise KeyError
+        assert threads() == before
