@@ -334,18 +334,22 @@ def _draw_biases(axes: Any, portrait: Portrait, first: Portrait, limit: float) -
 
 @dataclass(frozen=True)
 class Thinned:
-    """What L1 of one strength left of a network whose inputs are pixels, then as many of noise.
+    """What one strength left of a network whose inputs are pixels, then as many of noise.
 
     Parameters
     ----------
     strength : float
-        Of L1 on the first kernel.
+        Of the penalty on the first kernel.
     accuracy : float
         In [0, 1].
     importance : (n_in,)
         Norm of the weights of each input; 0: nobody reads it.
     n_units, n_units_before : int
         Hidden units that are left, and that were there.
+    density : float
+        Share of the dense network's weights that are not 0.
+    costs : name -> number
+        Of what is left, once it is compact: parameters, seconds.
     """
 
     strength: float
@@ -353,6 +357,8 @@ class Thinned:
     importance: Array
     n_units: int
     n_units_before: int
+    density: float
+    costs: Mapping[str, float]
 
     @property
     def n_pixels(self) -> int:
@@ -366,18 +372,20 @@ class Thinned:
 
 
 def thinning(
-    networks: Sequence[Thinned],
-    costs: dict[str, Sequence[float]],
+    dense: Thinned,
+    thinned: Mapping[str, Sequence[Thinned]],
     image_shape: tuple[int, int],
     *,
-    title: str = "The more L1, the faster: what is left of a network",
+    title: str = "The more regularized, the faster: what is left of a network",
 ) -> Any:
-    """A picture of networks under growing L1: what each reads, and what it costs.
+    """A picture of networks under growing penalties: what each reads, and what it costs.
 
     Parameters
     ----------
-    networks : sequence of Thinned, the first without L1
-    costs : name -> one number a network, 1 for the first
+    dense : Thinned
+        The network without one.
+    thinned : penalty -> networks under growing strengths of it
+        A row of the picture each, and a panel below.
     image_shape : (height, width)
         Of the pixels, and of the noise beside them.
     title : str
@@ -388,60 +396,106 @@ def thinning(
 
     Examples
     --------
-    >>> dense = Thinned(0.0, 0.9, np.ones(8), 4, 4)
-    >>> thin = Thinned(0.1, 0.9, np.array([1.0, 0, 1, 1, 0, 0, 0, 0]), 2, 4)
+    >>> dense = Thinned(0.0, 0.9, np.ones(8), 4, 4, 1.0, {"parameters": 60.0})
+    >>> left = np.array([1.0, 0, 1, 1, 0, 0, 0, 0])
+    >>> thin = Thinned(0.1, 0.9, left, 2, 4, 0.2, {"parameters": 20.0})
     >>> thin.n_pixels, thin.n_noise
     (3, 0)
-    >>> figure = thinning([dense, thin], {"parameters": [1.0, 0.3]}, (2, 2))
+    >>> figure = thinning(dense, {"L1": [thin]}, (2, 2))
     >>> len(figure.axes)
     5
     """
-    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-    n = len(networks)
-    figure = Figure(figsize=(WIDTH, 4.6), facecolor="white")
-    figure.text(0.013, 0.965, title, **_TEXT | {"size": 11, "weight": "bold"})
+    height = 2.9 + 1.65 * len(thinned)
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    figure.text(0.013, 1 - 0.16 / height, title, **_TEXT | {"size": 11, "weight": "bold"})
     figure.text(
         0.013,
-        0.915,
+        1 - 0.39 / height,
         "Inputs it reads, blue: 64 pixels of a digit, orange: 64 inputs of noise; white: dropped",
         **_TEXT,
     )
-    half, left, width = image_shape[0] * image_shape[1], 0.075, 0.91 / n
-    for number, network in enumerate(networks):
-        strongest = float(network.importance.max()) or 1.0
-        for part, colour in enumerate((BLUE, ORANGE)):
-            place = (left + (number + 0.04 + 0.45 * part) * width, 0.63, 0.43 * width, 0.24)
-            axes = figure.add_axes(place)
-            values = network.importance[part * half : (part + 1) * half].reshape(image_shape)
-            shades = LinearSegmentedColormap.from_list("", ["white", colour])
-            shown = np.where(values > 0, 0.2 + 0.8 * np.sqrt(values / strongest), 0)
-            axes.imshow(shown, cmap=shades, vmin=0, vmax=1)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_color(FAINT)
-        text = (
-            f"{network.n_pixels} + {network.n_noise} inputs\n"
-            f"{network.n_units} of {network.n_units_before} units\n"
-            f"accuracy {network.accuracy:.1%}"
-        )
-        middle = left + (number + 0.48) * width
-        figure.text(middle, 0.575, text, **_TEXT | {"ha": "center", "size": 7.5})
-    axes = figure.add_axes((left, 0.11, 0.91, 0.37))
-    places = np.arange(n) + 0.48
-    for (name, shares), colour in zip(costs.items(), (INK, BLUE, ORANGE, GREY), strict=False):
-        axes.plot(places, shares, marker="o", markersize=4, color=colour, lw=1.5, label=name)
-    axes.axhline(1, color=FAINT, lw=0.8, zorder=0)
-    axes.set_xlim(0, n)
-    axes.set_ylim(0, 1.1 * max(map(max, costs.values())))
-    axes.set_xticks(places, [f"{network.strength:g}" for network in networks])
-    axes.set_xlabel("strength of L1 on the first kernel", size=8)
-    axes.set_ylabel("of the dense network", size=8)
+    n = 1 + max(map(len, thinned.values()))
+    left, width = 0.02, 0.97 / n
+    for row, (penalty, networks) in enumerate(thinned.items()):
+        top = 1 - (0.75 + 1.65 * row) / height
+        for number, network in enumerate([*([dense] if row == 0 else []), *networks]):
+            column = number + (row > 0)
+            name = f"{penalty} {network.strength:g}" if network is not dense else "dense"
+            middle = left + (column + 0.48) * width
+            bold = {"ha": "center", "size": 8, "weight": "bold"}
+            figure.text(middle, top + 0.06 / height, name, **_TEXT | bold)
+            _draw_read(figure, network, image_shape, left + column * width, top, width, height)
+    span = 0.97 / len(thinned)
+    for number, (penalty, networks) in enumerate(thinned.items()):
+        place = (0.055 + number * span, 0.48 / height, span - 0.055, 1.75 / height)
+        _draw_costs(figure.add_axes(place), penalty, [dense, *networks], number == 0)
+    return figure
+
+
+def _draw_read(
+    figure: Any,
+    network: Thinned,
+    image_shape: tuple[int, int],
+    left: float,
+    top: float,
+    width: float,
+    height: float,
+) -> None:
+    """The two images of a network with their text below, from `top` down."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    half = image_shape[0] * image_shape[1]
+    strongest = float(network.importance.max()) or 1.0
+    for part, colour in enumerate((BLUE, ORANGE)):
+        place = (left + (0.04 + 0.45 * part) * width, top - 0.72 / height, 0.43 * width)
+        axes = figure.add_axes((*place, 0.7 / height))
+        values = network.importance[part * half : (part + 1) * half].reshape(image_shape)
+        shades = LinearSegmentedColormap.from_list("", ["white", colour])
+        shown = np.where(values > 0, 0.2 + 0.8 * np.sqrt(values / strongest), 0)
+        axes.imshow(shown, cmap=shades, vmin=0, vmax=1)
+        axes.set_anchor("E" if part == 0 else "W")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_color(FAINT)
+    text = (
+        f"{network.n_pixels} + {network.n_noise} inputs\n"
+        f"{network.n_units} of {network.n_units_before} units\n"
+        f"accuracy {network.accuracy:.1%}"
+    )
+    below = {"ha": "center", "va": "top", "size": 7.5}
+    figure.text(left + 0.48 * width, top - 0.77 / height, text, **_TEXT | below)
+
+
+_DENSITIES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)
+
+
+def _draw_costs(axes: Any, penalty: str, networks: Sequence[Thinned], legend: bool) -> None:
+    """Costs and accuracy over density, as shares of those of the first."""
+    dense = networks[0]
+    densities = [network.density for network in networks]
+    shares = {
+        name: [network.costs[name] / dense.costs[name] for network in networks]
+        for name in dense.costs
+    }
+    for (name, values), colour in zip(shares.items(), (INK, BLUE, ORANGE, "#CC79A7"), strict=False):
+        axes.plot(densities, values, marker="o", markersize=4, color=colour, lw=1.5, label=name)
+    accuracy = [network.accuracy / dense.accuracy for network in networks]
+    axes.plot(densities, accuracy, color=GREY, lw=1.2, ls="--", label="accuracy")
+    axes.set_xscale("log")
+    axes.set_xlim(1.15 * max(densities), min(densities) / 1.15)
+    ticks = [tick for tick in _DENSITIES if min(densities) / 1.15 < tick < 1.15 * max(densities)]
+    axes.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(0, 1.08 * max(max(values) for values in shares.values()))
+    axes.set_title(f"under {penalty}", size=8.5, color=INK, loc="left")
+    axes.set_xlabel("weights that are not 0", size=8)
+    if legend:
+        axes.set_ylabel("of the dense network", size=8)
+        axes.legend(frameon=False, fontsize=7.5, loc="lower left")
     axes.tick_params(length=2, labelsize=7.5, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    return figure
 
 
 # ------------------------------------------------ displays, as scikit-learn has them
