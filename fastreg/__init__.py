@@ -179,6 +179,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "isa": _engine.isa(),
         "isas_built": _engine.isas_built(),
         "products": _engine.gemm(),
+        "bfloat16": "yes" if _engine.has_bfloat16() else "no",
         "sparse": _engine.sparse(),
         "blas": [
             f"{pool['internal_api']} {pool['version']} ({pool['filepath']})"

@@ -91,6 +91,7 @@ cdef extern from "fastreg.h" nogil:
 
     fr_status fr_gemm_choose(const char *name)
     const char *fr_gemm()
+    int fr_has_bfloat16()
 
     fr_status fr_sparse_choose(const char *name)
     const char *fr_sparse()
@@ -112,6 +113,8 @@ cdef extern from "fastreg.h" nogil:
                              const void *array)
     int fr_optimizer_slots(const fr_optimizer *optimizer)
     int fr_network_slots(const fr_network *network)
+    int FR_COMPUTE_own, FR_COMPUTE_bfloat16
+    fr_status fr_network_compute_in(fr_network *network, int compute)
     fr_status fr_network_set_slots(fr_network *network, int n_slots)
 
     fr_status fr_network_keep(fr_network *network, int n_threads)

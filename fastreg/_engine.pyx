@@ -85,6 +85,11 @@ def gemm():
     return fr_gemm().decode()
 
 
+def has_bfloat16():
+    """Whether products can be computed in bfloat16: native ones of a CPU with avx512_bf16."""
+    return fr_has_bfloat16() != 0
+
+
 def sparse():
     """Whether networks leave zeros of kernels out at inference: "auto", "never" or "always"."""
     return fr_sparse().decode()
@@ -374,6 +379,11 @@ cdef class Network:
         finally:
             self.busy = False
         return 0
+
+    def compute_in(self, compute_dtype):
+        """What training's products round their operands to: None, or "bfloat16"."""
+        _check(fr_network_compute_in(
+            self.network, FR_COMPUTE_own if compute_dtype is None else FR_COMPUTE_bfloat16))
 
     def get_weights(self):
         """Copies of [kernel, bias, kernel, bias, ...]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -59,7 +60,7 @@ Array = NDArray[Any]
 # What `become` takes from the other model.
 _OF_STATE = (
     *("name", "n_params", "_input", "_layers", "_n_in", "_selected", "_n_out", "_n_built"),
-    *("_dtype", "_loss", "_metrics", "_n_threads", "_task"),
+    *("_dtype", "_loss", "_metrics", "_n_threads", "_compute_dtype", "_task"),
 )
 
 BATCH_SIZE = 32  # of fit, Keras' default
@@ -204,6 +205,7 @@ class Sequential:
         self._loss: losses.Loss | None = None
         self._metrics: tuple[metrics.Metric, ...] = ()
         self._n_threads: int | None = None
+        self._compute_dtype: str | None = None
         self._task: Task | None = None  # follows from the four above and _n_out
         self._rng: np.random.Generator
         self._dropout_seed: int
@@ -425,7 +427,10 @@ class Sequential:
             raise ValueError(
                 f"model {self.name!r} is not built: begin with Input, call build, or give it data"
             )
+        if self._compute_dtype is not None:
+            self._check_compute_dtype()
         network = self._new_network(self._describe(), self._dtype)
+        network.compute_in(self._compute_dtype)
         network.set_weights([array for layer in self._layers for array in layer.get_weights()])
         first = 0
         for layer in self._layers:
@@ -438,6 +443,18 @@ class Sequential:
         make = _engine.Network if self.backend == "compiled" else reference.Network
         network: Network = make(layers, dtype)
         return network
+
+    def _can_compute_in_bfloat16(self) -> bool:
+        return self.backend != "compiled" or _engine.has_bfloat16()
+
+    def _check_compute_dtype(self) -> None:
+        if self._dtype == "float64":
+            raise ValueError("compute_dtype: got 'bfloat16' for a float64 model; float32 is needed")
+        if not self._can_compute_in_bfloat16():
+            raise ValueError(
+                "compute_dtype: got 'bfloat16', which needs native products on a CPU with "
+                f"avx512_bf16; here are {_engine.gemm()} products on {_engine.isa()}"
+            )
 
     @property
     def n_threads(self) -> int:
@@ -507,6 +524,7 @@ class Sequential:
         metrics: object = None,
         *,
         n_threads: int | None = None,
+        compute_dtype: str | None = None,
     ) -> None:
         """Say how the model is trained.
 
@@ -523,6 +541,10 @@ class Sequential:
             "accuracy" and its kind, reported beside the loss.
         n_threads : int, optional
             Threads for this model; None takes that of `set_num_threads`.
+        compute_dtype : "bfloat16", optional
+            What the operands of the products of a training step are rounded to; weights, sums,
+            penalties, the update and all inference stay float32. For CPUs with avx512_bf16, where
+            wide layers train in little more than half the time. None is the model's own.
 
         Raises
         ------
@@ -534,7 +556,10 @@ class Sequential:
         found_metrics = _get_metrics(metrics)
         if n_threads is not None:
             n_threads = check_int("n_threads", n_threads, low=1, high=2**31 - 1)
+        if compute_dtype is not None:
+            check_choice("compute_dtype", compute_dtype, ("bfloat16",))
         with self._core.lock:
+            self._compute_in(compute_dtype)
             if found is not self.optimizer:
                 owner = _owners.get(id(found))
                 if found.iterations or (owner not in (None, self) and owner.optimizer is found):
@@ -548,6 +573,17 @@ class Sequential:
                 _owners[id(found)] = self
             self._loss, self._metrics, self._n_threads = found_loss, found_metrics, n_threads
             self._task = None
+
+    def _compute_in(self, compute_dtype: str | None) -> None:
+        before, self._compute_dtype = self._compute_dtype, compute_dtype
+        try:
+            if compute_dtype is not None:
+                self._check_compute_dtype()
+        except ValueError:
+            self._compute_dtype = before
+            raise
+        if self._core.network is not None:
+            self._core.network.compute_in(compute_dtype)
 
     @property
     def loss(self) -> str | None:
@@ -1047,6 +1083,8 @@ class Sequential:
         what = f"{self._dtype or 'not built'}, {self.backend}"
         if self.backend == "compiled":
             what += f", {_engine.gemm()} products on {_engine.isa()}"
+        if self._compute_dtype is not None:
+            what += f", trained in {self._compute_dtype}"
         lines = [f'Model "{self.name}" ({what})', rule, lines[0], rule, *lines[1:], rule]
         if self.built:
             trained = sum(layer.count_params() for layer in self._layers if layer.trainable)
@@ -1231,6 +1269,7 @@ class Sequential:
                     "loss": None if self._loss is None else losses.serialize(self._loss),
                     "metrics": [metrics.serialize(metric) for metric in self._metrics],
                     "n_threads": self._n_threads,
+                    "compute_dtype": self._compute_dtype,
                 }
                 found["iterations"] = self.optimizer.iterations
             if self._core.network is not None:
@@ -1273,7 +1312,15 @@ class Sequential:
             raise ValueError(f"arrays: got {sorted(arrays)}; {names} of {folders} are needed")
         compiled = found.get("compile")
         if compiled is not None:
-            self.compile(**{**compiled, "optimizer": optimizers.deserialize(compiled["optimizer"])})
+            optimizer = optimizers.deserialize(compiled["optimizer"])
+            if compiled.get("compute_dtype") and not self._can_compute_in_bfloat16():
+                warnings.warn(
+                    f"model {self.name!r} was compiled with compute_dtype='bfloat16', which is not "
+                    "to be had here: it computes in float32",
+                    stacklevel=2,
+                )
+                compiled = {**compiled, "compute_dtype": None}
+            self.compile(**{**compiled, "optimizer": optimizer})
             assert self.optimizer is not None
             self.optimizer.iterations = found["iterations"]
         if n_slots > 0:

@@ -1302,6 +1302,14 @@ class _Parameter:
             _group_step(*arrays, self.groups, self.scratch)
 
 
+def _round_to_bfloat16(x: Array) -> Array:
+    """float32 to the nearest number of 8 significant bits, ties to even; subnormals to 0."""
+    bits = x.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1) >> 16 << 16).astype(np.uint32).view(np.float32)
+    rounded[np.abs(x) < np.finfo(np.float32).tiny] = 0
+    return np.where(np.isfinite(x), rounded, x)
+
+
 class _Dense:
     """y = f(x @ kernel + bias), with the buffers of a batch."""
 
@@ -1313,6 +1321,11 @@ class _Dense:
         self.parameters = [self.kernel] if self.bias is None else [self.kernel, self.bias]
         self.configure(settings)
         self.reserve(0)
+        self.rounds = False  # the operands of a training step's products to bfloat16
+
+    def operand(self, x: Array) -> Array:
+        """x as a product of a training step takes it."""
+        return _round_to_bfloat16(x) if self.rounds else x
 
     def configure(self, settings: dict[str, Any]) -> None:
         self.trainable = settings["trainable"]
@@ -1328,10 +1341,13 @@ class _Dense:
         self.z_buffer = np.empty((n, self.n_out), self.dtype)
         self.dx_buffer = np.empty((n, self.n_in), self.dtype)
 
-    def forward(self, x: Array, keep_z: bool) -> Array:
+    def forward(self, x: Array, keep_z: bool, training: bool) -> Array:
         self.x, self.y = x, self.y_buffer[: len(x)]
         self.z = self.z_buffer[: len(x)] if keep_z else self.y
-        np.matmul(x, self.kernel.value, out=self.z)
+        if training:
+            np.matmul(self.operand(x), self.operand(self.kernel.value), out=self.z)
+        else:
+            np.matmul(x, self.kernel.value, out=self.z)
         if self.bias is not None:
             self.z += self.bias.value
         self.activation.forward(self.z, self.y)
@@ -1358,12 +1374,13 @@ class _Dense:
             self.activation.backward(self.y, dy, dy)
             dz = dy
         if self.trainable:
-            np.matmul(self.x.T, dz, out=self.kernel.gradient)
+            np.matmul(self.operand(self.x).T, self.operand(dz), out=self.kernel.gradient)
             if self.bias is not None:
                 np.sum(dz, axis=0, out=self.bias.gradient)
         if not need_dx:
             return None
-        return np.matmul(dz, self.kernel.value.T, out=self.dx_buffer[:n])
+        kernel = self.operand(self.kernel.value)
+        return np.matmul(self.operand(dz), kernel.T, out=self.dx_buffer[:n])
 
 
 class _Dropout:
@@ -1442,6 +1459,11 @@ class Network:
         for layer, settings in zip(self._layers, layers, strict=True):
             layer.configure(settings)
         self._settings = layers
+
+    def compute_in(self, compute_dtype: str | None) -> None:
+        """What training's products round their operands to: None, or "bfloat16"."""
+        for layer in self._dense:
+            layer.rounds = compute_dtype == "bfloat16"
 
     def get_weights(self) -> list[Array]:
         """Copies of [kernel, bias, kernel, bias, ...]."""
@@ -1596,7 +1618,9 @@ class Network:
         fused = self._fused(loss) is not None
         for position, layer in enumerate(self._layers):
             if isinstance(layer, _Dense):
-                y = layer.forward(y, keep_z=fused and layer is self._layers[-1])
+                y = layer.forward(
+                    y, keep_z=fused and layer is self._layers[-1], training=training is not None
+                )
             elif training is not None:
                 y = layer.forward(y, *training, position)
         return y

@@ -53,6 +53,18 @@ fr_status fr_gemm_choose(const char *name)
 const char *fr_gemm(void) { return native ? "native" : "blas"; }
 bool fr_gemm_native(void) { return native; }
 
+const fr_pair_kernels *fr_pair_kernels_for_use(void)
+{
+#if FR_X86_64
+    bool runs = isas[chosen].level == FR_ISA_AVX512 && fr_cpu_runs(FR_ISA_AVX512_BFLOAT16);
+    return runs && native ? &fr_pairs_avx512 : NULL;
+#else
+    return NULL;
+#endif
+}
+
+int fr_has_bfloat16(void) { return fr_pair_kernels_for_use() != NULL; }
+
 static const char *const sparse_names[] = {"auto", "never", "always"};
 static fr_sparse_use sparse;
 

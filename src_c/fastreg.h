@@ -170,6 +170,13 @@ double fr_network_flops(const fr_network *network); /* of one row's forward pass
 /* New hyper-parameters for the same kinds, sizes and activations. */
 fr_status fr_network_update_layers(fr_network *network, const fr_layer *layers);
 
+/* What the operands of a training step's products are rounded to, in a float32 network of native products:
+ * FR_COMPUTE_own, nothing, or bfloat16; sums, weights and the rest of the step stay float32, and so does
+ * inference. FR_BAD_ARGUMENT where fr_has_bfloat16 is 0 or the network is not such. */
+enum { FR_COMPUTE_own, FR_COMPUTE_bfloat16 };
+int fr_has_bfloat16(void);
+fr_status fr_network_compute_in(fr_network *network, int compute);
+
 /* Copies one parameter array in or out. part: 0 kernel, 1 bias. slot: the weights, the gradients between
  * the halves of a step (see fr_training), or that slot of the optimizer's state. */
 enum { FR_GRADIENT = -2, FR_WEIGHTS = -1 };

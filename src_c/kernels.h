@@ -162,12 +162,25 @@ typedef struct {
                    ptrdiff_t gap);
 } fr_kernels;
 
+/* What a network needs that multiplies in bfloat16 (kernels/bfloat16.inc), beside the table for float32. */
+typedef struct {
+    void (*product)(ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t n, const void *a_across, ptrdiff_t a_next,
+                    const void *b_down, void *c, const fr_ahead *ahead);
+    void (*kernel_product)(ptrdiff_t n_batch, ptrdiff_t n_i, ptrdiff_t n, const void *x_down,
+                           const void *dz_down, void *dw, const fr_ahead *ahead);
+    void (*panel)(ptrdiff_t rows, ptrdiff_t n, const void *x, void *across, void *down);
+    void (*transpose)(ptrdiff_t n_i, ptrdiff_t n_o, const void *w, void *down);
+} fr_pair_kernels;
+extern const fr_pair_kernels fr_pairs_avx512;
+
 /* Whether networks leave a kernel's zeros out at inference. */
 typedef enum { FR_SPARSE_AUTO, FR_SPARSE_NEVER, FR_SPARSE_ALWAYS, FR_N_SPARSE } fr_sparse_use;
 
 /* The table in use, whether networks multiply by its products or by BLAS, and fr_sparse_choose's. */
 const fr_kernels *fr_kernels_for(fr_dtype dtype);
 bool fr_gemm_native(void);
+/* NULL where the ISA in use or the CPU has none. */
+const fr_pair_kernels *fr_pair_kernels_for_use(void);
 fr_sparse_use fr_sparse_chosen(void);
 
 #define FR_TARGET_TABLES(ENTRY)                                                                    \

@@ -21,6 +21,17 @@
 #include "sparse.h"
 #include <stdbool.h>
 
+/* A view of rows of a matrix in column panels. */
+typedef struct {
+    void *at;
+    ptrdiff_t width, height; /* of a panel, `height` rows of the whole matrix */
+} matrix;
+
+/* A matrix of a batch as pairs of bfloat16 (kernels/bfloat16.inc), both ways. */
+typedef struct {
+    matrix across, down;
+} matrix_pairs;
+
 typedef struct {
     fr_layer spec;
     ptrdiff_t kernel, bias; /* offsets in the weights, -1 where there is none */
@@ -32,19 +43,17 @@ typedef struct {
     void *dbias;      /* (row panels, n_padded): column sums of each row panel's dz */
     void *transposed; /* native: the kernel's transpose, for dx; kept up by the update */
     void *factor;     /* dropout: as y */
+    /* where products are in bfloat16: the input, d, the kernel and its transpose */
+    matrix_pairs x_pairs, d_pairs;
+    void *w_down, *wt_down;
     fr_nonzeros nonzeros; /* inference: of the kernel, where they are few */
 } layer;
 
-/* A view of rows of a matrix in column panels. */
-typedef struct {
-    void *at;
-    ptrdiff_t width, height; /* of a panel, `height` rows of the whole matrix */
-} matrix;
-
-/* What a dense layer reads: a matrix; where its kernel runs sparse, room for that along the lanes; or the
+/* What a dense layer reads: a matrix, or one as pairs across; where its kernel runs sparse, room for that along the lanes; or the
  * nonzeros of data in compressed rows, instead of it. */
 typedef struct {
     matrix x;
+    bool paired;
     void *lanes;
     const fr_sparse_rows *nonzeros;
 } layer_input;
@@ -100,6 +109,7 @@ struct fr_network {
     ptrdiff_t first_trainable; /* n_layers when there is none */
     double flops;              /* of one row's forward pass */
     bool native;               /* our products on panels, else BLAS */
+    const fr_pair_kernels *pairs; /* training's products in bfloat16, or NULL */
     bool fetches_ahead;        /* its weights do not stay in L2 from step to step */
     bool transposed_stale;     /* weights were set since the transposes were made */
     fr_sparse_use sparse;

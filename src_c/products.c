@@ -1,6 +1,7 @@
 /* The three products of a dense layer, by whichever provider the network has, and the kernels' transposes. */
 #include "network.h"
 
+#include "bfloat16.h"
 #include "blas.h"
 
 /* c (rows, width) = a b, by as many columns as a panel has */
@@ -33,7 +34,12 @@ void fr_multiply_forward(const fr_network *net, const layer *a, ptrdiff_t rows, 
     else if (in.lanes)
         fr_product_nonzeros(net->kernels, &a->nonzeros, rows, a->spec.n_in, in.lanes, o,
                             smaller(a->width, a->spec.n_out - o), column(net, y, o), y.width);
-    else if (net->native) {
+    else if (in.paired) {
+        void *panel = fr_kernel_pairs(net, a, o);
+        fr_ahead ahead = next_panel(net, rows, panel, pieces(a->spec.n_in, 2), o, a->spec.n_out);
+        net->pairs->product(rows, a->spec.n_in, a->spec.n_out - o, x.at, x.height * x.width, panel,
+                            column(net, y, o), &ahead);
+    } else if (net->native) {
         void *panel = kernel_panel(net, a, o);
         fr_ahead ahead = next_panel(net, rows, panel, a->spec.n_in, o, a->spec.n_out);
         net->kernels->product(rows, a->spec.n_in, a->spec.n_out - o, x.at, x.height * x.width, panel,
@@ -53,11 +59,14 @@ void fr_multiply_backward(const fr_network *net, const layer *a, ptrdiff_t rows,
                             (fr_matrix){kernel_panel(net, a, 0), a->width}, dx.at, dx.width);
         return;
     }
+    ptrdiff_t depth = net->pairs ? pieces(a->spec.n_out, 2) : a->spec.n_out;
     for (ptrdiff_t i = 0; i < a->spec.n_in; i += dx.width) {
-        void *panel = fr_at(a->transposed, i * a->spec.n_out, net->size);
-        fr_ahead ahead = next_panel(net, rows, panel, a->spec.n_out, i, a->spec.n_in);
-        net->kernels->product(rows, a->spec.n_out, a->spec.n_in - i, dz.at, dz.height * dz.width, panel,
-                              column(net, dx, i), &ahead);
+        void *panel = net->pairs ? fr_transposed_pairs(net, a, i)
+                                 : fr_at(a->transposed, i * a->spec.n_out, net->size);
+        fr_ahead ahead = next_panel(net, rows, panel, depth, i, a->spec.n_in);
+        (net->pairs ? net->pairs->product : net->kernels->product)(
+            rows, a->spec.n_out, a->spec.n_in - i, dz.at, dz.height * dz.width, panel, column(net, dx, i),
+            &ahead);
     }
 }
 
@@ -67,8 +76,8 @@ void fr_multiply_kernel(const fr_network *net, const layer *a, ptrdiff_t n_batch
                         const fr_ahead *ahead)
 {
     if (net->native)
-        net->kernels->kernel_product(n_batch, n_i, a->spec.n_out - o,
-                                                   column(net, x, i), column(net, dz, o), dw, ahead);
+        (net->pairs ? net->pairs->kernel_product : net->kernels->kernel_product)(
+            n_batch, n_i, a->spec.n_out - o, column(net, x, i), column(net, dz, o), dw, ahead);
     else
         fr_product_kernel(net->dtype, n_batch, n_i, a->width, (fr_matrix){column(net, x, i), x.width},
                           (fr_matrix){dz.at, dz.width}, dw, a->width);
@@ -78,6 +87,7 @@ void fr_multiply_kernel(const fr_network *net, const layer *a, ptrdiff_t n_batch
 void fr_transpose_rows(const fr_network *net, const layer *a, ptrdiff_t i, ptrdiff_t n_i,
                            ptrdiff_t o)
 {
+    if (net->pairs && a->w_down) fr_pair_kernel(net, a, i, n_i, o);
     if (!a->transposed) return;
     ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
     for (ptrdiff_t stop = i + n_i, n; i < stop; i += n) {

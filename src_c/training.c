@@ -17,6 +17,7 @@
 #include "network.h"
 
 #include "base/threads.h"
+#include "bfloat16.h"
 #include "blas.h"
 #include "optimizers.h"
 
@@ -136,6 +137,17 @@ static void dropout_backward(const training_run *run, ptrdiff_t l, ptrdiff_t fir
                                dx.width);
 }
 
+/* Whether the products of layer l are those on pairs of bfloat16. */
+static bool paired(const training_run *run, ptrdiff_t l)
+{
+    return run->net->pairs && !(l == 0 && run->plan->compressed);
+}
+
+static matrix across(const training_run *run, const matrix_pairs *pairs, ptrdiff_t first)
+{
+    return view(run->net, pairs->across.at, pairs->across.width, pairs->across.height, first);
+}
+
 static double forward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
 {
     const fr_network *net = run->net;
@@ -154,6 +166,10 @@ static double forward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t 
             in.nonzeros = &nonzeros;
         } else {
             in.x = input_of(run, l, first);
+        }
+        if (paired(run, l)) {
+            fr_pair_rows(net, rows, a->spec.n_in, in.x, first, &a->x_pairs);
+            in = (layer_input){.x = across(run, &a->x_pairs, first), .paired = true};
         }
         activity += fr_forward_layer(net, a, fr_activation_at(net, l, run->fused), rows, in,
                                   rows_of(run, l, a->y, first));
@@ -239,6 +255,10 @@ static void dense_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first
         tile.activity = (fr_regularizer){0, 0};
     }
     backward_columns(run, fr_activation_at(net, l, run->fused), a->width, &tile, y, d);
+    if (paired(run, l)) {
+        fr_pair_rows(net, rows, a->spec.n_out, d, first, &a->d_pairs);
+        d = across(run, &a->d_pairs, first);
+    }
     if (l > net->first_trainable)
         fr_multiply_backward(net, a, rows, d, rows_of(run, l - 1, net->layers[l - 1].d, first));
 }
@@ -355,6 +375,7 @@ static void kernel_block(const training_run *run, task *t, void *scratch)
     bool compressed = t->layer == 0 && run->plan->compressed;
     matrix x = compressed ? (matrix){0} : input_of(run, t->layer, 0);
     matrix dz = rows_of(run, t->layer, a->d, 0);
+    if (paired(run, t->layer)) x = a->x_pairs.down, dz = a->d_pairs.down;
     /* The native products take one panel of x at a time; an update has a price of its own. */
     ptrdiff_t strip = net->native ? a->width : t->n_i, group = update_rows(net, a, t->n_i);
     terms listed;
@@ -460,6 +481,7 @@ static void group_block(const training_run *run, task *t)
         fr_groups_prox(p, r, a->spec.kernel.l1, w);
     }
     if (a->transposed) fr_groups_each(p, r, transpose_piece, &g);
+
 }
 
 static void block(training_run *run, task *t, void *scratch)
@@ -572,6 +594,8 @@ static ptrdiff_t next_training_phase(void *context)
         if (plan->materialize && plan->n_updates > 0) return plan->n_updates;
         /* fall through */
     case UPDATES:
+        /* Pairs hold weights of two groups: not for the threads that have one each. */
+        if (run->net->pairs && plan->groups) fr_transpose_all(run->net);
         add_step_to_ledger(run);
         run->row += run->n_batch;
         run->steps_done++;
@@ -676,7 +700,10 @@ static void take_training(fr_network *net, training_plan *plan)
             continue;
         }
         a->dbias = fr_arena_take(arena, fr_size_product(n_panels, a->n_padded), net->size);
-        if (net->native && l > 0)
+        a->transposed = a->w_down = NULL;
+        if (net->pairs && !(l == 0 && plan->compressed))
+            fr_take_pairs(net, arena, a, plan->n_batch, l == 0);
+        else if (net->native && l > 0)
             a->transposed = fr_arena_take(
                 arena, fr_size_product(padded(a->spec.n_in, a->width), a->spec.n_out), net->size);
         block_shape(net, a, &n_i, &n_o);

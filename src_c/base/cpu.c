@@ -15,8 +15,10 @@ bool fr_cpu_runs(fr_isa_level level)
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (level == FR_ISA_AVX2) return avx2;
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (level == FR_ISA_AVX512) return avx512;
+    return level == FR_ISA_AVX512_BFLOAT16 && avx512 && __builtin_cpu_supports("avx512bf16");
 #else
     return FR_AARCH64 && level == FR_ISA_NEON; /* part of every AArch64 */
 #endif

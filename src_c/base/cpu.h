@@ -3,7 +3,7 @@
 
 #include <stdbool.h>
 
-typedef enum { FR_ISA_BASELINE, FR_ISA_AVX2, FR_ISA_AVX512, FR_ISA_NEON } fr_isa_level;
+typedef enum { FR_ISA_BASELINE, FR_ISA_AVX2, FR_ISA_AVX512, FR_ISA_AVX512_BFLOAT16, FR_ISA_NEON } fr_isa_level;
 
 /* Whether the CPU and the operating system (saved register state) run this level. */
 bool fr_cpu_runs(fr_isa_level level);

@@ -342,6 +342,33 @@ static void guard_products(fr_dtype dtype, ptrdiff_t n)
     check_around(2, "transpose");
 }
 
+/* n rows and columns as far as a panel holds them, as pairs of bfloat16. */
+static void guard_pairs(ptrdiff_t n)
+{
+    const fr_pair_kernels *pairs = fr_pair_kernels_for_use();
+    if (!pairs) return;
+    ptrdiff_t panel = fr_kernels_for(FR_FLOAT32)->panel, some = 1 + (n - 1) % panel;
+    layout rows_of_panel = {panel, 0};
+    test_case("guard pairs n %td", n);
+    const void *x = locked(0, matrix(0, FR_FLOAT32, n, some, rows_of_panel, -1, 1));
+    void *across = array(1, FR_FLOAT32, n * panel / 2, 0, 0);
+    void *down = array(2, FR_FLOAT32, (n + 1) / 2 * panel, 0, 0);
+    pairs->panel(n, some, x, across, down);
+    check_around(1, "across");
+    check_around(2, "down");
+    pairs->transpose(some, some, x, array(2, FR_FLOAT32, (some + 1) / 2 * panel, 0, 0));
+    check_around(2, "transpose");
+
+    /* 1.0f is the pair 0 and 1 */
+    const void *a = locked(0, array(0, FR_FLOAT32, (n + panel - 1) / panel * n * panel / 2, 1, 1));
+    const void *b = locked(1, array(1, FR_FLOAT32, (n + 1) / 2 * panel, 1, 1));
+    pairs->product(n, n, some, a, n * panel / 2, b, array(2, FR_FLOAT32, n * panel, 0, 0),
+                   &(fr_ahead){0});
+    check_around(2, "product");
+    pairs->kernel_product(n, some, some, b, b, array(2, FR_FLOAT32, some * panel, 0, 0), &(fr_ahead){0});
+    check_around(2, "kernel product");
+}
+
 /* n terms in each of three rows, of as many columns as the lanes hold at most. */
 static void guard_sparse(fr_dtype dtype, ptrdiff_t n)
 {
@@ -563,6 +590,7 @@ static void guard_target(fr_dtype dtype)
                 if (!layouts[i].gap) guard_update(dtype, n, layouts[i]);
             }
             guard_products(dtype, n);
+            if (dtype == FR_FLOAT32) guard_pairs(n);
             guard_sparse(dtype, n);
             guard_arrays(dtype, n);
             guard_elementwise(dtype, n);

@@ -957,6 +957,102 @@ static void check_products(fr_dtype dtype)
     }
 }
 
+/* ---- products in bfloat16 ---- */
+
+/* Of 8 significant bits, ties to even; the numbers of the tests are normal. */
+static float to_bfloat16(float a)
+{
+    uint32_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&a, &bits, sizeof a);
+    return a;
+}
+
+/* Half `second` of a pair, as a float. */
+static float half(const float *pairs, ptrdiff_t i, int second)
+{
+    uint32_t bits;
+    memcpy(&bits, pairs + i, sizeof bits);
+    bits = second ? bits & 0xffff0000u : bits << 16;
+    float a;
+    memcpy(&a, &bits, sizeof a);
+    return a;
+}
+
+static void pair_panel_case(ptrdiff_t rows, ptrdiff_t n)
+{
+    const fr_pair_kernels *pairs = fr_pair_kernels_for_use();
+    ptrdiff_t panel = fr_kernels_for(FR_FLOAT32)->panel, wrong = 0;
+    float *x = array_in(&buffer_a, FR_FLOAT32, 1), *across = array_in(&buffer_b, FR_FLOAT32, 2);
+    float *down = array_in(&buffer_c, FR_FLOAT32, 3);
+    fill(FR_FLOAT32, x, rows * panel, -1, 1);
+    pairs->panel(rows, n, x, across, down);
+    for (ptrdiff_t r = 0; r < rows + rows % 2; r++)
+        for (ptrdiff_t j = 0; j < panel; j++) {
+            float want = r < rows && j < n ? to_bfloat16(x[r * panel + j]) : 0;
+            if (r < rows) wrong += half(across, (r * panel + j) / 2, j % 2) != want;
+            wrong += half(down, r / 2 * panel + j, r % 2) != want;
+        }
+    float *square = array_in(&buffer_c, FR_FLOAT32, 3);
+    ptrdiff_t n_i = rows < panel ? rows : panel;
+    pairs->transpose(n_i, n, x, square);
+    for (ptrdiff_t o = 0; o < n + n % 2; o++)
+        for (ptrdiff_t i = 0; i < n_i; i++) {
+            float want = o < n ? to_bfloat16(x[i * panel + o]) : 0;
+            wrong += half(square, o / 2 * panel + i, o % 2) != want;
+        }
+    CHECK(wrong == 0, "pairs of %td x %td: %td wrong", rows, n, wrong);
+}
+
+/* c = a b with a across (rows, depth) or, as x', down (depth, rows); b down (depth, n). */
+static void pair_product_case(ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t n, bool of_kernel)
+{
+    static float a[4 * 40 * 32], b[100 * 32], a_pairs[4 * 41 * 16], b_pairs[51 * 32], c[40 * 32];
+    const fr_pair_kernels *pairs = fr_pair_kernels_for_use();
+    ptrdiff_t panel = fr_kernels_for(FR_FLOAT32)->panel;
+    ptrdiff_t held = of_kernel ? depth : rows;
+    fill(FR_FLOAT32, a, (of_kernel ? 1 : (depth + panel - 1) / panel) * held * panel, -1, 1);
+    fill(FR_FLOAT32, b, depth * panel, -1, 1);
+    pairs->panel(depth, n, b, NULL, b_pairs);
+    if (of_kernel) {
+        pairs->panel(depth, rows, a, NULL, a_pairs);
+        pairs->kernel_product(depth, rows, n, a_pairs, b_pairs, c, &(fr_ahead){0});
+    } else {
+        for (ptrdiff_t k = 0; k < depth; k += panel)
+            pairs->panel(rows, depth - k < panel ? depth - k : panel, a + k * held,
+                         a_pairs + k / 2 * held, NULL);
+        pairs->product(rows, depth, n, a_pairs, held * panel / 2, b_pairs, c, &(fr_ahead){0});
+    }
+    match m = {0};
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            wide want = 0, size = 0;
+            for (ptrdiff_t k = 0; k < depth; k++) {
+                float left = of_kernel ? a[k * panel + r] : a[in_panels(panel, held, r, k)];
+                wide term = (wide)to_bfloat16(left) * to_bfloat16(b[k * panel + j]);
+                want += term, size += fabsl(term);
+            }
+            near(&m, FR_FLOAT32, r * panel + j, c[r * panel + j], want,
+                 (depth + 2) * unit_of(FR_FLOAT32) * size);
+        }
+    CHECK_MATCH(m, of_kernel ? "kernel product of pairs" : "product of pairs");
+}
+
+static void check_pairs(void)
+{
+    static const ptrdiff_t depths[] = {1, 2, 7, 31, 32, 33, 65, 100};
+    if (!fr_pair_kernels_for_use()) return;
+    for (ptrdiff_t rows = 1; rows <= 40; rows++)
+        for (int i = 0; i < 8; i++) {
+            ptrdiff_t n = 1 + (rows * 5 + i * 3) % 32;
+            test_case("bfloat16 rows %td depth %td n %td", rows, depths[i], n);
+            pair_panel_case(rows, n);
+            pair_product_case(rows, depths[i], n, false);
+            pair_product_case(1 + (rows - 1) % 32, depths[i], n, true);
+        }
+}
+
 /* ---- plain rows and panels ---- */
 
 static void pack_case(fr_dtype dtype, ptrdiff_t n, layout l, bool indexed)
@@ -1188,6 +1284,7 @@ void test_kernels(void)
     test_each_target(check_multiply);
     test_each_target(check_dropout);
     test_each_target(check_products);
+    check_pairs();
     test_each_target(check_pack);
     test_each_target(check_sparse);
 }
