@@ -77,60 +77,6 @@ class LossCurveDisplay:
         return self
 
 
-class RegularizationPathDisplay:
-    """Mean scores over the strength of L1 with their standard errors, and the features left.
-
-    Parameters
-    ----------
-    l1s : (n,) rising
-    scores : (n, n_folds)
-    l1 : the strength chosen
-    n_features : (n,) how many features are read along the path
-
-    Examples
-    --------
-    >>> RegularizationPathDisplay(np.array([0.1]), np.array([[1.0, 0.5]]), 0.1, [3]).l1
-    0.1
-    """
-
-    def __init__(self, l1s: Array, scores: Array, l1: float, n_features: Any) -> None:
-        self.l1s = l1s
-        self.scores = scores
-        self.l1 = l1
-        self.n_features = n_features
-
-    @classmethod
-    def from_estimator(cls, estimator: Any, *, ax: Any = None) -> Self:
-        """Draw a fitted `MLPClassifierCV` or `MLPRegressorCV`.
-
-        Raises
-        ------
-        ValueError
-            For anything else.
-        """
-        path = _need(estimator, "path_", "a fitted MLPClassifierCV or MLPRegressorCV")
-        n_features = [step["n_features"] for step in path]
-        return cls(estimator.l1s_, estimator.scores_, estimator.l1_, n_features).plot(ax=ax)
-
-    def plot(self, *, ax: Any = None) -> Self:
-        """Draw on `ax`, or on axes of its own."""
-        self.ax_ = _axes(ax)
-        self.figure_ = self.ax_.figure
-        means = self.scores.mean(axis=1)
-        error = self.scores.std(axis=1, ddof=1) / np.sqrt(self.scores.shape[1])
-        self.ax_.errorbar(self.l1s, means, error, marker="o", capsize=3, color="C0")
-        self.ax_.axvline(self.l1, color="0.6", ls="--", lw=1, zorder=0)
-        smallest = min((l1 for l1 in self.l1s if l1 > 0), default=1.0)
-        self.ax_.set_xscale("symlog", linthresh=smallest)  # 0 has its place
-        self.ax_.set(xlabel="l1", title=f"chosen: {self.l1:.3g}")
-        self.ax_.set_ylabel("score (mean of folds and its standard error)", color="C0")
-        features = self.ax_.twinx()
-        features.plot(self.l1s, self.n_features, "s:", color="C1", ms=4)
-        features.set_ylim(bottom=0)
-        features.set_ylabel("features read (dotted)", color="C1")
-        return self
-
-
 class WeightsDisplay:
     """The incoming weights of hidden units as images, zeros in white.
 

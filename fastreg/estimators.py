@@ -19,6 +19,7 @@ fastreg's: added to the mean loss as they stand, `l1 * sum |W|` and `bias_l2 * s
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -61,8 +62,16 @@ from fastreg.inputs import Rows
 from fastreg.layers import Dense, Dropout
 from fastreg.models import INFERENCE_BATCH_SIZE, Sequential
 from fastreg.optimizers import SGD, Adam, Optimizer
+from fastreg.paths import (
+    Fit,
+    best_index,
+    importances_of,
+    n_params_of,
+    one_standard_error_index,
+    path_of,
+)
 from fastreg.regularizers import L1L2
-from fastreg.sparsity import Compact
+from fastreg.sparsity import Compact, compacted
 from fastreg.training import Data, Network, Task
 
 try:  # scikit-learn >= 1.9
@@ -1382,39 +1391,40 @@ class _PathCV(BaseEstimator):
         plain = self._plain() if self.estimator is None else self.estimator
         # None of what is returned is kept: the estimator of each fold checks again.
         checked, _ = validate_data(self, X, y, accept_sparse="csr", multi_output=True)
-        self.l1s_ = np.unique(np.asarray(self.l1s, float))
-        if not len(self.l1s_) or self.l1s_[0] < 0:
-            raise ValueError(f"l1s: got {self.l1s!r}; strengths >= 0 are needed")
+        l1s = np.unique(np.asarray(self.l1s, float))
+        if not len(l1s) or l1s[0] < 0:
+            raise ValueError(f"l1s: got {l1s!r}; strengths >= 0 are needed")
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, checked)
         scorer = check_scoring(plain, self.scoring)
         folds = list(check_cv(self.cv, y, classifier=is_classifier(self)).split(X, y))
         found = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fold_scores)(plain, X, y, sample_weight, self.l1s_, scorer, train, test)
+            delayed(_fold_scores)(plain, X, y, sample_weight, l1s, scorer, train, test)
             for train, test in folds
         )
-        self.scores_ = np.array(found).T  # (n_l1s, n_folds)
-        self.best_index_ = self._choose(self.scores_)
-        self.l1_ = float(self.l1s_[self.best_index_])
-        self.path_: list[dict[str, Any]] = []
-        for l1, model in _along(plain, X, y, sample_weight, self.l1s_):
-            importances = model.feature_importances_
-            n = int(np.count_nonzero(importances))
-            self.path_.append({"l1": l1, "n_features": n, "importances": importances})
-            if l1 == self.l1_:
+        scores = np.array(found).T[::-1]  # (n_l1s, n_folds), from the strongest down as in a path
+        choose = best_index if self.rule == "best" else one_standard_error_index
+        self.best_index_ = choose(scores)
+        fits: list[Fit] = []
+        for l1, model in _along(plain, X, y, sample_weight, l1s):
+            network = model.model_
+            state = compacted(*network.state())
+            nonzeros = sum(int(np.count_nonzero(kernel)) for kernel in model.coefs_)
+            importances = importances_of(network, self.n_features_in_)
+            told = nonzeros, n_params_of(state), importances, model.loss_
+            fits.insert(0, Fit(l1, state, np.nan, *told))
+            if len(fits) == len(l1s) - self.best_index_:
                 self.estimator_ = copy.deepcopy(model)
+        names = [str(name) for name in getattr(self, "feature_names_in_", [])] or None
+        hidden = _hidden_sizes(self.estimator_.hidden_layer_sizes)
+        sizes = [self.n_features_in_, *hidden, self.estimator_.n_outputs_]
+        n_penalized = sum(a * b for a, b in itertools.pairwise(sizes))
+        self.path_ = path_of(fits, n_penalized, scores, names, network.backend)
+        self.l1s_, self.scores_ = self.path_.strengths, scores
+        self.l1_ = float(self.l1s_[self.best_index_])
         if hasattr(self.estimator_, "classes_"):
             self.classes_ = self.estimator_.classes_
         return self
-
-    def _choose(self, scores: Array) -> int:
-        """The strongest L1 of the best mean score, or within one standard error of it."""
-        means = scores.mean(axis=1)
-        best = len(means) - 1 - int(np.argmax(means[::-1]))
-        if self.rule == "best":
-            return best
-        error = scores[best].std(ddof=1) / np.sqrt(scores.shape[1])
-        return int(np.flatnonzero(means >= means[best] - error).max())
 
     def _asked(self, X: Any) -> Any:
         check_is_fitted(self)
@@ -1485,9 +1495,9 @@ class MLPClassifierCV(ClassifierMixin, _PathCV):
     Attributes
     ----------
     l1_ : float, the strength chosen, `l1s_[best_index_]`
-    l1s_ : (n,) strengths, rising
+    l1s_ : (n,) strengths, falling
     scores_ : (n, n_folds)
-    path_ : list of dict, the same way on all rows: "l1", "n_features", "importances"
+    path_ : `fastreg.RegularizationPath` of the same way on all rows, with `scores_`
     estimator_ : the estimator that stood at `l1_` on it
     feature_importances_, selected_features_, classes_ : those of it
 

@@ -43,7 +43,7 @@ SOLVERS = ("auto", "polish", "fit")
 
 @dataclass(frozen=True, eq=False)
 class RegularizationPath:
-    """What `regularization_path` found, strengths falling from the first.
+    """What `regularization_path` or an estimator found, strengths falling from the first.
 
     Attributes
     ----------
@@ -56,10 +56,12 @@ class RegularizationPath:
         Which columns of x are read.
     importances : (n, n_in)
         Norm of the first kernel's row of each column of x.
-    losses, data_losses : (n,)
-        On the rows that were trained on, with and without penalties.
-    kkt_residuals : (n,)
-        How far each is from a minimum.
+    losses : (n,)
+        On the rows that were trained on, with penalties.
+    data_losses : (n,) or None
+        The same without. None for an estimator's.
+    kkt_residuals : (n,) or None
+        How far each is from a minimum. None for an estimator's.
     feature_names : list of str or None
         The columns' names, if x has some.
     fold_scores : (n, n_folds) or None
@@ -73,8 +75,8 @@ class RegularizationPath:
     selected_inputs: Array
     importances: Array
     losses: Array
-    data_losses: Array
-    kkt_residuals: Array
+    data_losses: Array | None
+    kkt_residuals: Array | None
     fold_scores: Array | None
     feature_names: list[str] | None
     _states: list[State]
@@ -120,7 +122,7 @@ class RegularizationPath:
     @property
     def best_index(self) -> int:
         """Of the highest score; of the largest strength among equals. ValueError without scores."""
-        return int(np.argmax(self._scored()))
+        return best_index(self._scored())
 
     @property
     def one_standard_error_index(self) -> int:
@@ -129,24 +131,47 @@ class RegularizationPath:
         The rule of Breiman, Friedman, Olshen and Stone (1984): the simplest model that the folds
         cannot tell from the best. ValueError without two folds at least.
         """
-        scores, best = self._scored(), self.best_index
-        assert self.fold_scores is not None
-        n_folds = self.fold_scores.shape[1]
-        if n_folds < 2:
-            raise ValueError("one_standard_error_index: there is one fold; cv=2 or more is needed")
-        error = self.fold_scores[best].std(ddof=1) / np.sqrt(n_folds)
-        return int(np.argmax(scores >= scores[best] - error))
+        return one_standard_error_index(self._scored())
 
     def _scored(self) -> Array:
-        if self.scores is None:
+        if self.fold_scores is None:
             raise ValueError("scores: got none; validation_data, validation_split or cv is needed")
-        return self.scores
+        return self.fold_scores
 
     def model_at(self, index: int) -> Sequential:
         """The compact model of strengths[index], fitted on all rows, a new one at each call."""
         model = Sequential(backend=self._backend)
         model.become(self._states[index])
         return model
+
+
+def best_index(fold_scores: Array) -> int:
+    """Of the highest mean of (n, n_folds) scores, the first one among equals.
+
+    >>> best_index(np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 1.0]]))
+    1
+    """
+    return int(np.argmax(fold_scores.mean(axis=1)))
+
+
+def one_standard_error_index(fold_scores: Array) -> int:
+    """Of the first mean of (n, n_folds) scores within a standard error of the best.
+
+    Raises
+    ------
+    ValueError
+        For a single fold.
+
+    Examples
+    --------
+    >>> one_standard_error_index(np.array([[0.0, 0.0], [0.5, 1.5], [1.0, 2.0]]))
+    1
+    """
+    if fold_scores.shape[1] < 2:
+        raise ValueError("one_standard_error_index: there is one fold; cv=2 or more is needed")
+    means, best = fold_scores.mean(axis=1), fold_scores[best_index(fold_scores)]
+    error = best.std(ddof=1) / np.sqrt(len(best))
+    return int(np.argmax(means >= best.mean() - error))
 
 
 def regularization_path(
@@ -276,7 +301,7 @@ def regularization_path(
 
     threads = model.state()[0]["compile"]["n_threads"]
     show = resolve_verbose(verbose) == 1
-    whole: list[_Fit] | None = None
+    whole: list[Fit] | None = None
     base = None
     if given is None:
         ratio = eps ** (1 / max(n - 1, 1))
@@ -303,21 +328,9 @@ def regularization_path(
     if whole is None:
         whole = chains.pop(0)
     parts = chains if chains or scored is None else [whole]
-    return RegularizationPath(
-        strengths=given,
-        nonzeros=np.array([fit.nonzeros for fit in whole]),
-        n_penalized=strength.size(model),
-        n_params=np.array([fit.n_params for fit in whole]),
-        selected_inputs=np.array([fit.importances != 0 for fit in whole]),
-        importances=np.array([fit.importances for fit in whole]),
-        losses=np.array([fit.loss for fit in whole]),
-        data_losses=np.array([fit.data_loss for fit in whole]),
-        kkt_residuals=np.array([fit.kkt_residual for fit in whole]),
-        fold_scores=np.array([[fit.score for fit in part] for part in parts]).T if parts else None,
-        feature_names=names,
-        _states=[_with_threads(fit.state, threads) for fit in whole],
-        _backend=model.backend,
-    )
+    whole = [fit._replace(state=_with_threads(fit.state, threads)) for fit in whole]
+    scores = np.array([[fit.score for fit in part] for part in parts]).T if parts else None
+    return path_of(whole, strength.size(model), scores, names, model.backend)
 
 
 # ------------------------------------------------ the fits
@@ -360,18 +373,61 @@ class _Job(NamedTuple):
     warm: bool = False
 
 
-class _Fit(NamedTuple):
+class Fit(NamedTuple):
     """One strength's compact model and what is told of it."""
 
     strength: float
     state: State
-    score: float
+    score: float = np.nan
     nonzeros: int = 0
     n_params: int = 0
     importances: Array = np.empty(0)
     loss: float = 0.0
-    data_loss: float = 0.0
-    kkt_residual: float = 0.0
+    data_loss: float | None = None
+    kkt_residual: float | None = None
+
+
+def path_of(
+    fits: Sequence[Fit],
+    n_penalized: int,
+    fold_scores: Array | None,
+    feature_names: list[str] | None,
+    backend: str,
+) -> RegularizationPath:
+    """The path of fits under falling strengths, all of which tell the same of themselves."""
+
+    def told(name: str) -> Array | None:
+        values = [getattr(fit, name) for fit in fits]
+        return None if None in values else np.array(values)
+
+    return RegularizationPath(
+        strengths=np.array([fit.strength for fit in fits]),
+        nonzeros=np.array([fit.nonzeros for fit in fits]),
+        n_penalized=n_penalized,
+        n_params=np.array([fit.n_params for fit in fits]),
+        selected_inputs=np.array([fit.importances != 0 for fit in fits]),
+        importances=np.array([fit.importances for fit in fits]),
+        losses=np.array([fit.loss for fit in fits]),
+        data_losses=told("data_loss"),
+        kkt_residuals=told("kkt_residual"),
+        fold_scores=fold_scores,
+        feature_names=feature_names,
+        _states=[fit.state for fit in fits],
+        _backend=backend,
+    )
+
+
+def n_params_of(state: State) -> int:
+    """Weights of the model of that state."""
+    return sum(array.size for name, array in state[1].items() if name.startswith("weights/"))
+
+
+def importances_of(model: Sequential, n_in: int) -> Array:
+    """The norm of the first kernel's row of each column of x; 0 for one that is not read."""
+    found = np.zeros(n_in)
+    read, kernel = _first_kernel(model)
+    found[read] = np.linalg.norm(kernel, axis=1)
+    return found
 
 
 class _Stopped(Exception):
@@ -411,7 +467,7 @@ class _Fitter:
             epochs = self.warm_epochs if warm else self.epochs
             model.fit(x, y, self.batch_size, epochs, verbose=0, sample_weight=weight)
 
-    def run(self, job: _Job, tick: Callable[[], None]) -> list[_Fit]:
+    def run(self, job: _Job, tick: Callable[[], None]) -> list[Fit]:
         """The fits of a job, in the order of its strengths."""
         train, scored = job.train, job.scored
         if job.fold is not None:
@@ -431,7 +487,7 @@ class _Fitter:
         train: _Rows,
         scored: _Rows | None,
         whole: bool,
-    ) -> Iterator[_Fit]:
+    ) -> Iterator[Fit]:
         """Fits, each from where the one before ended; of the `whole` data, all is told."""
         if self.descends:
             yield from self.descent(model, values, train, scored, whole)
@@ -454,7 +510,7 @@ class _Fitter:
         train: _Rows,
         scored: _Rows | None,
         whole: bool,
-    ) -> Iterator[_Fit]:
+    ) -> Iterator[Fit]:
         """`chain` where one loss with one curvature serves under all strengths."""
         objective = model.objective(*train)
         curvature = Curvature(objective.start.size)
@@ -483,7 +539,7 @@ class _Fitter:
         n: int,
         train: _Rows,
         scored: _Rows | None,
-    ) -> list[_Fit]:
+    ) -> list[Fit]:
         """The last `n` fits, strengths falling, of those from `low` up until nothing is left."""
         while True:
             values = (low / ratio**i for i in count())
@@ -507,21 +563,18 @@ class _Fitter:
         scored: _Rows | None,
         whole: bool,
         losses: tuple[float, float, float] | None = None,
-    ) -> _Fit:
+    ) -> Fit:
         """What came of a fit: `model` and its compact `state`; `losses` if they are known."""
         score = np.nan if scored is None else float(self.scoring(model, scored.x, scored.y))
         if not whole:
-            return _Fit(value, state, score)
+            return Fit(value, state, score)
         if losses is None:
             objective = model.objective(*train)
             here = objective.at(objective.start)
             losses = here.value, here.data_loss, here.residual
-        importances = np.zeros(int(np.prod(train.x.shape[1:])))
-        read, kernel = _first_kernel(model)
-        importances[read] = np.linalg.norm(kernel, axis=1)
-        n_params = sum(a.size for name, a in state[1].items() if name.startswith("weights/"))
+        importances = importances_of(model, int(np.prod(train.x.shape[1:])))
         nonzeros = self.strength.nonzeros(model)
-        return _Fit(value, state, score, nonzeros, n_params, importances, *losses)
+        return Fit(value, state, score, nonzeros, n_params_of(state), importances, *losses)
 
     def largest(self, model: Sequential, rows: _Rows) -> tuple[Sequential, float]:
         """lambda_max, and the model to begin the strengths below it with."""

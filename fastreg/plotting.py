@@ -530,6 +530,8 @@ class RegularizationPathDisplay:
     path : RegularizationPath
     feature_names : list of str, optional
         None takes those of the path, or numbers.
+    chosen : int, optional
+        Index of the strength to mark. None: that of the best score.
 
     Attributes
     ----------
@@ -550,9 +552,13 @@ class RegularizationPathDisplay:
     """
 
     def __init__(
-        self, path: RegularizationPath, *, feature_names: Sequence[str] | None = None
+        self,
+        path: RegularizationPath,
+        *,
+        feature_names: Sequence[str] | None = None,
+        chosen: int | None = None,
     ) -> None:
-        self.path = path
+        self.path, self.chosen = path, chosen
         names = path.feature_names if feature_names is None else feature_names
         self.feature_names = _feature_names(names, path.importances.shape[1])
 
@@ -583,6 +589,23 @@ class RegularizationPathDisplay:
         """Compute the path, with the `options` of `regularization_path`, and draw it."""
         path = regularization_path(model, x, y, **options)
         return cls.from_path(path, feature_names=feature_names, ax=ax, n_labels=n_labels)
+
+    @classmethod
+    def from_estimator(cls, estimator: Any, *, ax: Any = None, n_labels: int = 8) -> Self:
+        """Draw the path of a fitted `MLPClassifierCV` or `MLPRegressorCV`, its choice marked.
+
+        Raises
+        ------
+        ValueError
+            For anything else.
+        """
+        if not isinstance(getattr(estimator, "path_", None), RegularizationPath):
+            raise ValueError(
+                f"estimator: got {estimator!r}; a fitted MLPClassifierCV or MLPRegressorCV is "
+                "needed"
+            )
+        found = cls(estimator.path_, chosen=estimator.best_index_)
+        return found.plot(ax, n_labels=n_labels)
 
     def plot(self, ax: Any = None, *, n_labels: int = 8) -> Self:
         """Draw on `ax`, or on a figure of its own; name the `n_labels` inputs that stay longest."""
@@ -628,11 +651,12 @@ class RegularizationPathDisplay:
             if spread.any():
                 low, high = (scores - spread)[alive], (scores + spread)[alive]
                 self.score_ax_.fill_between(strengths, low, high, color=INK, alpha=0.08, lw=0)
-            best = path.strengths[path.best_index]
-            if best > 0:
-                handles.append(
-                    self.ax_.axvline(best, color=INK, lw=0.8, ls=":", label="best score")
-                )
+            marked, label = self.chosen, "chosen"
+            if marked is None:
+                marked, label = path.best_index, "best score"
+            if path.strengths[marked] > 0:
+                place = path.strengths[marked]
+                handles.append(self.ax_.axvline(place, color=INK, lw=0.8, ls=":", label=label))
             self.score_ax_.set_ylabel("score")
             self.score_ax_.spines[["top"]].set_visible(False)
         else:

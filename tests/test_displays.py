@@ -8,8 +8,8 @@ import pytest
 
 mpl.use("Agg")
 
-from fastreg.displays import LossCurveDisplay, RegularizationPathDisplay, WeightsDisplay
-from fastreg.estimators import MLPClassifier, MLPRegressor, MLPRegressorCV
+from fastreg.displays import LossCurveDisplay, WeightsDisplay
+from fastreg.estimators import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -38,17 +38,6 @@ def test_loss_curve():
     assert again is shown and len(shown.ax_.lines) == 4
     with pytest.raises(ValueError, match="loss_curve_"):
         LossCurveDisplay.from_estimator(MLPRegressor())
-
-
-def test_path():
-    plain = MLPRegressor(hidden_layer_sizes=(), solver="lbfgs")
-    model = MLPRegressorCV(plain, l1s=[0.0, 0.01, 0.1], cv=3).fit(X, X[:, 0])
-    shown = RegularizationPathDisplay.from_estimator(model)
-    means = shown.ax_.lines[0].get_ydata()
-    np.testing.assert_array_equal(means, model.scores_.mean(axis=1))
-    assert model.l1_ == shown.ax_.lines[-1].get_xdata()[0]
-    (features,) = shown.figure_.axes[1].lines
-    assert features.get_ydata().tolist() == [step["n_features"] for step in model.path_]
 
 
 @pytest.mark.parametrize("shape", [None, (2, 3)])

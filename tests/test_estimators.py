@@ -567,21 +567,37 @@ def test_path_cv_chooses_as_lasso_cv(n_jobs):
     with joblib.parallel_config("threading"):
         model = MLPRegressorCV(LINEAR, l1s=l1s[::-1], cv=4, n_jobs=n_jobs).fit(XR, y)
     truth = LassoCV(alphas=l1s, cv=4, tol=1e-12).fit(XR, y)
-    assert model.scores_.shape == (9, 4) and model.l1s_.tolist() == l1s.tolist()
+    assert model.scores_.shape == (9, 4) and model.l1s_.tolist() == l1s[::-1].tolist()
     scores = [
         [Lasso(l1, tol=1e-12).fit(XR[a], y[a]).score(XR[b], y[b]) for a, b in KFold(4).split(XR)]
-        for l1 in l1s
+        for l1 in l1s[::-1]
     ]
     np.testing.assert_allclose(model.scores_, scores, atol=1e-6)
-    assert model.l1_ == l1s[np.mean(scores, axis=1).argmax()]
+    assert model.l1_ == l1s[::-1][np.mean(scores, axis=1).argmax()]
     at = Lasso(model.l1_, tol=1e-14).fit(XR, y)
     np.testing.assert_allclose(model.estimator_.coefs_[0][:, 0], at.coef_, atol=1e-6)
     assert model.selected_features_.tolist() == np.flatnonzero(at.coef_).tolist()
     assert truth.alpha_ in l1s
     simpler = MLPRegressorCV(LINEAR, l1s=l1s, cv=4, rule="one_standard_error").fit(XR, y)
     assert simpler.l1_ >= model.l1_
-    assert [step["l1"] for step in simpler.path_] == l1s.tolist()
-    assert len(simpler.selected_features_) == simpler.path_[simpler.best_index_]["n_features"]
+    path = simpler.path_
+    assert (
+        simpler.best_index_ == path.one_standard_error_index
+        and model.l1_ == l1s[::-1][path.best_index]
+    )
+    assert path.strengths.tolist() == l1s[::-1].tolist() and path.n_penalized == 6
+    for l1, found, losses, n in zip(
+        path.strengths, path.coefficients, path.losses, path.nonzeros, strict=True
+    ):
+        lasso = Lasso(l1, tol=1e-14).fit(XR, y)
+        np.testing.assert_allclose(found[:, 0], lasso.coef_, atol=1e-6)
+        rest = y - lasso.predict(XR)
+        assert losses == pytest.approx(rest @ rest / (2 * len(y)) + l1 * np.abs(lasso.coef_).sum())
+        assert n == np.count_nonzero(lasso.coef_)
+    at = path.model_at(simpler.best_index_)
+    np.testing.assert_allclose(at.predict(XR)[:, 0], simpler.predict(XR), atol=1e-6)
+    read = np.flatnonzero(path.selected_inputs[simpler.best_index_])
+    assert simpler.selected_features_.tolist() == read.tolist()
 
 
 def test_path_cv_of_a_classifier():

@@ -10,6 +10,7 @@ import pytest
 
 import fastreg as fr
 from fastreg import plotting
+from fastreg.estimators import MLPRegressor, MLPRegressorCV
 from fastreg.plotting import NEAR_ZERO, Portrait, compare_regularizers
 
 
@@ -191,6 +192,25 @@ def test_path_display_on_given_axes_and_without_scores():
     assert ax.get_legend() is None
     with pytest.raises(ValueError, match="feature_names: got 2 names; 4"):
         fr.RegularizationPathDisplay(small_path(), feature_names=["a", "b"])
+
+
+def test_the_path_of_an_estimator():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    plain = MLPRegressor(hidden_layer_sizes=(), solver="lbfgs")
+    with pytest.raises(ValueError, match="a fitted MLPClassifierCV or MLPRegressorCV"):
+        fr.RegularizationPathDisplay.from_estimator(plain)
+    model = MLPRegressorCV(plain, l1s=[0.0, 0.01, 0.1], cv=3, rule="one_standard_error")
+    model.fit(x, x[:, 0] + x[:, 1] + rng.normal(size=60))
+    assert model.l1_ == 0.1
+    display = fr.RegularizationPathDisplay.from_estimator(model)
+    first = display.lines_[0]
+    np.testing.assert_array_equal(first.get_xdata(), [0.1, 0.01])  # 0 has no logarithm
+    np.testing.assert_allclose(first.get_ydata(), model.path_.coefficients[:2, 0, 0])
+    (scores,) = display.score_ax_.lines
+    np.testing.assert_array_equal(scores.get_ydata(), model.scores_.mean(axis=1)[:2])
+    (marked,) = [line for line in display.ax_.lines if line.get_label() == "chosen"]
+    assert marked.get_xdata()[0] == model.l1_
 
 
 def test_sparsity_display():
