@@ -22,6 +22,7 @@ cdef extern from "fastreg.h" nogil:
     const char *fr_accuracy_name(int id)
     const char *fr_layer_kind_name(int id)
     const char *fr_setting_name(int id)
+    const char *fr_constraint_name(int id)
     const char *fr_status_text(fr_status status)
 
     ctypedef struct fr_regularizer:
@@ -35,6 +36,17 @@ cdef extern from "fastreg.h" nogil:
         const ptrdiff_t *rows
         const double *weight
 
+    enum:
+        FR_CONSTRAINT_none
+
+    ctypedef struct fr_constraint:
+        int kind
+        int per_row
+        int per_column
+        double low
+        double high
+        double rate
+
     ctypedef struct fr_layer:
         int kind
         ptrdiff_t n_in
@@ -46,6 +58,10 @@ cdef extern from "fastreg.h" nogil:
         fr_regularizer bias
         fr_regularizer activity
         fr_groups groups
+        int keeps_kernel
+        int keeps_bias
+        fr_constraint kernel_constraint
+        fr_constraint bias_constraint
         double rate
         uint64_t seed
         int has_seed
@@ -69,6 +85,13 @@ cdef extern from "fastreg.h" nogil:
         double l2
         double l2_shrinkage
         double beta
+        double clipvalue
+        double clipnorm
+        double global_clipnorm
+        int64_t accumulation
+        int averages
+        double ema_momentum
+        int64_t ema_overwrite
 
     ctypedef struct fr_data:
         ptrdiff_t n_rows

@@ -55,6 +55,7 @@ cdef dict _OPTIMIZERS = _table(fr_optimizer_name)
 cdef dict _L1_STEPS = _table(fr_l1_step_name)
 cdef dict _ACCURACIES = _table(fr_accuracy_name)
 cdef dict _LAYER_KINDS = _table(fr_layer_kind_name)
+cdef dict _CONSTRAINTS = _table(fr_constraint_name)
 cdef dict _SETTINGS = _table(fr_setting_name)
 
 
@@ -241,6 +242,18 @@ cdef fr_groups _groups(groups) except *:
     return out
 
 
+cdef fr_constraint _constraint(described) except *:
+    """Of `inputs.Bound`; None is none."""
+    cdef fr_constraint out
+    out.kind, out.per_row, out.per_column = FR_CONSTRAINT_none, 0, 0
+    out.low, out.high, out.rate = 0, 0, 0
+    if described is not None:
+        out.kind = _id(_CONSTRAINTS, "constraint", described.kind)
+        out.per_row, out.per_column = described.per_row, described.per_column
+        out.low, out.high, out.rate = described.low, described.high, described.rate
+    return out
+
+
 cdef fr_layer _layer(dict layer) except *:
     cdef fr_layer out
     out.kind = _id(_LAYER_KINDS, "kind", layer["kind"])
@@ -256,6 +269,10 @@ cdef fr_layer _layer(dict layer) except *:
     out.bias = fr_regularizer(layer.get("bias_l1", 0.0), layer.get("bias_l2", 0.0))
     out.activity = fr_regularizer(layer.get("activity_l1", 0.0), layer.get("activity_l2", 0.0))
     out.groups = _groups(layer.get("kernel_groups"))
+    out.keeps_kernel = layer.get("keeps_kernel", False)
+    out.keeps_bias = layer.get("keeps_bias", False)
+    out.kernel_constraint = _constraint(layer.get("kernel_constraint"))
+    out.bias_constraint = _constraint(layer.get("bias_constraint"))
     return out
 
 
@@ -279,6 +296,13 @@ cdef fr_optimizer _optimizer(dict optimizer) except *:
     out.l2 = optimizer.get("l2_regularization_strength", 0.0)
     out.l2_shrinkage = optimizer.get("l2_shrinkage_regularization_strength", 0.0)
     out.beta = optimizer.get("beta", 0.0)
+    out.clipvalue = optimizer.get("clipvalue") or 0.0
+    out.clipnorm = optimizer.get("clipnorm") or 0.0
+    out.global_clipnorm = optimizer.get("global_clipnorm") or 0.0
+    out.accumulation = optimizer.get("gradient_accumulation_steps") or 0
+    out.averages = optimizer.get("use_ema", False)
+    out.ema_momentum = optimizer.get("ema_momentum", 0.0)
+    out.ema_overwrite = optimizer.get("ema_overwrite_frequency") or 0
     return out
 
 

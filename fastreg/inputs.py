@@ -450,6 +450,21 @@ class Groups(NamedTuple):
     rows: Array  # (n_in,) intp
 
 
+class Bound(NamedTuple):
+    """A constraint as the engine takes it: "non_neg", or "norm".
+
+    w *= (rate clip(n, low, high) + (1 - rate) n) / (1e-7 + n), n the norm of each row or column of
+    a kernel, or of the whole array.
+    """
+
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    rate: float = 1.0
+    per_row: bool = False
+    per_column: bool = False
+
+
 def check_grouping(groups: Grouping) -> str | tuple[tuple[int, ...], ...]:
     """`groups` as "rows", "columns" or disjoint tuples of input numbers, none empty.
 
@@ -771,9 +786,15 @@ def own_slots(optimizer: Mapping[str, Any]) -> int:
     return 1 if kind in ("adagrad", "lion") else 2
 
 
-def n_slots(optimizer: Mapping[str, Any]) -> int:
+def update_slots(optimizer: Mapping[str, Any]) -> int:
     """`own_slots`, and the two of the cumulative L1 step."""
     return own_slots(optimizer) + 2 * (optimizer.get("l1_step") == "cumulative")
+
+
+def n_slots(optimizer: Mapping[str, Any]) -> int:
+    """`update_slots`, the sum of the gradients of batches, and the running mean of the weights."""
+    accumulates = bool(optimizer.get("gradient_accumulation_steps"))
+    return update_slots(optimizer) + accumulates + bool(optimizer.get("use_ema"))
 
 
 def check_optimizer_update(
@@ -799,8 +820,10 @@ def check_optimizer_update(
 
 
 def new_slots(w: Array, optimizer: Mapping[str, Any]) -> list[Array]:
-    """State before the first step: 0, but for a sum of squares that begins elsewhere."""
+    """State before the first step: 0, but for a sum of squares and the mean of the weights."""
     slots = [np.zeros_like(w) for _ in range(n_slots(optimizer))]
+    if optimizer.get("use_ema"):
+        slots[-1][...] = w
     if "initial_accumulator_value" in optimizer:
         slots[0][...] = optimizer["initial_accumulator_value"]
     return slots

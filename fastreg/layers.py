@@ -18,10 +18,10 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastreg import activations, initializers, regularizers
+from fastreg import activations, constraints, initializers, regularizers
 from fastreg.config import DTYPES
 from fastreg.errors import check_choice, check_int, check_real
-from fastreg.inputs import Groups, check_features, flat_rows
+from fastreg.inputs import Bound, Groups, check_features, flat_rows
 from fastreg.schedules import LearningRateSchedule, now, or_schedule, serialize_if_schedule
 from fastreg.serialization import Registry, check_bool, known_arguments, snake_case
 
@@ -374,6 +374,8 @@ class Dense(Layer):
         First values of the kernel (n_in, units) and the bias (units,).
     kernel_regularizer, bias_regularizer, activity_regularizer : str or Regularizer, optional
         What is added to the loss.
+    kernel_constraint, bias_constraint : str or Constraint, optional
+        What the weights are brought back to after each step.
     dtype, name, trainable
         As in `Layer`.
     **keras
@@ -396,6 +398,8 @@ class Dense(Layer):
         "kernel_regularizer": partial(_named, regularizers.get),
         "bias_regularizer": _elementwise,
         "activity_regularizer": _elementwise,
+        "kernel_constraint": partial(_named, constraints.get),
+        "bias_constraint": partial(_named, constraints.get),
     }
     fixed = (
         *Layer.fixed,
@@ -407,8 +411,6 @@ class Dense(Layer):
     )
     keras_only: ClassVar[Mapping[str, object]] = {
         **Layer.keras_only,
-        "kernel_constraint": None,
-        "bias_constraint": None,
         "lora_rank": None,
         "lora_alpha": None,
         "quantization_config": None,
@@ -419,6 +421,8 @@ class Dense(Layer):
     kernel_regularizer: regularizers.Regularizer | None
     bias_regularizer: regularizers.Regularizer | None
     activity_regularizer: regularizers.Regularizer | None
+    kernel_constraint: constraints.Constraint | None
+    bias_constraint: constraints.Constraint | None
 
     def __init__(
         self,
@@ -430,6 +434,8 @@ class Dense(Layer):
         kernel_regularizer: object = None,
         bias_regularizer: object = None,
         activity_regularizer: object = None,
+        kernel_constraint: object = None,
+        bias_constraint: object = None,
         *,
         dtype: str | None = None,
         name: str | None = None,
@@ -445,6 +451,8 @@ class Dense(Layer):
         self.kernel_regularizer = kernel_regularizer  # type: ignore[assignment]  # checked when set
         self.bias_regularizer = bias_regularizer  # type: ignore[assignment]
         self.activity_regularizer = activity_regularizer  # type: ignore[assignment]
+        self.kernel_constraint = kernel_constraint  # type: ignore[assignment]
+        self.bias_constraint = bias_constraint  # type: ignore[assignment]
 
     def _n_out(self, n_in: int) -> int:
         return self.units
@@ -456,8 +464,20 @@ class Dense(Layer):
         rng: np.random.Generator,
         values: Sequence[Array] | None = None,
     ) -> None:
-        self._groups(n_in)  # an error before there are weights
+        self._groups(n_in)  # errors before there are weights
+        self._bounds(n_in)
         super().build(n_in, dtype, rng, values)
+
+    def _bounds(self, n_in: int) -> dict[str, Bound | None]:
+        found: dict[str, Bound | None] = {}
+        for of, shape in (("kernel", (n_in, self.units)), ("bias", (self.units,))):
+            name = f"{of}_constraint"
+            constraint: constraints.Constraint | None = getattr(self, name)
+            try:
+                found[name] = None if constraint is None else constraint.bound(shape)
+            except ValueError as error:
+                raise ValueError(f"{name} of layer {self.name!r}: {error}") from None
+        return found
 
     def _groups(self, n_in: int) -> Groups | None:
         """Those of a group penalty on the kernel."""
@@ -508,6 +528,7 @@ class Dense(Layer):
             "trainable": self.trainable,
         }
         described["kernel_groups"] = self._groups(n_in)
+        described |= self._bounds(n_in)
         for of in ("kernel", "bias", "activity"):
             described[f"{of}_l1"] = described[f"{of}_l2"] = 0.0
         for of, regularizer in self._regularizers().items():
@@ -526,6 +547,8 @@ class Dense(Layer):
             "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": regularizers.serialize(self.bias_regularizer),
             "activity_regularizer": regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": constraints.serialize(self.kernel_constraint),
+            "bias_constraint": constraints.serialize(self.bias_constraint),
         }
 
 

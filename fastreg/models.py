@@ -87,6 +87,7 @@ class _Core:
         self.network: Network | None = None
         self.stale = False  # a layer's setting changed since the network was told
         self.follows: list[Follows] = []  # the settings of the network's layers with schedules
+        self.excluded: tuple[str, ...] = ()  # from weight decay, as the network was told
 
     def read_weights(self, first: int, count: int) -> list[Array]:
         with self.lock:
@@ -385,7 +386,9 @@ class Sequential:
         core = self._core
         if core.network is None:
             core.network = self._make_network()
-        elif core.stale:
+        elif core.stale or (
+            self.optimizer is not None and self.optimizer.excluded != core.excluded
+        ):
             core.stale = False
             core.network.update_layers(self._describe())
         return core.network
@@ -394,6 +397,11 @@ class Sequential:
         step = 0 if self.optimizer is None else self.optimizer.iterations
         described = [(layer, layer.describe(step)) for layer in self._layers]
         inside = [(layer, each) for layer, each in described if each is not None]
+        self._core.excluded = () if self.optimizer is None else self.optimizer.excluded
+        for layer, each in inside:
+            for part in layer.weight_names if self._core.excluded else ():
+                assert self.optimizer is not None
+                each[f"keeps_{part}"] = self.optimizer.excludes(layer.name, part)
         self._core.follows = [
             Follows(name, number, *found)
             for number, (layer, _) in enumerate(inside)
@@ -455,6 +463,18 @@ class Sequential:
                 "compute_dtype: got 'bfloat16', which needs native products on a CPU with "
                 f"avx512_bf16; here are {_engine.gemm()} products on {_engine.isa()}"
             )
+
+    def take_average(self) -> None:
+        """Have the running mean of the weights instead of them, where the optimizer keeps it."""
+        if self.optimizer is None or not self.optimizer.use_ema:
+            return
+        with self._core.lock:
+            slots = self.network.get_slots()
+            if not slots:  # no step was done
+                return
+            owners = [layer for layer in self._layers for _ in layer.weight_names]
+            pairs = zip(owners, self.network.get_weights(), slots[-1], strict=True)
+            self.network.set_weights([mean if layer.trainable else w for layer, w, mean in pairs])
 
     @property
     def n_threads(self) -> int:
@@ -749,6 +769,11 @@ class Sequential:
         task, data = self._data("objective", x, y, sample_weight)
         with self._core.lock:
             dense = [layer for layer in self._layers if isinstance(layer, Dense)]
+            for layer in dense:
+                if layer.trainable and (layer.kernel_constraint or layer.bias_constraint):
+                    raise ValueError(
+                        f"objective: layer {layer.name!r} has a constraint, which is no part of it"
+                    )
             assert self.optimizer is not None
             step = self.optimizer.iterations  # where schedules stand
             return Objective(self._new_network, dense, data, task.loss, self.n_threads, step)

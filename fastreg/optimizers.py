@@ -8,7 +8,8 @@ The arithmetic is `functional.optimizer_update`; here stand the settings.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self, TypedDict, Unpack
 
@@ -47,9 +48,27 @@ def _name(argument: str, value: Any) -> str:
     return value
 
 
+def _optional_bound(argument: str, value: Any) -> float | None:
+    return None if value is None else check_real(argument, value, low=0.0, low_open=True)
+
+
+def _optional_count(argument: str, value: Any, low: int = 1) -> int | None:
+    return None if value is None else check_int(argument, value, low=low, high=2**63 - 1)
+
+
+CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
+
+
 class Common(TypedDict, total=False):
     """The arguments that every optimizer takes by name; `Optimizer` says what they are."""
 
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    gradient_accumulation_steps: int | None
     l1_step: str
     name: str | None
 
@@ -59,8 +78,24 @@ class Optimizer:
 
     Two optimizers are equal when class and settings are; `iterations` is state, not a setting.
 
+    A step is, in Keras' order: the gradient with the regularizers', the mean of those of
+    `gradient_accumulation_steps` batches; its clipping; weight decay; the update of the class, and
+    L1 where it is not in the gradient, which no clipping touches; the running mean; constraints.
+
     Parameters
     ----------
+    clipnorm, clipvalue, global_clipnorm : float, optional
+        At most one: the gradient of each array is scaled to that Euclidean norm where it has more;
+        each element is brought to at most that in size; all arrays are scaled by one factor to that
+        norm of all together.
+    use_ema : bool, default False
+        Keep a running mean of the weights, `mean = ema_momentum * mean + (1 - ema_momentum) * w`,
+        the weights themselves in the first step. At the end of `fit` it becomes the weights.
+    ema_momentum : float in [0, 1], default 0.99
+    ema_overwrite_frequency : int, optional
+        The mean also becomes the weights whenever so many updates were done.
+    gradient_accumulation_steps : int, optional
+        >= 2: so many batches make one update, with their mean gradient. An iteration is a batch.
     l1_step : "sign", "proximal" or "cumulative"
         How an L1 regularizer acts. "sign": its gradient `l1 * sign(w)` is added, as in Keras; no
         weight becomes 0. "proximal": a step ends by moving weights toward 0 and leaving those
@@ -87,21 +122,26 @@ class Optimizer:
     kind: ClassVar[str]  # the engine's name
     checks: ClassVar[Mapping[str, Check]]  # setting -> its check, in the order of the arguments
     common: ClassVar[Mapping[str, tuple[Check, object]]] = {  # of every class: check, default
+        **dict.fromkeys(CLIPS, (_optional_bound, None)),
+        "use_ema": (check_bool, False),
+        "ema_momentum": (_share, 0.99),
+        "ema_overwrite_frequency": (_optional_count, None),
+        "gradient_accumulation_steps": (partial(_optional_count, low=2), None),
         "l1_step": (_l1_step, "sign"),
         "name": (_name, None),
     }
     keras_only: ClassVar[Mapping[str, object]] = {
-        "clipnorm": None,
-        "clipvalue": None,
-        "global_clipnorm": None,
-        "use_ema": False,
-        "ema_momentum": 0.99,
-        "ema_overwrite_frequency": None,
         "loss_scale_factor": None,
-        "gradient_accumulation_steps": None,
     }
 
     weight_decay: float | None
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    gradient_accumulation_steps: int | None
     l1_step: str
     name: str
     iterations: int
@@ -123,6 +163,7 @@ class Optimizer:
         settings = {**settings, **defaults, **given}
         if settings["name"] is None:
             settings["name"] = type(self).__name__.lower()
+        self.__dict__["excluded"] = ()
         for name, value in settings.items():
             setattr(self, name, value)
         self.iterations = 0
@@ -132,6 +173,9 @@ class Optimizer:
         if check is None:
             error = unknown_name(f"setting of {type(self).__name__}", name, self.settings())
             raise AttributeError(str(error))
+        others = [clip for clip in CLIPS if clip != name and self.__dict__.get(clip) is not None]
+        if name in CLIPS and value is not None and others:
+            raise ValueError(f"{name}: got {value!r} beside {others[0]}; one of them may be set")
         if name == "learning_rate":
             value = or_schedule(check, name, value)
             if self.schedule is not None and not isinstance(value, LearningRateSchedule):
@@ -152,6 +196,62 @@ class Optimizer:
     @learning_rate.setter
     def learning_rate(self, value: float | LearningRateSchedule) -> None:
         raise NotImplementedError("__setattr__ does it")
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The patterns that `exclude_from_weight_decay` was given."""
+        found: tuple[str, ...] = self.__dict__["excluded"]
+        return found
+
+    def exclude_from_weight_decay(
+        self, var_list: None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Leave some of the weights out of `weight_decay`, before the first step.
+
+        Parameters
+        ----------
+        var_list : None
+            Stands where Keras has it: weights are copies here, so they are named.
+        var_names : list of str
+            Regular expressions. Those with a slash are looked for in "layer/kernel", "layer/bias",
+            the others in "kernel" and "bias" alone, as in Keras. They go in the place of others
+            that were given before.
+
+        Raises
+        ------
+        ValueError, TypeError
+            After the first step, or for another argument.
+
+        Examples
+        --------
+        >>> optimizer = AdamW()
+        >>> optimizer.exclude_from_weight_decay(var_names=["bias", "last/"])
+        >>> optimizer.excludes("dense", "bias"), optimizer.excludes("dense", "kernel")
+        (True, False)
+        """
+        if var_list is not None:
+            raise ValueError(
+                f"var_list: got {var_list!r}; weights are copies, name them: var_names"
+            )
+        if self.iterations:
+            raise ValueError("exclude_from_weight_decay: call it before the first step")
+        names = [] if var_names is None else var_names
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise TypeError(f"var_names: got {var_names!r}; a list of strings is needed")
+        for name in names:
+            try:
+                re.compile(name)
+            except (TypeError, re.error) as error:
+                raise ValueError(
+                    f"var_names: got {name!r}; a regular expression is needed ({error})"
+                ) from None
+        self.__dict__["excluded"] = tuple(names)
+
+    def excludes(self, layer: str, part: str) -> bool:
+        """Whether the kernel or bias of a layer is left out of weight decay."""
+        return any(
+            re.search(name, f"{layer}/{part}" if "/" in name else part) for name in self.excluded
+        )
 
     @property
     def schedule(self) -> LearningRateSchedule | None:
@@ -189,12 +289,23 @@ class Optimizer:
         described: dict[str, Any] | None = self.__dict__["_described"]
         if described is None:
             # A schedule's learning rates are told in each call.
-            described = {"kind": self.kind, **self._values()}
+            described = {"kind": self.kind, **self._unusual(self._values())}
             check_l1_step(described)
             described["weight_decay"] = self.weight_decay or 0.0
-            del described["name"]
+            described.pop("name", None)
+            if self.use_ema:
+                described["ema_momentum"] = self.ema_momentum
             self.__dict__["_described"] = described
         return described
+
+    def _unusual(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Without what every optimizer has and few use, where it is not used."""
+        usual = {name: default for name, (_, default) in self.common.items() if name != "l1_step"}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in usual or value != usual[name]
+        }
 
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.settings()}
@@ -205,21 +316,27 @@ class Optimizer:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer: plain Python values, ready for JSON."""
-        return {name: serialize_if_schedule(value) for name, value in self._given().items()}
+        found = {name: serialize_if_schedule(value) for name, value in self._given().items()}
+        return found | ({"excluded": list(self.excluded)} if self.excluded else {})
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The optimizer that `get_config` described; a Keras configuration serves as well."""
-        return cls(**known_arguments(cls, config, cls.keras_only))
+        words = dict(config) if isinstance(config, Mapping) else config
+        excluded = words.pop("excluded", None) if isinstance(words, dict) else None
+        found = cls(**known_arguments(cls, words, cls.keras_only))
+        found.exclude_from_weight_decay(var_names=excluded)
+        return found
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
+        shown = self._unusual(self._given()).items()
+        settings = ", ".join(f"{name}={value!r}" for name, value in shown)
         return f"{type(self).__name__}({settings})"
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other) or not isinstance(other, Optimizer):
             return NotImplemented
-        return self._given() == other._given()
+        return (self._given(), self.excluded) == (other._given(), other.excluded)
 
     __hash__ = None  # type: ignore[assignment]  # settings can change
 

@@ -1280,6 +1280,9 @@ def optimizer_update(
 # ------------------------------------------------ the network
 
 
+CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")  # bounds of gradients, at most one
+
+
 class _Parameter:
     """A kernel or a bias, with room for its gradient and for a temporary of its update."""
 
@@ -1289,17 +1292,60 @@ class _Parameter:
         self.scratch = np.empty(shape, dtype)
         self.l1 = self.l2 = 0.0
         self.groups: Groups | None = None
+        self.keeps = False  # out of the decoupled weight decay
+        self.bound: inputs.Bound | None = None
 
     def penalty(self) -> float:
         value = _penalty(self.value, self.l1, self.l2)
         return value if self.groups is None else value + _group_penalty(self.value, self.groups)
 
-    def step(self, slots: list[Array], optimizer: dict[str, Any], iteration: int) -> None:
-        arrays = self.value, self.gradient, slots, optimizer, iteration, self.l1, self.l2
-        if self.groups is None:
+    def change(self, total: Array | None, optimizer: dict[str, Any], is_last: bool) -> None:
+        """The gradient as a whole: with the penalty's, the mean of the batches, a bound."""
+        by_sign = optimizer.get("l1_step", "sign") == "sign"
+        l1 = self.l1 if by_sign else 0.0
+        _add_penalty_gradient(self.value, l1, self.l2, self.gradient, self.scratch)
+        if by_sign and self.groups is not None:
+            _add_group_gradient(self.value, self.groups, self.gradient)
+        if total is not None:
+            total += self.gradient
+            if not is_last:
+                return
+            np.multiply(total, 1 / optimizer["gradient_accumulation_steps"], out=self.gradient)
+            total[...] = 0
+        limit = optimizer.get("clipvalue")
+        if limit:
+            np.clip(self.gradient, -limit, limit, out=self.gradient)
+
+    def step(
+        self, slots: list[Array], optimizer: dict[str, Any], iteration: int, changed: bool
+    ) -> None:
+        """The update; a changed gradient has the penalty's in it."""
+        if self.keeps:
+            optimizer = {**optimizer, "weight_decay": 0.0}
+        by_sign = optimizer.get("l1_step", "sign") == "sign"
+        l1 = 0.0 if changed and by_sign else self.l1
+        l2 = 0.0 if changed else self.l2
+        arrays = self.value, self.gradient, slots, optimizer, iteration, l1, l2
+        if self.groups is None or (changed and by_sign):
             _step(*arrays, self.scratch)
         else:
             _group_step(*arrays, self.groups, self.scratch)
+
+    def constrain(self) -> None:
+        """Back to what is allowed, after a step."""
+        if self.bound is None:
+            return
+        kind, low, high, rate, per_row, per_column = self.bound
+        if kind == "non_neg":
+            np.maximum(self.value, 0, out=self.value)
+            return
+        axis = 1 if per_row else 0 if per_column else None
+        square = np.square(self.value.astype(np.float64)).sum(axis=axis, keepdims=True)
+        norms = np.sqrt(square)
+        wanted = np.clip(norms, low, high)
+        if rate != 1:
+            wanted = rate * wanted + (1 - rate) * norms
+        self.value *= (wanted / (1e-7 + norms)).astype(self.value.dtype)
 
 
 def _round_to_bfloat16(x: Array) -> Array:
@@ -1329,10 +1375,12 @@ class _Dense:
 
     def configure(self, settings: dict[str, Any]) -> None:
         self.trainable = settings["trainable"]
-        self.kernel.l1, self.kernel.l2 = settings["kernel_l1"], settings["kernel_l2"]
         self.kernel.groups = settings.get("kernel_groups")
-        if self.bias is not None:
-            self.bias.l1, self.bias.l2 = settings["bias_l1"], settings["bias_l2"]
+        for of, parameter in (("kernel", self.kernel), ("bias", self.bias)):
+            if parameter is not None:
+                parameter.l1, parameter.l2 = settings[f"{of}_l1"], settings[f"{of}_l2"]
+                parameter.keeps = settings.get(f"keeps_{of}", False)
+                parameter.bound = settings.get(f"{of}_constraint")
         self.activity_l1, self.activity_l2 = settings["activity_l1"], settings["activity_l2"]
 
     def reserve(self, n: int) -> None:
@@ -1666,10 +1714,44 @@ class Network:
         if len(self._slots) != inputs.n_slots(optimizer):
             new = [inputs.new_slots(parameter.value, optimizer) for parameter in self._parameters]
             self._slots = [list(slot) for slot in zip(*new, strict=True)]
-        position = 0
-        for layer in self._dense:
-            for parameter in layer.parameters:
-                if layer.trainable:
-                    slots = [slot[position] for slot in self._slots]
-                    parameter.step(slots, optimizer, iteration)
-                position += 1
+        owners = [layer for layer in self._dense for _ in layer.parameters]
+        trained = [
+            (parameter, [slot[position] for slot in self._slots])
+            for position, (parameter, layer) in enumerate(
+                zip(self._parameters, owners, strict=True)
+            )
+            if layer.trainable
+        ]
+        batches = optimizer.get("gradient_accumulation_steps") or 1
+        is_last, done = (iteration + 1) % batches == 0, iteration // batches
+        of_update = inputs.update_slots(optimizer)
+        clips = any(optimizer.get(f"{of}") for of in CLIPS)
+        if batches > 1 or clips:
+            for parameter, slots in trained:
+                total = slots[of_update] if batches > 1 else None
+                parameter.change(total, optimizer, is_last)
+        if is_last:
+            self._clip([parameter for parameter, _ in trained], optimizer)
+            for parameter, slots in trained:
+                parameter.step(slots[:of_update], optimizer, done, batches > 1 or clips)
+        if optimizer.get("use_ema"):
+            every = optimizer.get("ema_overwrite_frequency")
+            momentum = optimizer["ema_momentum"] if done else 0.0  # the mean of one is it
+            for parameter, slots in trained:
+                slots[-1] *= momentum
+                slots[-1] += (1 - momentum) * parameter.value
+                if every and (done + 1) % every == 0:
+                    parameter.value[...] = slots[-1]
+        for parameter, _ in trained:
+            parameter.constrain()
+
+    def _clip(self, parameters: list[_Parameter], optimizer: dict[str, Any]) -> None:
+        """Scale gradients to a bound of the norm of each, or of all together."""
+        most = optimizer.get("clipnorm") or optimizer.get("global_clipnorm")
+        if not most:
+            return
+        squares = [float(np.square(p.gradient, dtype=np.float64).sum()) for p in parameters]
+        for parameter, square in zip(parameters, squares, strict=True):
+            norm = math.sqrt(square if optimizer.get("clipnorm") else sum(squares))
+            if not norm <= most:  # NaN stays
+                parameter.gradient *= most / norm

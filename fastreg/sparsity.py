@@ -222,8 +222,11 @@ class TargetSparsity(Callback):
         if factor < 1 and self.model.optimizer.l1_step == "cumulative":
             with self.model.lock:
                 slots = self.model.network.get_slots()
-                budgets = [[np.zeros_like(array) for array in slot] for slot in slots[-2:]]
-                self.model.network.set_slots([*slots[:-2], *budgets])
+                own = inputs.own_slots(self.model.optimizer.describe())
+                for slot in slots[own : own + 2]:
+                    for array in slot:
+                        array[...] = 0
+                self.model.network.set_slots(slots)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self._near is None or abs(self.sparsity - self.target) <= self.tolerance:

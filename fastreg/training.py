@@ -120,6 +120,9 @@ class Model(Protocol):
     def pace(self) -> Pace: ...
     @property
     def n_params(self) -> int: ...
+    def take_average(self) -> None:
+        """Have the running mean of the weights instead of them, where there is one."""
+
     def scheduled(self, steps: int) -> Sequence[Scheduled]:
         """What follows a schedule, in so many steps from the next on."""
 
@@ -519,6 +522,7 @@ def fit(
             validation = None if validation is None else validation.narrowed(before, selected)
             kept = keep(model)
             assert kept is not None  # its weights are some of those that were
+    model.take_average()
     callbacks.call("on_train_end", logs)
 
 

@@ -41,6 +41,8 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
 /* How an optimizer applies the L1 part of a kernel's or bias' regularizer; all but sign reach exact zeros. */
 #define FR_L1_STEPS(ENTRY) ENTRY(sign) ENTRY(proximal) ENTRY(cumulative)
 #define FR_ACCURACIES(ENTRY) ENTRY(none) ENTRY(binary) ENTRY(categorical) ENTRY(sparse_categorical)
+/* norm: w *= (rate clip(|w|, low, high) + (1 - rate) |w|) / (1e-7 + |w|), |w| the Euclidean norm. */
+#define FR_CONSTRAINTS(ENTRY) ENTRY(none) ENTRY(non_neg) ENTRY(norm)
 #define FR_LAYER_KINDS(ENTRY) ENTRY(dense) ENTRY(dropout)
 /* What may change from step to step: the optimizer's, dense layers', dropout's. */
 #define FR_SETTINGS(ENTRY)                                                                         \
@@ -48,6 +50,7 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
     ENTRY(kernel_l1)                                                                               \
     ENTRY(kernel_l2) ENTRY(bias_l1) ENTRY(bias_l2) ENTRY(activity_l1) ENTRY(activity_l2) ENTRY(rate)
 
+#define FR_CONSTRAINT_ID(name) FR_CONSTRAINT_##name,
 #define FR_SETTING_ID(name) FR_SETTING_##name,
 #define FR_ACTIVATION_ID(name) FR_ACTIVATION_##name,
 #define FR_LOSS_ID(name) FR_LOSS_##name,
@@ -60,6 +63,7 @@ enum { FR_LOSSES(FR_LOSS_ID) FR_N_LOSSES };
 enum { FR_OPTIMIZERS(FR_OPTIMIZER_ID) FR_N_OPTIMIZERS };
 enum { FR_L1_STEPS(FR_L1_STEP_ID) FR_N_L1_STEPS };
 enum { FR_ACCURACIES(FR_ACCURACY_ID) FR_N_ACCURACIES };
+enum { FR_CONSTRAINTS(FR_CONSTRAINT_ID) FR_N_CONSTRAINTS };
 enum { FR_LAYER_KINDS(FR_LAYER_KIND_ID) FR_N_LAYER_KINDS };
 enum { FR_SETTINGS(FR_SETTING_ID) FR_N_SETTINGS };
 
@@ -70,6 +74,7 @@ const char *fr_optimizer_name(int id);
 const char *fr_l1_step_name(int id);
 const char *fr_accuracy_name(int id);
 const char *fr_layer_kind_name(int id);
+const char *fr_constraint_name(int id);
 const char *fr_setting_name(int id);
 const char *fr_status_text(fr_status status);
 
@@ -89,6 +94,13 @@ typedef struct {
     const double *weight; /* (n_groups) >= 0 */
 } fr_groups;
 
+/* What a kernel or bias is brought back to after every step of training. */
+typedef struct {
+    int kind; /* FR_CONSTRAINT_... */
+    int per_row, per_column; /* of a kernel: norms are those of rows, of columns; neither: of all of it */
+    double low, high, rate;
+} fr_constraint;
+
 typedef struct {
     int kind; /* FR_LAYER_... */
     ptrdiff_t n_in, n_out;
@@ -96,6 +108,8 @@ typedef struct {
     int activation, use_bias, trainable;
     fr_regularizer kernel, bias, activity;
     fr_groups groups; /* of the kernel; copied */
+    int keeps_kernel, keeps_bias; /* out of the decoupled weight decay */
+    fr_constraint kernel_constraint, bias_constraint;
     /* dropout: `seed` replaces the call's seed when has_seed */
     double rate;
     uint64_t seed;
@@ -114,6 +128,13 @@ typedef struct {
     double initial_accumulator_value;
     /* ftrl: n^-power, its own l1 and l2 */
     double learning_rate_power, l1, l2, l2_shrinkage, beta;
+    /* Of a network's steps; 0 is none of it. Bounds of a gradient with its regularizer's, at most one: of an
+     * element, of an array's Euclidean norm, of the norm of all. */
+    double clipvalue, clipnorm, global_clipnorm;
+    int64_t accumulation; /* batches whose mean gradient makes one update; an iteration is still a batch */
+    int averages;         /* keep a running mean of the weights, with ema_momentum */
+    double ema_momentum;
+    int64_t ema_overwrite; /* updates after which the weights become their mean, again and again */
 } fr_optimizer;
 
 /* The rows a network trains on or is evaluated on. */
@@ -183,9 +204,11 @@ enum { FR_GRADIENT = -2, FR_WEIGHTS = -1 };
 fr_status fr_network_get(const fr_network *network, int slot, ptrdiff_t layer, int part, void *out);
 fr_status fr_network_set(fr_network *network, int slot, ptrdiff_t layer, int part, const void *in);
 
-/* How many arrays of state an optimizer has; the first begins at initial_accumulator_value, all else at 0. */
+/* How many arrays of state an optimizer has: its own, of which the first begins at initial_accumulator_value,
+ * those of a cumulative L1 step, the sum of gradients, and the mean of the weights, which begins at these;
+ * all else begins at 0. */
 int fr_optimizer_slots(const fr_optimizer *optimizer);
-enum { FR_MOST_SLOTS = 5 };
+enum { FR_MOST_SLOTS = 7 };
 
 /* The optimizer's state: how many slots there are now, and set their number (all zero). */
 int fr_network_slots(const fr_network *network);

@@ -307,7 +307,7 @@ fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t itera
     fr_update_step step = fr_update_step_of(optimizer, iteration);
     step.regularizer = r;
     fr_sums old = {0, 0};
-    void *placed[FR_MOST_SLOTS];
+    void *placed[FR_UPDATE_SLOTS];
     fr_place_slots(optimizer, slots, placed);
     fr_float_state before = fr_flush_to_zero();
     fr_kernels_for(dtype)->update[optimizer->kind](&step, 1, n, n, w, dw, placed, &old);

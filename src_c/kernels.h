@@ -86,8 +86,17 @@ typedef struct {
     fr_regularizer regularizer;
 } fr_update_step;
 
-/* The optimizer's own slots come first, those that it does not have NULL, then the cumulative L1 step's. */
-enum { FR_OWN_SLOTS = FR_MOST_SLOTS - 2 };
+/* What is done to a gradient as a whole: the sum of batches, the penalty's part, a bound. */
+typedef struct {
+    bool is_last; /* of the batches that are summed */
+    double share; /* 1 / their number */
+    double limit; /* of |g|, or INFINITY */
+    fr_regularizer regularizer;
+} fr_gradient_step;
+
+/* What an update kernel takes: the optimizer's own slots first, those that it does not have NULL, then the
+ * cumulative L1 step's. */
+enum { FR_OWN_SLOTS = 3, FR_UPDATE_SLOTS = FR_OWN_SLOTS + 2 };
 
 /* The l1_step of a group whose elements share one d: w is only decayed. In place of the cumulative L1 step's
  * slots come the optimizer's step times d, which may be dw, and d, 1 where the optimizer has none. */
@@ -125,6 +134,15 @@ typedef struct {
                       const void *x, void *y); /* y += shared x */
     void (*group_soften)(bool by_column, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *shared,
                          void *w); /* w = S(w, shared) */
+    /* Around the update (steps.inc); sum may be NULL, square is added to. */
+    void (*change_gradient)(const fr_gradient_step *step, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld,
+                            const void *w, void *dw, void *sum, fr_sums *sums, double *square);
+    void (*scale)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, double factor, void *x);
+    void (*move_average)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, double momentum, bool overwritten,
+                         void *w, void *average);
+    void (*non_negative)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, void *w);
+    void (*group_scale)(bool by_column, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *shared,
+                        void *w);
     void (*fill)(ptrdiff_t n, double value, void *y);
     void (*dropout)(const fr_dropout_tile *tile);
     /* The products on contiguous panels: c = a b and dw = x'dz for one panel of columns, n of them live.

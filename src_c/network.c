@@ -44,6 +44,12 @@ static bool regularizer_valid(fr_regularizer r)
     return r.l1 >= 0 && r.l2 >= 0 && isfinite(r.l1) && isfinite(r.l2);
 }
 
+static bool constraint_valid(const fr_constraint *c)
+{
+    return c->kind >= 0 && c->kind < FR_N_CONSTRAINTS &&
+           (c->kind != FR_CONSTRAINT_norm || (c->low >= 0 && c->high >= c->low && isfinite(c->rate)));
+}
+
 static bool layer_valid(const fr_layer *l)
 {
     if (l->n_in < 1 || l->n_out < 1) return false;
@@ -51,7 +57,8 @@ static bool layer_valid(const fr_layer *l)
     case FR_LAYER_dense:
         return l->activation >= 0 && l->activation < FR_N_ACTIVATIONS &&
                regularizer_valid(l->kernel) && regularizer_valid(l->bias) &&
-               regularizer_valid(l->activity);
+               regularizer_valid(l->activity) && constraint_valid(&l->kernel_constraint) &&
+               constraint_valid(&l->bias_constraint);
     case FR_LAYER_dropout: return l->n_in == l->n_out && l->rate >= 0 && l->rate < 1;
     }
     return false;

@@ -38,6 +38,7 @@ typedef struct {
     ptrdiff_t width;        /* of the panels of y, d and the kernel */
     ptrdiff_t n_padded;     /* n_out in whole panels */
     fr_group_plan groups;   /* of the kernel */
+    double kernel_scale, bias_scale; /* of the gradients at hand, where they are clipped by norm */
     /* training */
     void *y, *d;
     void *dbias;      /* (row panels, n_padded): column sums of each row panel's dz */
@@ -64,6 +65,7 @@ typedef struct {
     ptrdiff_t layer, i, n_i, o, n_o;
     ptrdiff_t group, n_groups;
     fr_sums kernel, bias;
+    double kernel_square, bias_square; /* of changed gradients: sums of squares */
     double group_penalty;
 } task;
 
@@ -86,8 +88,10 @@ typedef struct {
     void *d;        /* as the weights, for the proximal step of groups: the optimizer's denominators */
     void *own_d; /* as the last layer's d: its activity penalty's, when the loss is fused */
     panel_sums *panels;
-    task *tasks, *updates; /* of the column phase; of the update phase */
-    ptrdiff_t n_tasks, n_updates;
+    bool changes; /* gradients are changed as a whole, in a phase of its own */
+    task *tasks, *updates; /* of the column phase; of the update phase and that before it */
+    task *bounds; /* what is brought back to its constraints: columns or rows of a kernel, a bias (n_o = 0) */
+    ptrdiff_t n_tasks, n_updates, n_bounds;
     char *scratch; /* (n_threads, scratch_size) bytes */
     ptrdiff_t scratch_size, terms_at; /* of the scratch: dw, then the terms of x' for a strip of it */
 } training_plan;

@@ -23,6 +23,9 @@ bool fr_optimizer_valid(const fr_optimizer *o)
 {
     if (o->kind < 0 || o->kind >= FR_N_OPTIMIZERS || o->l1_step < 0 || o->l1_step >= FR_N_L1_STEPS)
         return false;
+    if (!(o->clipvalue >= 0 && o->clipnorm >= 0 && o->global_clipnorm >= 0) || o->accumulation < 0 ||
+        o->ema_overwrite < 0 || (o->averages && !(o->ema_momentum >= 0 && o->ema_momentum <= 1)))
+        return false;
     return o->l1_step == FR_L1_STEP_sign || has_threshold(o);
 }
 
@@ -39,16 +42,30 @@ static int own_slots(const fr_optimizer *o)
     return 2;
 }
 
-int fr_optimizer_slots(const fr_optimizer *optimizer)
+static int update_slots(const fr_optimizer *o)
 {
-    return own_slots(optimizer) + (optimizer->l1_step == FR_L1_STEP_cumulative ? 2 : 0);
+    return own_slots(o) + (o->l1_step == FR_L1_STEP_cumulative ? 2 : 0);
 }
 
-void fr_place_slots(const fr_optimizer *optimizer, void *const *slots, void *placed[FR_MOST_SLOTS])
+int fr_optimizer_slots(const fr_optimizer *o)
 {
-    int own = own_slots(optimizer), all = fr_optimizer_slots(optimizer);
+    return update_slots(o) + (o->accumulation > 1) + (o->averages != 0);
+}
+
+int fr_sum_slot(const fr_optimizer *o) { return o->accumulation > 1 ? update_slots(o) : -1; }
+
+int fr_average_slot(const fr_optimizer *o) { return o->averages ? fr_optimizer_slots(o) - 1 : -1; }
+
+bool fr_changes_gradients(const fr_optimizer *o)
+{
+    return o->accumulation > 1 || o->clipvalue > 0 || o->clipnorm > 0 || o->global_clipnorm > 0;
+}
+
+void fr_place_slots(const fr_optimizer *optimizer, void *const *slots, void *placed[FR_UPDATE_SLOTS])
+{
+    int own = own_slots(optimizer), all = update_slots(optimizer);
     for (int i = 0; i < FR_OWN_SLOTS; i++) placed[i] = i < own ? slots[i] : NULL;
-    for (int i = 0; i < FR_MOST_SLOTS - FR_OWN_SLOTS; i++)
+    for (int i = 0; i < FR_UPDATE_SLOTS - FR_OWN_SLOTS; i++)
         placed[FR_OWN_SLOTS + i] = own + i < all ? slots[own + i] : NULL;
 }
 

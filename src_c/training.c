@@ -10,6 +10,9 @@
  *             column phase then leaves dw and dbias in an arena laid out as the weights, and the same
  *             blocks are updated from there, to the same bits.
  *
+ * Where gradients are summed over batches or clipped, a phase before the update makes them whole: the sum, the
+ * regularizer's gradient, the bound; their norms are then known. Constraints are a last phase of their own.
+ *
  * Panels and blocks depend on the plan alone; threads share them out, each writes what no
  * other does, and partial sums are added in the order of panels and blocks. So the weights do not depend
  * on the number of threads. There are no element loops here: those are the kernels'.
@@ -54,10 +57,13 @@ typedef struct {
     bool fused;
     double *ledger;
     fr_optimizer optimizer; /* as it is in the step at hand, of which all that follows is */
-    enum { BEFORE, ROWS, COLUMNS, UPDATES } phase;
+    enum { BEFORE, ROWS, COLUMNS, GRADIENTS, UPDATES, BOUNDS } phase;
     ptrdiff_t row, stop, n_batch, n_panels, steps_done; /* rows up to `stop`, for now */
     bool not_finite;
     fr_update_step update;
+    fr_gradient_step change; /* of the gradients; its regularizer is that of the array */
+    double ema_momentum;
+    bool overwrites; /* the weights become their mean */
 } training_run;
 
 /* Rows `first`.. of the batch: of layer l's output, of one of its companions, and of its input. */
@@ -281,24 +287,78 @@ static void row_panel(training_run *run, ptrdiff_t panel)
     }
 }
 
-/* The regularized update of `rows` rows of n weights, ld apart, as they are in dw. */
-static void place_slots_at(const training_run *run, ptrdiff_t element, void *placed[FR_MOST_SLOTS])
+static void place_slots_at(const training_run *run, ptrdiff_t element, void *placed[FR_UPDATE_SLOTS])
 {
-    void *slots[FR_MOST_SLOTS];
-    for (int i = 0; i < FR_MOST_SLOTS; i++) slots[i] = slot_at(run->net, i, element);
+    void *slots[FR_UPDATE_SLOTS];
+    for (int i = 0; i < FR_UPDATE_SLOTS; i++) slots[i] = slot_at(run->net, i, element);
     fr_place_slots(&run->call->optimizer, slots, placed);
 }
 
-static void update(const training_run *run, fr_regularizer regularizer, ptrdiff_t element,
-                   ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *dw, fr_sums *sums)
+/* What a step does to a kernel or a bias beside the optimizer's own. */
+typedef struct {
+    fr_regularizer regularizer;
+    bool keeps; /* no weight decay */
+    double scale; /* of the gradient */
+} array_step;
+
+static array_step of_kernel(const layer *a)
+{
+    return (array_step){a->spec.kernel, a->spec.keeps_kernel, a->kernel_scale};
+}
+
+static array_step of_bias(const layer *a)
+{
+    return (array_step){a->spec.bias, a->spec.keeps_bias, a->bias_scale};
+}
+
+static void average(const training_run *run, ptrdiff_t element, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld)
+{
+    int slot = fr_average_slot(&run->optimizer);
+    if (slot < 0) return;
+    run->kernels->move_average(rows, n, ld, run->ema_momentum, run->overwrites,
+                               weight_at(run->net, element), slot_at(run->net, slot, element));
+}
+
+/* One step's constants for an array; what a changed gradient already has in it is left out. */
+static fr_update_step step_of(const training_run *run, array_step array)
+{
+    fr_update_step step = run->update;
+    step.regularizer = array.regularizer;
+    if (array.keeps) step.keep = 1;
+    if (run->plan->changes) {
+        step.regularizer.l2 = 0;
+        if (step.l1_step == FR_L1_STEP_sign) step.regularizer.l1 = 0;
+    }
+    return step;
+}
+
+/* The regularized update of `rows` rows of n weights, ld apart, as they are in dw. */
+static void update(const training_run *run, array_step array, ptrdiff_t element, ptrdiff_t rows,
+                   ptrdiff_t n, ptrdiff_t ld, void *dw, fr_sums *sums)
 {
     const fr_network *net = run->net;
-    fr_update_step step = run->update;
-    step.regularizer = regularizer;
-    void *placed[FR_MOST_SLOTS];
+    fr_update_step step = step_of(run, array);
+    fr_sums none = {0, 0}; /* they were taken with the gradient */
+    void *placed[FR_UPDATE_SLOTS];
     place_slots_at(run, element, placed);
-    run->kernels->update[run->call->optimizer.kind](&step, rows, n, ld, weight_at(net, element), dw,
-                                                    placed, sums);
+    if (run->plan->changes && array.scale != 1) run->kernels->scale(rows, n, ld, array.scale, dw);
+    run->kernels->update[run->optimizer.kind](&step, rows, n, ld, weight_at(net, element), dw, placed,
+                                              run->plan->changes ? &none : sums);
+    average(run, element, rows, n, ld);
+}
+
+/* The gradient of an array as a whole. Where more batches are to come the weights stay, but their mean moves. */
+static void change(const training_run *run, array_step array, ptrdiff_t element, ptrdiff_t rows,
+                   ptrdiff_t n, ptrdiff_t ld, fr_sums *sums, double *square)
+{
+    const fr_network *net = run->net;
+    fr_gradient_step step = run->change;
+    step.regularizer = array.regularizer;
+    if (run->update.l1_step != FR_L1_STEP_sign) step.regularizer.l1 = 0;
+    int slot = fr_sum_slot(&run->optimizer);
+    run->kernels->change_gradient(&step, rows, n, ld, weight_at(net, element), gradient_at(net, element),
+                                  slot < 0 ? NULL : slot_at(net, slot, element), sums, square);
+    if (!step.is_last) average(run, element, rows, n, ld);
 }
 
 /* Which halves of the work on a block the phase does: gradients, and the update by them. */
@@ -393,13 +453,16 @@ static void kernel_block(const training_run *run, task *t, void *scratch)
             if (updates(run)) ahead = read_by_update(run, element);
             if (takes_gradients(run))
                 gradient_block(run, a, compressed ? &listed : NULL, x, i, n_i, strip, dz, o, dw, &ahead);
-            if (!updates(run)) continue;
+            if (!updates(run) && run->phase != GRADIENTS) continue;
             /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
             ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
             bool by_rows = n_o < a->width;
-            update(run, a->spec.kernel, element, by_rows ? n_i : 1, by_rows ? n_o : n_i * a->width,
-                   a->width, dw, &t->kernel);
-            fr_transpose_rows(net, a, i, n_i, o);
+            ptrdiff_t rows = by_rows ? n_i : 1, n = by_rows ? n_o : n_i * a->width;
+            if (run->phase == GRADIENTS)
+                change(run, of_kernel(a), element, rows, n, a->width, &t->kernel, &t->kernel_square);
+            else
+                update(run, of_kernel(a), element, rows, n, a->width, dw, &t->kernel);
+            if (updates(run) || run->overwrites) fr_transpose_rows(net, a, i, n_i, o);
         }
     }
 }
@@ -414,9 +477,11 @@ static void bias_block(const training_run *run, task *t, void *scratch)
         for (ptrdiff_t p = 0; p < run->n_panels; p++)
             run->kernels->add(t->n_o, fr_at(a->dbias, p * a->n_padded + t->o, net->size), db);
     }
-    if (!updates(run)) return;
     ptrdiff_t n = smaller(t->n_o, a->spec.n_out - t->o);
-    update(run, a->spec.bias, a->bias + t->o, 1, n, n, db, &t->bias);
+    if (run->phase == GRADIENTS)
+        change(run, of_bias(a), a->bias + t->o, 1, n, n, &t->bias, &t->bias_square);
+    else if (updates(run))
+        update(run, of_bias(a), a->bias + t->o, 1, n, n, db, &t->bias);
 }
 
 /* ---- under a group penalty: tasks of whole groups, in the update phase ---- */
@@ -427,6 +492,21 @@ typedef struct {
     bool shared_d; /* the first half of a proximal step */
 } group_run;
 
+static void change_piece(void *context, const fr_group_plan *p, const fr_piece *piece)
+{
+    const group_run *g = context;
+    const layer *a = &g->run->net->layers[g->t->layer];
+    change(g->run, of_kernel(a), a->kernel + piece->element, piece->rows, piece->n, p->width,
+           &g->t->kernel, &g->t->kernel_square);
+}
+
+static void average_piece(void *context, const fr_group_plan *p, const fr_piece *piece)
+{
+    const group_run *g = context;
+    ptrdiff_t element = g->run->net->layers[g->t->layer].kernel + piece->element;
+    average(g->run, element, piece->rows, piece->n, p->width);
+}
+
 static void update_piece(void *context, const fr_group_plan *p, const fr_piece *piece)
 {
     const group_run *g = context;
@@ -436,19 +516,22 @@ static void update_piece(void *context, const fr_group_plan *p, const fr_piece *
     ptrdiff_t element = a->kernel + piece->element;
     void *dw = gradient_at(net, element);
     if (!g->shared_d) {
-        update(run, a->spec.kernel, element, piece->rows, piece->n, p->width, dw, &g->t->kernel);
+        update(run, of_kernel(a), element, piece->rows, piece->n, p->width, dw, &g->t->kernel);
         return;
     }
-    fr_update_step step = run->update;
-    step.regularizer = a->spec.kernel;
+    array_step array = of_kernel(a);
+    fr_update_step step = step_of(run, array);
     step.l1_step = FR_L1_STEP_group;
-    void *placed[FR_MOST_SLOTS];
+    fr_sums none = {0, 0};
+    if (run->plan->changes && array.scale != 1)
+        run->kernels->scale(piece->rows, piece->n, p->width, array.scale, dw);
+    void *placed[FR_UPDATE_SLOTS];
     place_slots_at(run, element, placed);
     placed[FR_OWN_SLOTS] = dw;
     placed[FR_OWN_SLOTS + 1] = fr_at(run->plan->d, element, net->size);
-    run->kernels->update[run->call->optimizer.kind](&step, piece->rows, piece->n, p->width,
-                                                    weight_at(net, element), dw, placed,
-                                                    &g->t->kernel);
+    run->kernels->update[run->optimizer.kind](&step, piece->rows, piece->n, p->width,
+                                              weight_at(net, element), dw, placed,
+                                              run->plan->changes ? &none : &g->t->kernel);
 }
 
 static void transpose_piece(void *context, const fr_group_plan *p, const fr_piece *piece)
@@ -471,14 +554,22 @@ static void group_block(const training_run *run, task *t)
     void *w = weight_at(net, a->kernel), *dw = gradient_at(net, a->kernel);
     bool by_sign = run->update.l1_step == FR_L1_STEP_sign;
     group_run g = {run, t, !by_sign && t->n_groups > 0};
-    t->group_penalty = fr_groups_norms(p, r, w);
-    if (by_sign && t->n_groups > 0) fr_groups_add_gradient(p, r, w, dw);
+    if (run->phase == GRADIENTS || !run->plan->changes) {
+        t->group_penalty = fr_groups_norms(p, r, w);
+        if (by_sign && t->n_groups > 0) fr_groups_add_gradient(p, r, w, dw);
+    }
+    if (run->phase == GRADIENTS) {
+        fr_groups_each(p, r, change_piece, &g);
+        if (run->overwrites && a->transposed) fr_groups_each(p, r, transpose_piece, &g);
+        return;
+    }
     fr_groups_each(p, r, update_piece, &g);
     if (g.shared_d) {
         fr_groups_largest(p, r, fr_at(run->plan->d, a->kernel, net->size));
         fr_groups_move(p, r, dw, w);
         fr_groups_steps(p, r, run->update.shrink, a->spec.kernel.l1);
         fr_groups_prox(p, r, a->spec.kernel.l1, w);
+        fr_groups_each(p, r, average_piece, &g);
     }
     if (a->transposed) fr_groups_each(p, r, transpose_piece, &g);
 
@@ -486,13 +577,128 @@ static void group_block(const training_run *run, task *t)
 
 static void block(training_run *run, task *t, void *scratch)
 {
-    t->kernel = t->bias = (fr_sums){0, 0};
-    t->group_penalty = 0;
-    if (run->phase == UPDATES && run->net->layers[t->layer].groups.groups.n_groups > 0)
+    if (run->phase != UPDATES || !run->plan->changes) {
+        t->kernel = t->bias = (fr_sums){0, 0};
+        t->group_penalty = t->kernel_square = t->bias_square = 0;
+    }
+    if (run->phase >= GRADIENTS && run->net->layers[t->layer].groups.groups.n_groups > 0)
         group_block(run, t);
     else
         kernel_block(run, t, scratch);
     if (t->i == 0 && run->net->layers[t->layer].bias >= 0) bias_block(run, t, scratch);
+}
+
+/* How much of the gradients a bound of their norms leaves, when their squares are known. */
+static void set_scales(const training_run *run)
+{
+    const fr_optimizer *o = &run->optimizer;
+    double all = 0;
+    for (ptrdiff_t l = 0; l < run->net->n_layers; l++)
+        run->net->layers[l].kernel_scale = run->net->layers[l].bias_scale = 0;
+    for (ptrdiff_t i = 0; i < run->plan->n_updates; i++) {
+        const task *t = &run->plan->updates[i];
+        run->net->layers[t->layer].kernel_scale += t->kernel_square;
+        run->net->layers[t->layer].bias_scale += t->bias_square;
+        all += t->kernel_square + t->bias_square;
+    }
+    double most = o->clipnorm > 0 ? o->clipnorm : o->global_clipnorm;
+    for (ptrdiff_t l = 0; l < run->net->n_layers; l++) {
+        double *scales[] = {&run->net->layers[l].kernel_scale, &run->net->layers[l].bias_scale};
+        for (int part = 0; part < 2; part++) {
+            double norm = sqrt(o->clipnorm > 0 ? *scales[part] : all);
+            *scales[part] = most > 0 && !(norm <= most) ? most / norm : 1; /* NaN stays */
+        }
+    }
+}
+
+/* ---- constraints: columns, or rows, or all of a kernel; a bias ---- */
+
+enum { BOUND_MOST = 64 }; /* norms of a task */
+
+/* A block of a kernel within one panel of columns, or where the columns are one after the other. */
+static void *block_at(const fr_network *net, const layer *a, ptrdiff_t i, ptrdiff_t o)
+{
+    ptrdiff_t from = o - o % a->width;
+    return weight_at(net, a->kernel + from * a->spec.n_in + i * a->width + o % a->width);
+}
+
+static double bounded_share(const fr_constraint *c, double square)
+{
+    double norm = sqrt(square), inside = fmin(fmax(norm, c->low), c->high);
+    if (c->rate != 1) inside = c->rate * inside + (1 - c->rate) * norm;
+    return inside / (1e-7 + norm); /* Keras' epsilon */
+}
+
+static void set_shares(const fr_network *net, const fr_constraint *c, ptrdiff_t n, const double *squares,
+                       void *shares)
+{
+    for (ptrdiff_t k = 0; k < n; k++) {
+        double share = bounded_share(c, squares[k]);
+        if (net->size == (ptrdiff_t)sizeof(float))
+            ((float *)shares)[k] = (float)share;
+        else
+            ((double *)shares)[k] = share;
+    }
+}
+
+static void bound_bias(const training_run *run, const layer *a)
+{
+    const fr_network *net = run->net;
+    const fr_constraint *c = &a->spec.bias_constraint;
+    ptrdiff_t n = a->spec.n_out;
+    void *b = weight_at(net, a->bias);
+    if (c->kind == FR_CONSTRAINT_non_neg)
+        run->kernels->non_negative(1, n, n, b);
+    else
+        run->kernels->scale(1, n, n, bounded_share(c, run->kernels->sums(n, b).square), b);
+}
+
+/* By one norm; what pads the panels is 0. */
+static void bound_whole(const training_run *run, const layer *a)
+{
+    ptrdiff_t n = a->spec.n_in * a->n_padded;
+    void *w = weight_at(run->net, a->kernel);
+    double share = bounded_share(&a->spec.kernel_constraint, run->kernels->sums(n, w).square);
+    run->kernels->scale(1, n, n, share, w);
+}
+
+/* Some rows, or some columns of one panel. */
+static void bound_part(const training_run *run, const layer *a, const task *t)
+{
+    const fr_network *net = run->net;
+    const fr_constraint *c = &a->spec.kernel_constraint;
+    double squares[BOUND_MOST] = {0}, shares[BOUND_MOST];
+    bool norms = c->kind == FR_CONSTRAINT_norm, by_column = c->per_column;
+    ptrdiff_t stop = t->o + t->n_o, n_i = t->n_i;
+    for (ptrdiff_t o = t->o; o < stop && norms; o += a->width)
+        run->kernels->group_squares(by_column, n_i, smaller(a->width, stop - o), a->width,
+                                    block_at(net, a, t->i, o), squares);
+    if (norms) set_shares(net, c, by_column ? t->n_o : n_i, squares, shares);
+    for (ptrdiff_t o = t->o; o < stop; o += a->width) {
+        ptrdiff_t n = smaller(a->width, stop - o);
+        void *w = block_at(net, a, t->i, o);
+        if (norms)
+            run->kernels->group_scale(by_column, n_i, n, a->width, shares, w);
+        else
+            run->kernels->non_negative(n_i, n, a->width, w);
+    }
+}
+
+static void bound_block(const training_run *run, const task *t)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[t->layer];
+    const fr_constraint *c = &a->spec.kernel_constraint;
+    if (t->n_o == 0) {
+        bound_bias(run, a);
+        return;
+    }
+    if (c->kind == FR_CONSTRAINT_norm && !c->per_row && !c->per_column)
+        bound_whole(run, a);
+    else
+        bound_part(run, a, t);
+    for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width)
+        fr_transpose_rows(net, a, t->i, t->n_i, o);
 }
 
 static panel_sums sum_panels(const training_run *run)
@@ -568,7 +774,18 @@ static ptrdiff_t begin_step(training_run *run)
                               : setting_of(&run->net->layers[s->layer].spec, s->setting);
         *setting = s->values[run->steps_done];
     }
-    run->update = fr_update_step_of(&run->optimizer, run->call->iteration + run->steps_done);
+    /* An iteration is a batch, of which several may make an update. */
+    const fr_optimizer *o = &run->optimizer;
+    int64_t batches = o->accumulation > 1 ? o->accumulation : 1;
+    int64_t iteration = run->call->iteration + run->steps_done, done = iteration / batches;
+    run->update = fr_update_step_of(o, done);
+    run->change = (fr_gradient_step){
+        .is_last = (iteration + 1) % batches == 0,
+        .share = 1 / (double)batches,
+        .limit = o->clipvalue > 0 ? o->clipvalue : INFINITY,
+    };
+    run->ema_momentum = done == 0 ? 0 : o->ema_momentum; /* the mean of one is it */
+    run->overwrites = o->averages && o->ema_overwrite > 0 && (done + 1) % o->ema_overwrite == 0;
     run->n_batch = smaller(run->call->batch_size, run->stop - run->row);
     run->n_panels = pieces(run->n_batch, run->plan->n_rows);
     return run->n_panels;
@@ -590,12 +807,21 @@ static ptrdiff_t next_training_phase(void *context)
     case COLUMNS:
         plan->has_gradients = run->call->part == FR_TO_GRADIENTS;
         if (plan->has_gradients) return 0;
+        run->phase = GRADIENTS;
+        if (plan->changes && plan->n_updates > 0) return plan->n_updates;
+        /* fall through */
+    case GRADIENTS:
+        if (plan->changes) set_scales(run);
         run->phase = UPDATES;
-        if (plan->materialize && plan->n_updates > 0) return plan->n_updates;
+        if (plan->materialize && plan->n_updates > 0 && run->change.is_last) return plan->n_updates;
         /* fall through */
     case UPDATES:
         /* Pairs hold weights of two groups: not for the threads that have one each. */
         if (run->net->pairs && plan->groups) fr_transpose_all(run->net);
+        run->phase = BOUNDS;
+        if (plan->n_bounds > 0) return plan->n_bounds;
+        /* fall through */
+    case BOUNDS:
         add_step_to_ledger(run);
         run->row += run->n_batch;
         run->steps_done++;
@@ -613,8 +839,10 @@ static void training_task(void *context, int thread, ptrdiff_t i)
     training_plan *plan = run->plan;
     if (run->phase == ROWS)
         row_panel(run, i);
+    else if (run->phase == BOUNDS)
+        bound_block(run, &plan->bounds[i]);
     else
-        block(run, &(run->phase == UPDATES ? plan->updates : plan->tasks)[i],
+        block(run, &(run->phase == COLUMNS ? plan->tasks : plan->updates)[i],
               plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
 }
 
@@ -671,6 +899,35 @@ static ptrdiff_t plan_tasks(const fr_network *net, task *tasks, bool for_update)
     return n;
 }
 
+/* What is brought back to its constraints after a step; counts alone where tasks is NULL. */
+static ptrdiff_t plan_bounds(const fr_network *net, task *tasks)
+{
+    ptrdiff_t n = 0;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        const layer *a = &net->layers[l];
+        if (a->spec.kind != FR_LAYER_dense || !a->spec.trainable) continue;
+        const fr_constraint *c = &a->spec.kernel_constraint;
+        bool norms = c->kind == FR_CONSTRAINT_norm;
+        ptrdiff_t n_i = a->spec.n_in, n_o = a->spec.n_out;
+        if (norms && c->per_column)
+            n_o = smaller(a->width, BOUND_MOST);
+        else if (!norms || c->per_row)
+            n_i = BOUND_MOST;
+        for (ptrdiff_t o = 0; o < a->spec.n_out && c->kind != FR_CONSTRAINT_none; o += n_o)
+            for (ptrdiff_t i = 0; i < a->spec.n_in; i += n_i, n++)
+                if (tasks)
+                    tasks[n] = (task){.layer = l,
+                                      .i = i,
+                                      .n_i = smaller(n_i, a->spec.n_in - i),
+                                      .o = o,
+                                      .n_o = smaller(n_o, a->spec.n_out - o)};
+        if (a->bias < 0 || a->spec.bias_constraint.kind == FR_CONSTRAINT_none) continue;
+        if (tasks) tasks[n] = (task){.layer = l};
+        n++;
+    }
+    return n;
+}
+
 static void take_training(fr_network *net, training_plan *plan)
 {
     fr_arena *arena = &plan->arena;
@@ -688,6 +945,8 @@ static void take_training(fr_network *net, training_plan *plan)
     plan->own_d = fr_arena_take(arena, fr_size_product(plan->n_batch, last->n_padded), net->size);
     plan->panels = fr_arena_take(arena, n_panels, sizeof *plan->panels);
     plan->tasks = fr_arena_take(arena, plan->n_tasks, sizeof *plan->tasks);
+    plan->n_bounds = plan_bounds(net, NULL);
+    plan->bounds = fr_arena_take(arena, plan->n_bounds, sizeof *plan->bounds);
     plan->updates = plan->tasks; /* where no groups ask for others */
     if (plan->groups) plan->updates = fr_arena_take(arena, plan->n_updates, sizeof *plan->updates);
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
@@ -743,12 +1002,14 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
     double flops = step_flops(net, n_batch);
     bool groups = any_groups(net);
     /* Whether a step needs whole gradients before it changes a weight. */
-    bool materialize = groups || call->part != FR_WHOLE_STEPS;
+    bool changes = fr_changes_gradients(&call->optimizer);
+    bool materialize = groups || changes || call->part != FR_WHOLE_STEPS;
     /* The tasks tell which layers are frozen, which may change between calls. */
     bool compressed = call->data.start && net->layers[0].spec.kind == FR_LAYER_dense;
     if (!plan->arena.base || plan->n_batch < n_batch || plan->n_threads < n_threads ||
         plan->n_tasks != plan_tasks(net, NULL, false) ||
         plan->n_updates != plan_tasks(net, NULL, true) || plan->groups != groups ||
+        plan->n_bounds != plan_bounds(net, NULL) ||
         plan->compressed != compressed || (materialize && !plan->gradient)) {
         fr_arena_free(&plan->arena);
         *plan = (training_plan){.n_batch = n_batch,
@@ -766,6 +1027,8 @@ static fr_status plan_training(fr_network *net, const fr_training *call, int n_t
     plan->n_rows = fr_rows_of_panel(net, n_batch, flops);
     plan->loss = call->loss;
     plan->materialize = materialize;
+    plan->changes = changes;
+    plan_bounds(net, plan->bounds);
     plan_tasks(net, plan->tasks, false);
     if (plan->groups) plan_tasks(net, plan->updates, true);
     if (net->transposed_stale) fr_transpose_all(net);
@@ -830,6 +1093,9 @@ static fr_status begin_slots(fr_network *net, const fr_optimizer *optimizer)
     fr_status status = fr_network_set_slots(net, fr_optimizer_slots(optimizer));
     double value = fr_initial_value_of_slots(optimizer);
     if (status == FR_OK && value != 0) net->kernels->fill(net->n_weights, value, net->slots.base);
+    int average = fr_average_slot(optimizer);
+    if (status == FR_OK && average >= 0)
+        memcpy(slot_at(net, average, 0), net->weights.base, (size_t)(net->n_weights * net->size));
     return status;
 }
 

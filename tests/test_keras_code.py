@@ -226,8 +226,7 @@ def test_double_precision_in_each_of_keras_ways():
     [
         (lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True), "from_logits"),
         (lambda: keras.losses.CategoricalCrossentropy(label_smoothing=0.1), "label_smoothing"),
-        (lambda: keras.optimizers.SGD(clipnorm=1.0), "clipnorm"),
-        (lambda: layers.Dense(3, kernel_constraint="max_norm"), "kernel_constraint"),
+        (lambda: keras.optimizers.SGD(loss_scale_factor=2.0), "loss_scale_factor"),
         (lambda: layers.Dropout(0.5, noise_shape=(1, 3)), "noise_shape"),
         (lambda: layers.Dense(3, activation="gelu"), "activation"),
     ],

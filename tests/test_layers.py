@@ -48,7 +48,7 @@ def test_names_count_on_as_in_keras():
         ({"bias_initializer": "zeroes"}, ValueError, "bias_initializer.*Did you mean 'zeros'"),
         ({"use_bias": "yes"}, TypeError, "use_bias: got 'yes'"),
         ({"dtype": "float16"}, ValueError, "dtype: got 'float16'"),
-        ({"kernel_constraint": "non_neg"}, ValueError, "kernel_constraint: got 'non_neg'"),
+        ({"kernel_constraint": "nonnegg"}, ValueError, "kernel_constraint.*Did you mean 'non_neg'"),
         ({"kernel_regulariser": "l2"}, TypeError, "kernel_regulariser.*'kernel_regularizer'"),
         ({"trainable": None}, TypeError, "trainable: got None"),
     ],

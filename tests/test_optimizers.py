@@ -34,7 +34,15 @@ def arguments(cls):
 
 
 def test_arguments_in_keras_order_with_keras_defaults():
-    ours = {"l1_step": "sign", "name": None}
+    ours = {
+        **dict.fromkeys(["clipnorm", "clipvalue", "global_clipnorm"]),
+        "use_ema": False,
+        "ema_momentum": 0.99,
+        "ema_overwrite_frequency": None,
+        "gradient_accumulation_steps": None,
+        "l1_step": "sign",
+        "name": None,
+    }
     adam = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "amsgrad": False}
     for cls, keras in [
         (SGD, {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": None}),
@@ -136,14 +144,7 @@ def test_of_another_kind():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("clipnorm", 1.0),
-        ("clipvalue", 1.0),
-        ("global_clipnorm", 1.0),
-        ("use_ema", True),
-        ("ema_momentum", 0.9),
-        ("ema_overwrite_frequency", 5),
         ("loss_scale_factor", 2.0),
-        ("gradient_accumulation_steps", 4),
     ],
 )
 @pytest.mark.parametrize("cls", ALL)

@@ -252,16 +252,16 @@ static void guard_update(fr_dtype dtype, ptrdiff_t n, layout l)
         if (variant >= COUNT)
             step.regularizer = (fr_regularizer){0.1, 0.2}, step.l1_step = variant / COUNT - 1;
         fr_sums sums = {0, 0};
-        void *w = matrix(0, dtype, ROWS, n, l, -1, 1), *slots[FR_MOST_SLOTS] = {NULL};
+        void *w = matrix(0, dtype, ROWS, n, l, -1, 1), *slots[FR_UPDATE_SLOTS] = {NULL};
         const void *dw = locked(1, matrix(1, dtype, ROWS, n, l, -1, 1));
         for (int s = 0; s < fr_optimizer_slots(&o); s++)
             slots[s] = matrix(2 + s, dtype, ROWS, n, l, 0, 1);
         if (step.l1_step == FR_L1_STEP_cumulative)
-            for (int s = FR_OWN_SLOTS; s < FR_MOST_SLOTS; s++)
+            for (int s = FR_OWN_SLOTS; s < FR_UPDATE_SLOTS; s++)
                 slots[s] = matrix(2 + s, dtype, ROWS, n, l, 0, 1);
         kernels->update[kind](&step, ROWS, n, l.ld, w, dw, slots, &sums);
         check_around(0, "w");
-        for (int s = 0; s < FR_MOST_SLOTS; s++)
+        for (int s = 0; s < FR_UPDATE_SLOTS; s++)
             if (slots[s]) check_around(2 + s, "slot");
         CHECK(isfinite(sums.abs) && isfinite(sums.square), "sums");
     }

@@ -460,7 +460,7 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
     double unit = unit_of(dtype);
     const int64_t iteration = 4;
     void *w = array_in(&buffer_a, dtype, n % 4), *dw = array_in(&buffer_b, dtype, (n + 1) % 4);
-    void *slots[FR_MOST_SLOTS] = {NULL}, *old = array_in(&buffer_e, dtype, 0);
+    void *slots[FR_UPDATE_SLOTS] = {NULL}, *old = array_in(&buffer_e, dtype, 0);
     bool adam = o->kind == FR_OPTIMIZER_adam;
     ptrdiff_t count = (rows - 1) * ld + n;
     fill(dtype, w, count, -1, 1);
@@ -475,13 +475,13 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
         for (int a = 0; a < 4 && n > 3; a++) /* a weight that has never had a gradient */
             put(dtype, (void *[]){w, dw, slots[0], slots[1]}[a], 1, 0);
     }
-    wide before[FR_MOST_SLOTS][MOST];
+    wide before[FR_UPDATE_SLOTS][MOST];
     if (o->l1_step == FR_L1_STEP_cumulative)
-        for (int s = FR_OWN_SLOTS; s < FR_MOST_SLOTS; s++)
+        for (int s = FR_OWN_SLOTS; s < FR_UPDATE_SLOTS; s++)
             fill(dtype, slots[s] = array_in(s == FR_OWN_SLOTS ? &buffer_f : &buffer_g, dtype, s - 1),
                  count, 0, 0.1);
     for (ptrdiff_t j = 0; j < count; j++)
-        for (int s = 0; s < FR_MOST_SLOTS; s++) before[s][j] = slots[s] ? get(dtype, slots[s], j) : 0;
+        for (int s = 0; s < FR_UPDATE_SLOTS; s++) before[s][j] = slots[s] ? get(dtype, slots[s], j) : 0;
     for (ptrdiff_t j = 0; j < count; j++) put(dtype, old, j, get(dtype, w, j));
 
     double t = (double)iteration + 1, rate = o->learning_rate;
@@ -504,12 +504,12 @@ static void update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t rows, p
     wide abs = 0, square = 0;
     for (ptrdiff_t j = 0; j < count; j++) {
         if (j % ld >= n) continue;
-        wide was = get(dtype, old, j), new = was, state[FR_MOST_SLOTS], off[FR_MOST_SLOTS] = {0};
+        wide was = get(dtype, old, j), new = was, state[FR_UPDATE_SLOTS], off[FR_UPDATE_SLOTS] = {0};
         wide off_w;
         int own = oracle_slots(o), n_state = own;
         for (int s = 0; s < own; s++) state[s] = before[s][j];
         if (o->l1_step == FR_L1_STEP_cumulative)
-            for (int s = FR_OWN_SLOTS; s < FR_MOST_SLOTS; s++) state[n_state++] = before[s][j];
+            for (int s = FR_OWN_SLOTS; s < FR_UPDATE_SLOTS; s++) state[n_state++] = before[s][j];
         wide penalty = oracle_smooth_gradient(o, regularizer, was), g = get(dtype, dw, j);
         wide size = fabsl(g) + fabsl(penalty), taken = regularizer.l1 * shrink;
         oracle_update(o, iteration, g + penalty, regularizer.l1, &new, state);
@@ -617,7 +617,7 @@ enum { N_ALL_OPTIMIZERS = sizeof all_optimizers / sizeof all_optimizers[0] };
 
 /* What an element's step begins with; the oracle takes it to what it ends with. */
 typedef struct {
-    wide w, dw, rate, slots[FR_MOST_SLOTS];
+    wide w, dw, rate, slots[FR_UPDATE_SLOTS];
 } element;
 enum { ELEMENT_SIZE = sizeof(element) / sizeof(wide) };
 
@@ -638,7 +638,7 @@ static void any_update_case(fr_dtype dtype, const fr_optimizer *o, ptrdiff_t n, 
     double unit = unit_of(dtype);
     buffer *buffers[] = {&buffer_c, &buffer_d, &buffer_e, &buffer_f, &buffer_g};
     void *w = array_in(&buffer_a, dtype, n % 4), *dw = array_in(&buffer_b, dtype, (n + 1) % 4);
-    void *slots[FR_MOST_SLOTS];
+    void *slots[FR_UPDATE_SLOTS];
     int own = oracle_slots(o), count = own + (o->l1_step == FR_L1_STEP_cumulative ? 2 : 0);
     CHECK(count == fr_optimizer_slots(o), "%d slots", fr_optimizer_slots(o));
     fill(dtype, w, n, -1, 1);
@@ -699,7 +699,7 @@ static void check_all_optimizers(fr_dtype dtype)
         seen[o.kind] = true;
         for (o.l1_step = 0; o.l1_step < FR_N_L1_STEPS; o.l1_step++) {
             double a[1] = {0};
-            void *none[FR_MOST_SLOTS] = {a, a, a, a, a};
+            void *none[FR_UPDATE_SLOTS] = {a, a, a, a, a};
             test_case("optimizer %d, L1 by %s, %s %s", i, fr_l1_step_name(o.l1_step), name_of(dtype),
                       fr_isa());
             if (by_sign && o.l1_step != FR_L1_STEP_sign) {
