@@ -29,7 +29,7 @@ help:
 	@echo "make ctest    the C core alone, without Python"
 	@echo "make asan     the same under the address and undefined-behaviour sanitizers"
 	@echo "make neon     the C tests of the kernels, cross-compiled for AArch64 and run by qemu"
-	@echo "make parity   trained weights against the installed Keras, PyTorch and scikit-learn"
+	@echo "make parity   trained weights against the installed Keras, PyTorch, scikit-learn, skglm"
 	@echo "make integration  the estimators under Dask, and models as ONNX under onnxruntime"
 	@echo "make build    compile the engine into .venv (the verbs above do it when it is needed)"
 	@echo "make clean    remove what was built (.venv stays: rm -rf it to start from nothing)"

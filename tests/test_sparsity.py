@@ -172,10 +172,15 @@ def test_elastic_net(number, l1_step):
     model = linear_model(12, 1, None, "mse", regularizer, optimizers(l1_step, 0.1)[number])
     kernel, _ = full_batch(model, x, y, 2000)
     np.testing.assert_allclose(kernel[:, 0], truth.coef_, atol=1e-8)
+    report = fr.sparsity_report(model, x, y)
+    rest = y - truth.predict(x)
+    penalty = regularizer(truth.coef_)
+    assert report["objective"] == pytest.approx(rest @ rest / len(y) + penalty, rel=1e-10)
+    assert model.polish(x, y, tol=1e-9, verbose=0).kkt_residual < 1e-8
     assert np.array_equal(kernel[:, 0] == 0, truth.coef_ == 0) and (kernel == 0).any()
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("l1_step", L1_STEPS)
 def test_l1_logistic_regression(number, l1_step):
     x, y = regression(2)
@@ -188,6 +193,7 @@ def test_l1_logistic_regression(number, l1_step):
     kernel, _ = full_batch(model, x, y, 6000)
     np.testing.assert_allclose(kernel[:, 0], truth.coef_[0], atol=1e-6)
     assert np.array_equal(kernel[:, 0] == 0, truth.coef_[0] == 0) and (kernel == 0).any()
+    assert model.polish(x, y, tol=1e-9, verbose=0).kkt_residual < 1e-8
 
 
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
