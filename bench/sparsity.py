@@ -135,33 +135,69 @@ def steps(rounds: int) -> list[tuple[str, ...]]:
     return found
 
 
-def paths() -> list[tuple[str, ...]]:
-    """Rows of the table: 50 strengths, in cold fits of the same network."""
-    found = [("model", "path s", "cold fit s", "path / cold")]
-    x, y = rows(2048, 64, 10)
-    begun = time.perf_counter()
-    model = network(1e-3, fr.Adam(1e-3, l1_step="cumulative"), (64, 64, 10))
-    path = fr.regularization_path(model, x, y, epochs=50, batch_size=64, verbose=0)
-    taken, cold = time.perf_counter() - begun, []
-    for strength in path.strengths[::10]:
-        model = network(strength, fr.Adam(1e-3, l1_step="cumulative"), (64, 64, 10))
-        begun = time.perf_counter()
-        model.fit(x, y, 64, 50, verbose=0)
-        cold.append(time.perf_counter() - begun)
-    mean = float(np.mean(cold))
-    found.append(("64-64-10, fit", f"{taken:.2f}", f"{mean:.2f}", f"{taken / mean:.1f}"))
+def scattered(rounds: int) -> list[tuple[str, ...]]:
+    """Rows of the table: a wide layer whose zeros stand anywhere, which `compact` cannot take."""
+    rng = np.random.default_rng(3)
+    kernel = rng.standard_normal((2048, 2048), dtype=np.float32)
+    models = {}
+    for share in (0.0, 0.95):
+        models[share] = fr.Sequential([fr.Input((2048,)), fr.Dense(2048, use_bias=False)])
+        models[share].set_weights([np.where(rng.random(kernel.shape) < share, 0, kernel)])
+    found = [("rows", "dense us", "95% zeros us", "x dense")]
+    for n in (64, 128, 256, 512):
+        x = rng.standard_normal((n, 2048), dtype=np.float32)
+        actions = {
+            f"{k}": lambda m=m, x=x: m.predict(x, batch_size=len(x)) for k, m in models.items()
+        }
+        times = best_of_turns(actions, 3 * rounds)
+        dense, sparse = times["0.0"], times["0.95"]
+        found.append((f"{n}", f"{dense * 1e6:.0f}", f"{sparse * 1e6:.0f}", f"{dense / sparse:.1f}"))
+    return found
 
-    begun = time.perf_counter()
-    model = network(1e-3, fr.SGD(), (64, 10))
-    path = fr.regularization_path(model, x, y, verbose=0)
-    taken, cold = time.perf_counter() - begun, []
-    for strength in path.strengths[::7]:
-        model = network(strength, fr.SGD(), (64, 10))
+
+def paths() -> list[tuple[str, ...]]:
+    """Rows of the table: 50 strengths warm, in cold fits of one of them.
+
+    A cold fit is a 50th of the same path with `warm_start=False`, from the model's own weights at
+    each strength: the same solver, tolerance and report.
+    """
+
+    def fit(sizes: tuple[int, ...]) -> Any:
+        return network(1e-3, fr.Adam(1e-3, l1_step="cumulative"), sizes)
+
+    def least_squares() -> Any:
+        fr.set_random_seed(0)
+        model = fr.Sequential([fr.Input((200,)), fr.Dense(1, kernel_regularizer="l1")])
+        model.compile("sgd", "mse")
+        return model
+
+    x, y = rows(8192, 128, 20)
+    small, labels = rows(2048, 64, 10)
+    rng = np.random.default_rng(4)
+    wide = rng.standard_normal((1000, 200))
+    target = wide[:, :20] @ rng.standard_normal(20) + rng.standard_normal(1000)
+    cases: dict[str, tuple[Callable[[], Any], Any, Any, dict[str, Any]]] = {
+        "128-256-10, fit": (lambda: fit((128, 256, 10)), x, y, {"epochs": 20, "batch_size": 128}),
+        "64-64-10, fit": (
+            lambda: fit((64, 64, 10)),
+            small,
+            labels,
+            {"epochs": 50, "batch_size": 64},
+        ),
+        "128-10, polish": (lambda: network(1e-3, fr.SGD(), (128, 10)), x, y, {}),
+        "64-10, polish": (lambda: network(1e-3, fr.SGD(), (64, 10)), small, labels, {}),
+        "200-1 Lasso, polish": (least_squares, wide, target, {}),
+    }
+    found = [("model", "rows", "path s", "cold fit ms", "path / cold")]
+    for name, (make, data, truth, options) in cases.items():
         begun = time.perf_counter()
-        model.polish(x, y, tol=1e-3 * strength, verbose=0)
-        cold.append(time.perf_counter() - begun)
-    mean = float(np.mean(cold))
-    found.append(("64-10, polish", f"{taken:.2f}", f"{mean:.2f}", f"{taken / mean:.1f}"))
+        path = fr.regularization_path(make(), data, truth, verbose=0, **options)
+        taken, begun = time.perf_counter() - begun, time.perf_counter()
+        options |= {"warm_start": False, "n_jobs": 1, "verbose": 0}
+        fr.regularization_path(make(), data, truth, path.strengths, **options)
+        cold = (time.perf_counter() - begun) / len(path)
+        cells = (f"{taken:.2f}", f"{cold * 1e3:.1f}", f"{taken / cold:.1f}")
+        found.append((name, f"{len(data)}", *cells))
     return found
 
 
@@ -199,7 +235,9 @@ def main(arguments: list[str] | None = None) -> None:
     title = f"\nan epoch of 8192 rows, {sizes}, Adam, l1 5e-4, Compact(every=2)"
     print(table(title, epochs(options.epochs)), flush=True)
     print(table("\na training step of tab", steps(options.rounds)), flush=True)
-    print(table("\na path of 50 strengths", paths()), flush=True)
+    title = "\npredict, 2048-2048, zeros anywhere"
+    print(table(title, scattered(options.rounds)), flush=True)
+    print(table("\na path of 50 strengths, in cold fits", paths()), flush=True)
     print(f"\nload {load()}")
 
 
