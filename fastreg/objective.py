@@ -190,16 +190,18 @@ class Objective:
     def at(self, w: Array) -> Point:
         """All that is known of F at w."""
         value, gradient = self.smooth(w)
-        residual = self.residual(w, gradient)
-        return Point(w, value + self.penalty(w), gradient, residual, self.data_loss)
+        slope = self.subgradient(w, gradient)
+        residual = float(np.abs(slope).max(initial=0.0))
+        return Point(w, value + self.penalty(w), gradient, slope, residual, self.data_loss)
 
 
 class Point(NamedTuple):
-    """A place on the way down: w, F(w), the gradient of f, the KKT residual, the loss alone."""
+    """A place on the way down: w, F(w), gradients of f and F, KKT residual, the loss alone."""
 
     w: Array
     value: float
     gradient: Array
+    subgradient: Array
     residual: float
     data_loss: float
 
@@ -348,7 +350,7 @@ def _among_nonzeros(
 
     One that would change its sign is left at 0 from then on, as in OWL-QN (Andrew and Gao 2007).
     """
-    slope = objective.subgradient(here.w, here.gradient)
+    slope = here.subgradient
     free = (here.w != 0) | ~objective.in_zero_group(here.w) & ((slope != 0) | (objective.l1 == 0))
     side = np.where(here.w != 0, np.sign(here.w), -np.sign(slope))
     slope = np.where(free, slope, 0.0)
@@ -365,7 +367,7 @@ def _among_nonzeros(
             crossed = free & (objective.l1 > 0) & (w * side <= 0)
             w[crossed] = 0.0
             there = objective.at(w)
-            found = np.where(free, objective.subgradient(there.w, there.gradient), 0.0)
+            found = np.where(free, there.subgradient, 0.0)
             below = there.value <= here.value + 1e-4 * float(slope @ (w - here.w))
             # Where rounding hides what F has left to lose, a smaller slope tells (as Hager and
             # Zhang 2005).
@@ -444,14 +446,14 @@ class Curvature:
         order = order[sy > 1e-12 * np.sqrt(yy) * self._length[order]]
         if not len(order):
             return -slope
-        square, used = np.ix_(order, order), slice(self.number)
+        square, used = (order[:, None], order), slice(self.number)
         s, y, free_slope = self._free_s[used], self._free_y[used], slope[self._free]
-        upper, yy = np.triu(self._sy[square]), self._yy[square]
-        scale = upper[-1, -1] / yy[-1, -1]
-        along = dtrtrs(upper, (s @ free_slope)[order])[0]
-        mixed = np.diagonal(upper) * along + scale * (yy @ along - (y @ free_slope)[order])
+        sy, yy = self._sy[square], self._yy[square]  # of sy, the upper triangle counts
+        scale = sy[-1, -1] / yy[-1, -1]
+        along = dtrtrs(sy.T, (s @ free_slope)[order], lower=1, trans=1)[0]
+        mixed = np.diagonal(sy) * along + scale * (yy @ along - (y @ free_slope)[order])
         shares = np.zeros((2, self.number))
-        shares[0, order] = dtrtrs(upper, mixed, trans=1)[0]
+        shares[0, order] = dtrtrs(sy.T, mixed, lower=1)[0]
         shares[1, order] = scale * along
         found = np.zeros_like(slope)
         found[self._free] = shares[1] @ y - shares[0] @ s - scale * free_slope

@@ -516,11 +516,12 @@ class _Fitter:
         curvature = Curvature(objective.start.size)
         keep, dtype = model.set_weights, model.dtype or "float32"
         seen: deque[tuple[float, list[Array]]] = deque(maxlen=2)
+        even = model.loss != "mean_squared_error"
         for value in values:
             if self.stop.is_set():
                 raise _Stopped
             if len(seen) == 2:
-                model.set_weights(_ahead(value, *seen))
+                model.set_weights(_ahead(value, seen[0], seen[1], even))
             self.strength.set(model, value)
             objective.begin_anew(model.get_weights())
             found = polish(
@@ -645,17 +646,17 @@ def _held(layer: Dense, gradient: Array, strength: Strength) -> float:
 
 
 def _ahead(
-    value: float, older: tuple[float, list[Array]], old: tuple[float, list[Array]]
+    value: float, older: tuple[float, list[Array]], old: tuple[float, list[Array]], even: bool
 ) -> list[Array]:
     """On the line through the last two minima; a weight that is 0, or would turn, is 0.
 
-    The line is in the logarithm of the strength, in which steps are even. (A Lasso's is one in the
-    strength between those at which weights come and go; on steps of a grid they differ little, and
-    where a loss is curved this one is nearer.)
+    Between the strengths at which weights come and go, a Lasso's path is a line in the strength
+    (Efron, Hastie, Johnstone and Tibshirani 2004). With losses that are no squares it is nearer to
+    one in their logarithm, in which the steps of a path are `even`.
     """
-    if value == 0:
-        return old[1]
-    length = np.log(value / old[0]) / np.log(old[0] / older[0])
+    length = (value - old[0]) / (old[0] - older[0])
+    if even and value > 0:
+        length = np.log(value / old[0]) / np.log(old[0] / older[0])
     guesses = []
     for before, w in zip(older[1], old[1], strict=True):
         guess = w + length * (w - before)

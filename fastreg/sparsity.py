@@ -569,7 +569,7 @@ def _silent_units(model: Sequential, x: ArrayLike) -> list[int]:
 def _kkt_residuals(model: Sequential, objective: Objective) -> tuple[float, list[float]]:
     """The objective, and of each layer the largest element of the subgradient nearest to 0."""
     here = objective.at(objective.start)
-    slopes = np.abs(objective.subgradient(here.w, here.gradient))
+    slopes = np.abs(here.subgradient)
     dense = [layer for layer in model.layers if isinstance(layer, Dense)]
     worst = {layer.name: 0.0 for layer in dense}  # of one that is not trainable
     for piece, (layer, _) in zip(objective.pieces, objective.owners, strict=True):
