@@ -437,7 +437,7 @@ def sparsity_report(
     Parameters
     ----------
     model : Sequential, built
-    x : (n, n_in), optional
+    x : (n, n_in), optional, of scipy.sparse too
         Rows on which `silent_units` are counted.
     y : targets of x, optional
         For `objective` and `kkt_residual`; needs a loss from `compile`.
@@ -543,25 +543,37 @@ def _zeros(layer: Dense, kernel: Array, reader: Array | None) -> dict[str, Any]:
     }
 
 
-def _rows(model: Sequential, x: ArrayLike, dtype: str) -> Array:
+def _rows(model: Sequential, x: ArrayLike, dtype: str) -> inputs.Rows:
     """What the network reads of x."""
-    x = model.flat_rows("x", x)
-    rows = inputs.check_features("x", x, model.input_shape[1], dtype)
-    rows = model.enter(rows)
-    index = model.selected_inputs_
+    n_in, index = model.input_shape[1], model.selected_inputs_
+    rows: inputs.Rows
+    if inputs.is_sparse(x):
+        rows = inputs.check_sparse_features("x", x, n_in, dtype)
+    else:
+        rows = model.enter(inputs.check_features("x", model.flat_rows("x", x), n_in, dtype))
     return rows if index is None else rows.take(index, axis=1)
+
+
+def _outputs(layer: Dense, rows: inputs.Rows) -> Array:
+    if isinstance(rows, inputs.SparseRows):
+        from scipy.sparse import csr_array
+
+        parts = rows.values, rows.columns, rows.start
+        z: Array = csr_array(parts, shape=rows.shape) @ layer.kernel
+        z = z if layer.bias is None else z + layer.bias
+        return functional.activation_forward(z, layer.activation.name)
+    return functional.dense_forward(rows, layer.kernel, layer.bias, layer.activation.name)
 
 
 def _silent_units(model: Sequential, x: ArrayLike) -> list[int]:
     """Of each dense layer: units whose output is 0 for every row."""
     dense = [layer for layer in model.layers if isinstance(layer, Dense)]
-    weights = [(layer.kernel, layer.bias) for layer in dense]
     speaks = [np.zeros(layer.units, bool) for layer in dense]
     rows = _rows(model, x, model.dtype or "float32")
     for first in range(0, len(rows), ROWS_AT_ONCE):
         y = rows[first : first + ROWS_AT_ONCE]
-        for layer, (kernel, bias), spoke in zip(dense, weights, speaks, strict=True):
-            y = functional.dense_forward(y, kernel, bias, layer.activation.name)
+        for layer, spoke in zip(dense, speaks, strict=True):
+            y = _outputs(layer, y)
             spoke |= (y != 0).any(axis=0)
     return [int((~spoke).sum()) for spoke in speaks]
 

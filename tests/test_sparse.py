@@ -350,3 +350,25 @@ def test_sparse_rows_while_dropping(backend):
     forms = (x, sp.csr_array(x))
     one, other = (reader(130, "float64", backend, 0.5)(form, training=True) for form in forms)
     assert np.array_equal(one, other)
+
+
+def test_a_report_of_sparse_rows():
+    """Silent units, the objective and its residual are those of the same rows, dense."""
+    rng = np.random.default_rng(5)
+    x = np.where(rng.random((70, 130)) < 0.1, np.abs(rng.standard_normal((70, 130))), 0.0)
+    y = rng.standard_normal((70, 3))
+    model = model_of((130, 20, 3), "float64")
+    kernel, *rest = thin_weights((130, 20, 3), 0.2, "float64")
+    kernel[:, :4], rest[0][:4] = -np.abs(kernel[:, :4]), -1
+    kernel[100:] = 0
+    model.set_weights([kernel, *rest])
+    for each in (model, fr.compact(model)):
+        dense, *others = (
+            fr.sparsity_report(each, form, y) for form in (x, sp.csr_array(x), sp.coo_matrix(x))
+        )
+        assert dense["layers"][0]["silent_units"] >= 1
+        for other in others:
+            assert other["objective"] == pytest.approx(dense["objective"], rel=1e-12)
+            assert other["kkt_residual"] == pytest.approx(dense["kkt_residual"], rel=1e-9)
+            for a, b in zip(other["layers"], dense["layers"], strict=True):
+                assert a["silent_units"] == b["silent_units"]
