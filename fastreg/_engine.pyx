@@ -471,7 +471,7 @@ cdef class Network:
 
     def train(self, x, cnp.ndarray y, sample_weight, index, ptrdiff_t start,
               ptrdiff_t stop, ptrdiff_t batch_size, loss, dict optimizer, int64_t iteration,
-              uint64_t seed, accuracy, cnp.ndarray ledger, int n_threads, scheduled=()):
+              uint64_t seed, accuracy, cnp.ndarray ledger, int n_threads, scheduled=(), extra=()):
         """Steps on rows index[start:stop]; returns how many were done (see `reference.Network`).
 
         `optimizer` must not be written to afterwards: the same dictionary is read once.
@@ -494,7 +494,9 @@ cdef class Network:
             call.schedules = schedules = _schedules(scheduled)
             call.n_schedules = len(scheduled)
         try:
-            if self._is_short(3 * (stop - start)):
+            if extra:
+                status = self._train_in_halves(&call, extra, sums, &steps_done)
+            elif self._is_short(3 * (stop - start)):
                 status = fr_network_train(self.network, &call, sums, &steps_done)
             else:
                 with self.limit:
@@ -507,6 +509,62 @@ cdef class Network:
         if status != FR_NOT_FINITE:
             _check(status)
         return steps_done
+
+    cdef list _of_extra(self, int slot, extra):
+        """The arrays that the penalties are of."""
+        found = []
+        for each in extra:
+            layer, part, shape = self.shapes[each.position]
+            array = np.empty(shape, self.dtype)
+            _check(fr_network_get(self.network, slot, layer, part, _data(array)))
+            found.append(array)
+        return found
+
+    cdef int _set_extra(self, int slot, each, array) except -1:
+        layer, part, _ = self.shapes[each.position]
+        array = np.ascontiguousarray(array, self.dtype)
+        _check(fr_network_set(self.network, slot, layer, part, _data(array)))
+        return 0
+
+    cdef fr_status _train_in_halves(self, fr_training *call, extra, double *sums, ptrdiff_t *done) except *:
+        """Steps in whose middle Python adds gradients of penalties, `training.Extra`, or after which it
+        takes their prox."""
+        cdef ptrdiff_t start = call.start, stop = call.stop, first, n, i, steps
+        cdef int64_t iteration = call.iteration
+        cdef fr_status status = FR_OK
+        done[0] = 0
+        for first in range(start, stop, call.batch_size):
+            n = min(call.batch_size, stop - first)
+            call.start, call.stop, call.iteration = first, first + n, iteration + done[0]
+            call.part = FR_TO_GRADIENTS
+            with self.limit:
+                with nogil:
+                    status = fr_network_train(self.network, call, sums, &steps)
+            if status != FR_OK:
+                return status
+            weights = self._of_extra(FR_WEIGHTS, extra)
+            gradients = self._of_extra(FR_GRADIENT, extra)
+            values = [each.regularizer.value(w) for each, w in zip(extra, weights)]
+            if not np.isfinite(values).all():
+                return FR_NOT_FINITE
+            for each, w, gradient in zip(extra, weights, gradients):
+                if each.steps is None:
+                    self._set_extra(FR_GRADIENT, each, gradient + each.regularizer.gradient(w))
+            call.part = FR_FROM_GRADIENTS
+            with self.limit:
+                with nogil:
+                    status = fr_network_train(self.network, call, sums, &steps)
+            if status != FR_OK:
+                return status
+            for each, value in zip(extra, values):
+                sums[<ptrdiff_t>each.entry] += n * <double>value
+            for each, w in zip(extra, self._of_extra(FR_WEIGHTS, extra)):
+                if each.steps is not None:
+                    self._set_extra(FR_WEIGHTS, each, each.regularizer.prox(w, float(each.steps[done[0]])))
+            for i in range(call.n_schedules):
+                (<fr_schedule *>&call.schedules[i]).values += 1
+            done[0] += 1
+        return status
 
     def evaluate(self, x, cnp.ndarray y, sample_weight, ptrdiff_t start,
                  ptrdiff_t stop, ptrdiff_t batch_size, loss, accuracy, cnp.ndarray ledger,

@@ -202,6 +202,7 @@ class _AlphaNetwork:
         ledger: Array,
         n_threads: int,
         scheduled: Sequence[training.Scheduled] = (),
+        extra: Sequence[training.Extra] = (),
     ) -> int:
         steps = 0
         rows = range(start, stop, batch_size)
@@ -215,7 +216,9 @@ class _AlphaNetwork:
             self._divide_by(total)
             call = (loss, optimizer, iteration + steps, seed, accuracy, ledger, n_threads)
             left = [each._replace(values=each.values[steps:]) for each in scheduled]
-            done = self._network.train(x, y, weight, index, first, last, batch_size, *call, left)
+            done = self._network.train(
+                x, y, weight, index, first, last, batch_size, *call, left, extra
+            )
             steps += done
             if done < wanted:
                 break

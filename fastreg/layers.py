@@ -61,6 +61,15 @@ def _elementwise(argument: str, value: Any) -> regularizers.Regularizer | None:
     found: regularizers.Regularizer | None = _named(regularizers.get, argument, value)
     if isinstance(found, regularizers.GroupL1):
         raise ValueError(f"{argument}: got {found!r}; GroupL1 is for kernels")
+    if isinstance(found, regularizers.Whole) and found.for_kernels:
+        raise ValueError(f"{argument}: got {found!r}; it is for kernels")
+    return found
+
+
+def _of_activity(argument: str, value: Any) -> regularizers.Regularizer | None:
+    found = _elementwise(argument, value)
+    if isinstance(found, regularizers.Whole):
+        raise ValueError(f"{argument}: got {found!r}; L1, L2 or L1L2 is needed for an activity")
     return found
 
 
@@ -249,6 +258,10 @@ class Layer:
             return None
         raise NotImplementedError
 
+    def whole_penalties(self) -> dict[str, regularizers.Whole]:
+        """Penalties whose gradient is added in Python, by the names of the weights."""
+        return {}
+
     def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
         """What follows a schedule, by the names of `describe`, with the check of its values."""
         return {}
@@ -397,7 +410,7 @@ class Dense(Layer):
         **Layer.checks,
         "kernel_regularizer": partial(_named, regularizers.get),
         "bias_regularizer": _elementwise,
-        "activity_regularizer": _elementwise,
+        "activity_regularizer": _of_activity,
         "kernel_constraint": partial(_named, constraints.get),
         "bias_constraint": partial(_named, constraints.get),
     }
@@ -509,6 +522,13 @@ class Dense(Layer):
     def _regularizers(self) -> dict[str, regularizers.Regularizer]:
         found = {of: getattr(self, f"{of}_regularizer") for of in ("kernel", "bias", "activity")}
         return {of: regularizer for of, regularizer in found.items() if regularizer is not None}
+
+    def whole_penalties(self) -> dict[str, regularizers.Whole]:
+        return {
+            of: regularizer
+            for of, regularizer in self._regularizers().items()
+            if isinstance(regularizer, regularizers.Whole) and of in self.weight_names
+        }
 
     def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
         return {

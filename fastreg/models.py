@@ -51,9 +51,10 @@ from fastreg.layers import (
     serialize,
 )
 from fastreg.objective import Objective, Polished, polish
+from fastreg.regularizers import Whole
 from fastreg.schedules import LearningRateSchedule, in_steps
 from fastreg.serialization import check_bool
-from fastreg.training import Data, Network, Pace, Position, Scheduled, Task
+from fastreg.training import Data, Extra, Network, Pace, Position, Scheduled, Task
 
 Array = NDArray[Any]
 
@@ -87,6 +88,7 @@ class _Core:
         self.network: Network | None = None
         self.stale = False  # a layer's setting changed since the network was told
         self.follows: list[Follows] = []  # the settings of the network's layers with schedules
+        self.whole: list[tuple[int, int, Whole]] = []  # of the network's layers; see `extra`
         self.excluded: tuple[str, ...] = ()  # from weight decay, as the network was told
 
     def read_weights(self, first: int, count: int) -> list[Array]:
@@ -397,6 +399,12 @@ class Sequential:
         step = 0 if self.optimizer is None else self.optimizer.iterations
         described = [(layer, layer.describe(step)) for layer in self._layers]
         inside = [(layer, each) for layer, each in described if each is not None]
+        names = [(layer, name) for layer in self._layers for name in layer.weight_names]
+        self._core.whole = [
+            (position, 1 + ("kernel", "bias").index(name), layer.whole_penalties()[name])
+            for position, (layer, name) in enumerate(names)
+            if layer.trainable and name in layer.whole_penalties()
+        ]
         self._core.excluded = () if self.optimizer is None else self.optimizer.excluded
         for layer, each in inside:
             for part in layer.weight_names if self._core.excluded else ():
@@ -408,6 +416,48 @@ class Sequential:
             for name, found in layer.schedules().items()
         ]
         return [each for _, each in inside]
+
+    def extra(self, steps: int) -> Sequence[Extra]:
+        """Penalties that are added in Python in so many training steps from the next on.
+
+        Raises
+        ------
+        ValueError
+            For one with a prox beside an optimizer that has no one step for it.
+        """
+        if not self._core.whole:
+            return ()
+        return [
+            Extra(position, entry, whole, self._steps_of_prox(whole, steps))
+            for position, entry, whole in self._core.whole
+        ]
+
+    def add_penalties(self, rows: int, ledger: Array) -> None:
+        """Add the penalties that Python adds to a ledger, for so many rows."""
+        if self._core.whole:
+            weights = self.get_weights()
+            for position, entry, whole in self._core.whole:
+                ledger[entry] += rows * whole.value(weights[position])
+
+    def _steps_of_prox(self, whole: Whole, steps: int) -> Array | None:
+        optimizer = self.optimizer
+        assert optimizer is not None
+        if whole.prox is None or optimizer.l1_step == "sign":
+            return None
+        bounded = any(
+            isinstance(layer, Dense) and (layer.kernel_constraint or layer.bias_constraint)
+            for layer in self._layers
+        )
+        plain = isinstance(optimizer, optimizers.SGD) and optimizer.l1_step == "proximal"
+        if not plain or bounded or optimizer.use_ema or optimizer.gradient_accumulation_steps:
+            raise ValueError(
+                f"l1_step: got {optimizer.l1_step!r} of {optimizer!r} with the prox of {whole!r}, "
+                "which needs SGD's 'proximal' without mean, accumulation or constraints; or 'sign'"
+            )
+        assert isinstance(optimizer, optimizers.SGD)
+        rates = optimizer.rates(steps)
+        found = np.full(steps, optimizer.learning_rate) if rates is None else rates
+        return np.asarray(found / (1 - optimizer.momentum))
 
     def scheduled(self, steps: int) -> Sequence[Scheduled]:
         """What follows a schedule, in so many training steps from the next on.
@@ -1114,6 +1164,11 @@ class Sequential:
         if self.built:
             trained = sum(layer.count_params() for layer in self._layers if layer.trainable)
             lines.append(f"params: {self.n_params:,}, of which {trained:,} are trainable")
+        added = [
+            f"{layer.name}/{name}" for layer in self._layers for name in layer.whole_penalties()
+        ]
+        if added:
+            lines.append(f"slower steps: the penalty of {', '.join(added)} is added in Python")
         if self._selected is not None:
             lines.append(f"inputs: {self._n_in:,} of {self._selected[0]:,} are read")
         for line in lines:

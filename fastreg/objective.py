@@ -99,6 +99,11 @@ class Objective:
             self.l1[piece] = regularizer.l1
             if name == "kernel" and isinstance(regularizer, GroupL1):
                 self._grouped.append((piece, layer.kernel.shape, regularizer))
+        self._whole = [
+            (piece, getattr(layer, name).shape, layer.whole_penalties()[name])
+            for piece, (layer, name) in zip(self.pieces, self.owners, strict=True)
+            if name in layer.whole_penalties()
+        ]
         self.evaluations = 0
 
     def flat(self, weights: Sequence[Array]) -> Array:
@@ -131,7 +136,12 @@ class Objective:
                 return np.inf, np.zeros_like(w)
             gradient += (w - self.flat(self._network.get_weights())) * ((last - first) / n)
         self.data_loss = float(ledger[0] / n)
-        return float(ledger[:4].sum() / n), gradient
+        value = float(ledger[:4].sum() / n)
+        for piece, shape, whole in self._whole:
+            here = w[piece].reshape(shape)
+            value += whole.value(here)
+            gradient[piece] += whole.gradient(here).ravel()
+        return value, gradient
 
     def penalty(self, w: Array) -> float:
         """h(w)."""

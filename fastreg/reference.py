@@ -1571,11 +1571,13 @@ class Network:
         ledger: Array,
         n_threads: int,
         scheduled: Sequence[tuple[str, int, Array]] = (),
+        extra: Sequence[Any] = (),
     ) -> int:
         """Train on rows index[start:stop] in batches of `batch_size`; return the steps done.
 
         `scheduled` has settings that change from step to step: name, number of the layer (-1: the
-        learning rate), and one value for each step of the call.
+        learning rate), and one value for each step of the call. `extra` are penalties of another
+        formula, `training.Extra`.
 
         `ledger` (6,) is added to, for each step of n rows, before its update:
         [n * data loss, n * kernel penalty, n * bias penalty, n * activity penalty, hits, n].
@@ -1591,11 +1593,22 @@ class Network:
             x_b, y_b, w_b = (_take(rows, index, first, last) for rows in (x, y, sample_weight))
             p = self._forward(x_b, loss, training=(seed, iteration))
             entry = self._ledger_entry(p, y_b, w_b, loss, accuracy)
+            for each in extra:
+                value = self._parameters[each.position].value
+                entry[each.entry] += (last - first) * each.regularizer.value(value)
             if not math.isfinite(entry[:4].sum()):
                 break
-            ledger += entry
             self._backward(p, y_b, w_b, loss)
+            for each in extra:
+                if each.steps is None:
+                    parameter = self._parameters[each.position]
+                    parameter.gradient += each.regularizer.gradient(parameter.value)
+            ledger += entry
             self._update(optimizer, iteration)
+            for each in extra:
+                if each.steps is not None:
+                    value = self._parameters[each.position].value
+                    value[...] = each.regularizer.prox(value, float(each.steps[steps]))
             steps += 1
             iteration += 1
         return steps

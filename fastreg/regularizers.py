@@ -7,15 +7,15 @@ its output by the number of rows in the batch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from fastreg import functional, inputs
-from fastreg.errors import check_real
+from fastreg.errors import check_choice, check_real
 from fastreg.inputs import Grouping
 from fastreg.schedules import LearningRateSchedule, now, or_schedule, serialize_if_schedule
 from fastreg.serialization import Configurable, Registry
@@ -309,16 +309,182 @@ class GroupL1(Regularizer):
         return found
 
 
+@dataclass(frozen=True, init=False, repr=False)
+class Whole(Regularizer):
+    """Base of the penalties of another formula, on the whole of a kernel or a bias.
+
+    The engine leaves a step's gradients to be read, and the penalty's is added in Python: the
+    slower path. An optimizer follows its gradient, whatever the l1_step, unless there is a `prox`.
+    """
+
+    for_kernels: ClassVar[bool] = False  # alone
+
+    def __init__(self) -> None:
+        self._set(l1=0.0, l2=0.0)
+
+    def __call__(self, w: np.ndarray) -> float:
+        """The penalty of `w`."""
+        return self.value(w)
+
+    def value(self, w: np.ndarray) -> float:
+        """The penalty of `w`, a kernel (n_in, n_out) or a bias (n_out,)."""
+        raise NotImplementedError
+
+    def gradient(self, w: np.ndarray) -> np.ndarray:
+        """Its gradient, like `w`."""
+        raise NotImplementedError
+
+    @property
+    def prox(self) -> Callable[[np.ndarray, float], np.ndarray] | None:
+        """`prox(w, step)`, the u with the least |u - w|^2 / 2 + step * value(u), or None."""
+        return None
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Custom(Whole):
+    """An object of one's own with `value(w)` and `gradient(w)`, and maybe `prox(w, step)`.
+
+    `get`, and so every layer, makes one of such an object. With `prox` and SGD's
+    `l1_step="proximal"` a step ends by it, with `learning_rate / (1 - momentum)` as its step,
+    instead of following the gradient. A model with one cannot be saved: a file holds no code.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class ToOne:
+    ...     def value(self, w):
+    ...         return 0.5 * np.sum((w - 1) ** 2)
+    ...     def gradient(self, w):
+    ...         return w - 1
+    >>> get(ToOne())(np.zeros((2, 2)))
+    2.0
+    """
+
+    own: Any
+
+    def __init__(self, own: Any) -> None:
+        super().__init__()
+        self._set(own=own)
+
+    def __repr__(self) -> str:
+        return repr(self.own)
+
+    def value(self, w: np.ndarray) -> float:
+        found = np.asarray(self.own.value(w))
+        if found.shape != ():
+            raise ValueError(f"value: got an array of shape {found.shape} of {self!r}; a number")
+        return float(found)
+
+    def gradient(self, w: np.ndarray) -> np.ndarray:
+        return _like(w, self.own.gradient(w), f"gradient of {self!r}")
+
+    @property
+    def prox(self) -> Callable[[np.ndarray, float], np.ndarray] | None:
+        own = getattr(self.own, "prox", None)
+        if own is None:
+            return None
+        return lambda w, step: _like(w, own(w, step), f"prox of {self!r}")
+
+
+def _like(w: np.ndarray, found: Any, argument: str) -> np.ndarray:
+    array = np.asarray(found)
+    if array.shape != w.shape or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{argument}: got {array.dtype} of shape {array.shape}; real numbers of shape "
+            f"{w.shape} are needed"
+        )
+    return array.astype(w.dtype, copy=False)
+
+
+@dataclass(frozen=True, init=False)
+class OrthogonalRegularizer(Whole):
+    """Rows, or columns, of a kernel that are orthogonal: the mean of |cos| of their angles.
+
+    `factor * sum over i < j of |<r_i, r_j>| / (n (n - 1) / 2)`, r of norm 1 (Keras 3.15).
+
+    Parameters
+    ----------
+    factor : float, default 0.01
+        Coefficient, finite and >= 0.
+    mode : "rows" or "columns", default "rows"
+        What is to be orthogonal; of one alone there is no penalty to speak of, so two are needed.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(OrthogonalRegularizer(1.0)(np.array([[1.0, 0.0], [3.0, 4.0]])), 6)
+    0.6
+    """
+
+    factor: float
+    mode: str
+
+    for_kernels: ClassVar[bool] = True
+
+    def __init__(self, factor: float = 0.01, mode: str = "rows") -> None:
+        super().__init__()
+        self._set(
+            factor=check_real("factor", factor, low=0.0),
+            mode=check_choice("mode", mode, ("rows", "columns")),
+        )
+
+    def __repr__(self) -> str:
+        return f"OrthogonalRegularizer(factor={self.factor!r}, mode={self.mode!r})"
+
+    def _rows(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows at norm 1, what they were multiplied by, the products of two of them."""
+        w = np.asarray(w)
+        if w.ndim != 2:
+            raise ValueError(f"w: got shape {w.shape}; a kernel (n_in, n_out) is needed")
+        rows = w if self.mode == "rows" else w.T
+        if len(rows) < 2:
+            raise ValueError(f"w: got shape {w.shape}; two {self.mode} at least are needed")
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        scale = 1 / np.maximum(norms, 1e-7)  # Keras' epsilon
+        unit = rows * scale
+        products = unit @ unit.T
+        np.fill_diagonal(products, 0)
+        return unit, scale, products
+
+    def value(self, w: np.ndarray) -> float:
+        _, _, products = self._rows(w)
+        n = len(products)
+        return float(self.factor * np.abs(products).sum(dtype=np.float64) / (n * (n - 1)))
+
+    def gradient(self, w: np.ndarray) -> np.ndarray:
+        unit, scale, products = self._rows(w)
+        n = len(products)
+        by_unit = (2 * self.factor / (n * (n - 1))) * (np.sign(products) @ unit)
+        along = np.einsum("ij,ij->i", by_unit, unit)[:, np.newaxis]
+        along *= scale < 1e7  # where the norm does not count, nothing turns
+        found: np.ndarray = ((by_unit - unit * along) * scale).astype(unit.dtype, copy=False)
+        return found if self.mode == "rows" else found.T
+
+    def get_config(self) -> dict[str, Any]:
+        return {"factor": self.factor, "mode": self.mode}
+
+
 # Keras' other names for them.
+orthogonal_regularizer = OrthogonalRegularizer
 l1, l2, l1_l2 = L1, L2, L1L2
 
 REGISTRY: Registry[Regularizer] = Registry(
-    "regularizer", Regularizer, (L1, L2, L1L2, GroupL1), by_name={"L1L2": {"l1": 0.01, "l2": 0.01}}
+    "regularizer",
+    Regularizer,
+    (L1, L2, L1L2, GroupL1, OrthogonalRegularizer),
+    by_name={"L1L2": {"l1": 0.01, "l2": 0.01}},
 )
 
 
 def get(identifier: object) -> Regularizer | None:
     """The regularizer meant by None, a name, a configuration dictionary, a class or an instance.
+
+    An object of another package or one's own with `value(w)` and `gradient(w)` becomes a `Custom`.
 
     Raises
     ------
@@ -332,6 +498,9 @@ def get(identifier: object) -> Regularizer | None:
     >>> get("l1_l2")
     L1L2(l1=0.01, l2=0.01)
     """
+    own = not isinstance(identifier, Regularizer | type)
+    if own and all(callable(getattr(identifier, name, None)) for name in ("value", "gradient")):
+        return Custom(identifier)
     return None if identifier is None else REGISTRY.get(identifier)
 
 

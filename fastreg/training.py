@@ -25,6 +25,7 @@ from fastreg.callbacks import (
 from fastreg.errors import check_int
 from fastreg.inputs import Rows
 from fastreg.optimizers import Optimizer
+from fastreg.regularizers import Whole
 from fastreg.serialization import with_arrays, without_arrays
 
 Array = NDArray[Any]
@@ -40,6 +41,15 @@ class Scheduled(NamedTuple):
     name: str  # of `describe`
     layer: int  # its number in the network, -1 for the learning rate
     values: Array
+
+
+class Extra(NamedTuple):
+    """A penalty whose gradient is added in Python, between the halves of a step."""
+
+    position: int  # of the array in `get_weights`
+    entry: int  # of the ledger
+    regularizer: Whole
+    steps: Array | None  # of its prox, (steps,) float64; None: its gradient is followed
 
 
 class Network(Protocol):
@@ -71,6 +81,7 @@ class Network(Protocol):
         ledger: Ledger,
         n_threads: int,
         scheduled: Sequence[Scheduled] = (),
+        extra: Sequence[Extra] = (),
     ) -> int: ...
     def evaluate(
         self,
@@ -122,6 +133,12 @@ class Model(Protocol):
     def n_params(self) -> int: ...
     def take_average(self) -> None:
         """Have the running mean of the weights instead of them, where there is one."""
+
+    def add_penalties(self, rows: int, ledger: Ledger) -> None:
+        """Add those that Python adds, for so many rows."""
+
+    def extra(self, steps: int) -> Sequence[Extra]:
+        """Penalties that are added in Python."""
 
     def scheduled(self, steps: int) -> Sequence[Scheduled]:
         """What follows a schedule, in so many steps from the next on."""
@@ -315,6 +332,7 @@ def train(
                 ledger,
                 model.n_threads,
                 model.scheduled(n_steps(stop - start, batch_size)),
+                model.extra(n_steps(stop - start, batch_size)),
             )
         finally:
             # Ctrl-C during the call is raised as it returns, before its result could be stored:
@@ -342,6 +360,7 @@ def evaluate(
             network.evaluate(
                 *data, start, stop, batch_size, task.loss, task.accuracy, ledger, model.n_threads
             )
+            model.add_penalties(stop - start, ledger)
             if every_batch:
                 callbacks.call("on_test_batch_end", start // batch_size, task.logs(ledger))
     logs = task.logs(ledger)

@@ -218,3 +218,37 @@ def test_steps(optimizer, constraint, dtype):
             np.testing.assert_allclose(a, b, rtol=close, atol=close * np.abs(b).max() * 1e-2)
         for name, values in records.items():
             np.testing.assert_allclose(own[name], values, rtol=close)
+
+
+@pytest.mark.parametrize("mode", ["rows", "columns"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS[:4:3], ids=lambda o: "-".join([o[0], *o[1]]))
+def test_orthogonal_regularizer(mode, optimizer):
+    """Its value, and a training that follows its gradient, in float64."""
+    config = {"factor": 0.3, "mode": mode}
+    stream = cases.Stream(5)
+    w = stream.uniform(-1, 1, 7, 5)
+    theirs = keras.regularizers.OrthogonalRegularizer(**config)
+    ours = fastreg.regularizers.OrthogonalRegularizer(**config)
+    assert ours(w) == pytest.approx(float(theirs(keras.ops.convert_to_tensor(w))), rel=1e-12)
+    weights = [stream.uniform(-1, 1, *shape) for shape in [(9, 6), (6,), (6, 3), (3,)]]
+    x, y = stream.uniform(-1, 1, 31, 9), stream.uniform(-1, 1, 31, 3)
+    found = []
+    for api, options in ((keras, {}), (fastreg, {}), (fastreg, {"backend": "reference"})):
+        layer = {"kernel_regularizer": {"class_name": "OrthogonalRegularizer", "config": config}}
+        model = api.Sequential(
+            [
+                api.Input((9,), dtype="float64"),
+                api.layers.Dense(6, "tanh", dtype="float64", **layer),
+                api.layers.Dense(3, dtype="float64", **layer),
+            ],
+            **options,
+        )
+        model.set_weights(weights)
+        made = {"class_name": optimizer[0], "config": copy.deepcopy(optimizer[1])}
+        model.compile(api.optimizers.get(made), "mse")
+        history = model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0).history
+        found.append(([np.asarray(a) for a in model.get_weights()], history["loss"]))
+    for got, loss in found[1:]:
+        np.testing.assert_allclose(loss, found[0][1], rtol=1e-9)
+        for a, b in zip(got, found[0][0], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
