@@ -2,7 +2,7 @@
 
 F(w) = f(w) + h(w). f is the loss over all rows with the L2 and activity penalties; the network
 computes it and its gradient. h is the L1 of kernels and biases and the group penalties of kernels,
-which have kinks at 0.
+which have kinks at 0, and what brings a prox of its own.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ class Objective:
             for piece, (layer, name) in zip(self.pieces, self.owners, strict=True)
             if name in layer.whole_penalties()
         ]
+        self.by_prox = np.zeros(len(self.start), bool)  # weights whose penalty is known by it alone
+        for piece, _, whole in self._whole:
+            self.by_prox[piece] = whole.prox is not None
         self.evaluations = 0
 
     def flat(self, weights: Sequence[Array]) -> Array:
@@ -138,9 +141,10 @@ class Objective:
         self.data_loss = float(ledger[0] / n)
         value = float(ledger[:4].sum() / n)
         for piece, shape, whole in self._whole:
-            here = w[piece].reshape(shape)
-            value += whole.value(here)
-            gradient[piece] += whole.gradient(here).ravel()
+            if whole.prox is None:
+                here = w[piece].reshape(shape)
+                value += whole.value(here)
+                gradient[piece] += whole.gradient(here).ravel()
         return value, gradient
 
     def penalty(self, w: Array) -> float:
@@ -148,6 +152,9 @@ class Objective:
         value = float(self.l1 @ np.abs(w))
         for piece, shape, regularizer in self._grouped:
             value += regularizer.group_penalty(w[piece].reshape(shape))
+        for piece, shape, whole in self._whole:
+            if whole.prox is not None:
+                value += whole.value(w[piece].reshape(shape))
         return value
 
     def prox(self, w: Array, step: float) -> Array:
@@ -159,7 +166,14 @@ class Objective:
         shrunk = np.copysign(shrunk, w)
         for piece, shape, regularizer in self._grouped:
             shrunk[piece] = regularizer.group_prox(shrunk[piece].reshape(shape), step).ravel()
+        self._prox_of_whole(shrunk, step)
         return shrunk + 0.0  # no -0
+
+    def _prox_of_whole(self, w: Array, step: float) -> None:
+        """Writes to w."""
+        for piece, shape, whole in self._whole:
+            if whole.prox is not None:
+                w[piece] = whole.prox(w[piece].reshape(shape), step).ravel()
 
     def slope(self, w: Array, gradient: Array) -> Array:
         """The gradient of F without L1, where groups of zeros have none."""
@@ -173,7 +187,8 @@ class Objective:
         """Of F at w the one nearest to 0, from the gradient of f: 0 at a minimum.
 
         At w = 0 the slope of the penalty may be anything from -l1 to l1; that of a group of zeros,
-        anything whose norm is at most the group's weight.
+        anything whose norm is at most the group's weight. Of weights whose penalty brings a prox of
+        its own, what a proximal step of length 1 takes away: it is 0 at a minimum, too.
         """
         at_zero = np.copysign(np.maximum(np.abs(gradient) - self.l1, 0.0), gradient)
         for piece, shape, regularizer in self._grouped:
@@ -184,6 +199,10 @@ class Objective:
         kink = np.copysign(np.maximum(np.abs(gradient) - self.l1, 0.0), gradient)
         at_zero = np.where(self.in_zero_group(w), at_zero, kink)
         nearest: Array = np.where(w == 0, at_zero, gradient + self.l1 * np.sign(w))
+        if self.by_prox.any():
+            moved = w - gradient
+            self._prox_of_whole(moved, 1.0)
+            nearest = np.where(self.by_prox, w - moved, nearest)
         return nearest
 
     def in_zero_group(self, w: Array) -> NDArray[np.bool_]:
@@ -362,6 +381,7 @@ def _among_nonzeros(
     """
     slope = here.subgradient
     free = (here.w != 0) | ~objective.in_zero_group(here.w) & ((slope != 0) | (objective.l1 == 0))
+    free &= ~objective.by_prox
     side = np.where(here.w != 0, np.sign(here.w), -np.sign(slope))
     slope = np.where(free, slope, 0.0)
     enough = max(0.1 * tol, 0.01 * float(np.abs(slope).max(initial=0.0)))

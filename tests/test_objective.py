@@ -245,3 +245,72 @@ def test_what_is_refused():
     with pytest.raises(FloatingPointError, match="not finite"):
         model.polish(X, Y, verbose=0)
     assert (model.get_weights()[0] == 1e200).all()
+
+
+# ------------------------------------------------ penalties that bring a prox
+
+
+class Nuclear:
+    """The sum of singular values: a kernel of low rank (Cai, Candes and Shen 2010)."""
+
+    def __init__(self, strength):
+        self.strength = strength
+
+    def value(self, w):
+        return self.strength * np.linalg.svd(w, compute_uv=False).sum()
+
+    def gradient(self, w):
+        u, _, v = np.linalg.svd(w, full_matrices=False)
+        return self.strength * u @ v
+
+    def prox(self, w, step):
+        u, s, v = np.linalg.svd(w, full_matrices=False)
+        return u * np.maximum(s - step * self.strength, 0) @ v
+
+
+class OwnL1:
+    def __init__(self, strength):
+        self.strength = strength
+
+    def value(self, w):
+        return self.strength * np.abs(w).sum()
+
+    def gradient(self, w):
+        return self.strength * np.sign(w)
+
+    def prox(self, w, step):
+        return np.sign(w) * np.maximum(np.abs(w) - step * self.strength, 0)
+
+
+def test_polish_by_a_prox_of_ones_own():
+    """L1 in Python has the Lasso's minimum, zeros and all."""
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(80, 9))
+    y = x[:, :2] @ [1.0, -2.0] + 0.3 * rng.normal(size=80)
+    found = []
+    for regularizer in (fr.L1(0.2), OwnL1(0.2)):
+        fr.set_random_seed(0)
+        dense = fr.Dense(1, kernel_regularizer=regularizer)
+        model = fr.Sequential([fr.Input((9,), dtype="float64"), dense])
+        model.compile("sgd", "mse")
+        done = model.polish(x, y, tol=1e-10, max_iter=5000, verbose=0)
+        assert done.converged
+        found.append((dense.kernel, done.objective))
+    (kernel, value), (own, own_value) = found
+    np.testing.assert_allclose(own, kernel, atol=1e-9)
+    assert np.array_equal(own == 0, kernel == 0) and (kernel == 0).any()
+    assert own_value == pytest.approx(value, rel=1e-12)
+
+
+def test_polish_to_a_low_rank():
+    """With orthonormal inputs the minimum is known: singular values, shrunk."""
+    rng = np.random.default_rng(9)
+    n, m, strength = 40, 5, 0.1
+    x = np.linalg.qr(rng.normal(size=(n, 6)))[0] * np.sqrt(n)
+    w = rng.normal(size=(6, 2)) @ rng.normal(size=(2, m)) + 0.05 * rng.normal(size=(6, m))
+    dense = fr.Dense(m, use_bias=False, kernel_regularizer=Nuclear(strength))
+    model = fr.Sequential([fr.Input((6,), dtype="float64"), dense])
+    model.compile("sgd", "mse")
+    assert model.polish(x, x @ w, tol=1e-10, verbose=0).kkt_residual <= 1e-10
+    np.testing.assert_allclose(dense.kernel, Nuclear(strength).prox(w, m / 2), atol=1e-8)
+    assert np.linalg.matrix_rank(dense.kernel, tol=1e-6) == 2
