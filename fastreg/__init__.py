@@ -67,6 +67,7 @@ from fastreg.errors import check_choice
 from fastreg.layers import Dense, Dropout, Flatten, Input, Normalization, Rescaling
 from fastreg.models import Sequential, from_keras, from_torch, load_model, to_onnx
 from fastreg.optimizers import (
+    LBFGS,
     SGD,
     Adadelta,
     Adagrad,
@@ -111,6 +112,7 @@ __all__ = [
     "Adadelta",
     "Lion",
     "Ftrl",
+    "LBFGS",
     "Callback",
     "Compact",
     "CSVLogger",

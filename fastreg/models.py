@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastreg import (
     _engine,
     config,
+    full_batch,
     functional,
     inputs,
     interchange,
@@ -603,7 +604,7 @@ class Sequential:
         Parameters
         ----------
         optimizer : str or Optimizer
-            "sgd", "adam", "adamw", or an instance; an instance serves one model.
+            "sgd", "adam", "adamw", ..., "lbfgs", or an instance; an instance serves one model.
         loss : str or Loss
             "mean_squared_error" ("mse"), "binary_crossentropy", "categorical_crossentropy",
             "sparse_categorical_crossentropy".
@@ -694,7 +695,7 @@ class Sequential:
             An array, or a matrix or array of scipy.sparse, which is never made dense.
         y : (n, n_out), (n,) where n_out is 1, or class numbers (n,) for the sparse crossentropy
         batch_size : int, default 32
-            Rows a step; the last step of an epoch takes what is left.
+            Rows a step; the last step of an epoch takes what is left. `LBFGS` takes all rows.
         epochs, initial_epoch : int
             Epochs initial_epoch to epochs - 1 are done, counted from 0.
         verbose : 0, 1, 2 or "auto"
@@ -763,6 +764,9 @@ class Sequential:
                     f"validation_split: got {split:g} of {n} rows, which leaves one part empty"
                 )
             data, validation = data.rows(0, at), data.rows(at, n)
+        if isinstance(self.optimizer, optimizers.LBFGS):
+            size = len(data.x) if batch_size is None else size
+            full_batch.check(self._layers, size, len(data.x))
         size = min(size, len(data.x))
         if position is not None:
             position.check(len(data.x), size)
@@ -785,6 +789,21 @@ class Sequential:
         assert history is not None
         progress = run.find(ProgressLine)
         try:
+            if isinstance(self.optimizer, optimizers.LBFGS):
+                full_batch.fit(
+                    self,
+                    task,
+                    data,
+                    validation,
+                    self._objective(task, data),
+                    epochs=range(initial_epoch, epochs),
+                    validation_batch_size=validation_size,
+                    validation_freq=validation_freq,
+                    callbacks=run,
+                    progress=progress,
+                    resume=position,
+                )
+                return history
             training.fit(
                 self,
                 task,
@@ -817,6 +836,9 @@ class Sequential:
             Before `compile`, or for an argument that does not fit.
         """
         task, data = self._data("objective", x, y, sample_weight)
+        return self._objective(task, data)
+
+    def _objective(self, task: Task, data: Data) -> Objective:
         with self._core.lock:
             dense = [layer for layer in self._layers if isinstance(layer, Dense)]
             for layer in dense:

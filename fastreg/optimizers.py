@@ -148,7 +148,11 @@ class Optimizer:
 
     def __init_subclass__(cls) -> None:
         """Show the common arguments in the signature, each by name."""
-        own = list(inspect.signature(cls.__init__).parameters.values())[1:-1]
+        own = [
+            parameter
+            for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
         by_name = inspect.Parameter.KEYWORD_ONLY
         common = [
             inspect.Parameter(name, by_name, default=default)
@@ -946,11 +950,74 @@ class Ftrl(Optimizer):
         )
 
 
+class LBFGS(Optimizer):
+    """L-BFGS over all rows at once (Liu and Nocedal 1989): for `fit` alone, an iteration an epoch.
+
+    SciPy's L-BFGS-B; where a kernel or a bias has L1, OWL-QN (Andrew and Gao 2007), which reaches
+    exact zeros. It works in float64 on `Sequential.objective`, and ends when it has converged,
+    maybe before the last epoch. What it has learnt of the curvature is gone when `fit` ends.
+
+    Parameters
+    ----------
+    history_size : int, default 10
+        Pairs of steps and changes of the gradient that are remembered, without L1.
+    tol : float, default 1e-6
+        Ends when no element of the gradient (of the subgradient nearest to 0) is above it, >= 0.
+    name : str, optional
+        Kept for the configuration.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Optimizer` does.
+
+    Examples
+    --------
+    >>> import numpy as np, fastreg as fr
+    >>> model = fr.Sequential([fr.Input((3,)), fr.Dense(1, kernel_regularizer=fr.L1(0.2))])
+    >>> model.compile(LBFGS(), "mse")
+    >>> x = np.random.default_rng(0).normal(size=(50, 3))
+    >>> history = model.fit(x, x[:, 0], epochs=100, verbose=0)
+    >>> (model.layers[0].kernel == 0).tolist()
+    [[False], [True], [True]]
+    """
+
+    kind = "lbfgs"
+    checks: ClassVar[Mapping[str, Check]] = {
+        "history_size": partial(check_int, low=1, high=10**6),
+        "tol": _at_least_0,
+    }
+    common: ClassVar[Mapping[str, tuple[Check, object]]] = {"name": (_name, None)}
+    keras_only: ClassVar[Mapping[str, object]] = {}
+
+    history_size: int
+    tol: float
+    # What the steps of others have.
+    use_ema = False
+    gradient_accumulation_steps = weight_decay = None
+    l1_step = "sign"
+
+    def __init__(
+        self, history_size: int = 10, tol: float = 1e-6, *, name: str | None = None
+    ) -> None:
+        super().__init__({"name": name}, history_size=history_size, tol=tol)
+
+    def _given(self) -> dict[str, Any]:
+        return self._values()
+
+    def describe(self) -> dict[str, Any]:
+        raise ValueError("optimizer: got LBFGS, which takes no single steps; call fit")
+
+
 REGISTRY: Registry[Optimizer] = Registry(
     "optimizer",
     Optimizer,
     (SGD, Adam, AdamW, Adamax, Nadam, RMSprop, Adagrad, Adadelta, Lion, Ftrl),
 )
+
+
+# Beside those that step from batch to batch, what `fit` alone can run.
+EVERY: Registry[Optimizer] = Registry("optimizer", Optimizer, (*REGISTRY.classes, LBFGS))
 
 
 def get(identifier: object) -> Optimizer:
@@ -966,7 +1033,7 @@ def get(identifier: object) -> Optimizer:
     >>> get("sgd").learning_rate
     0.01
     """
-    return REGISTRY.get(identifier)
+    return EVERY.get(identifier)
 
 
 def serialize(optimizer: Optimizer) -> dict[str, Any]:
@@ -975,7 +1042,7 @@ def serialize(optimizer: Optimizer) -> dict[str, Any]:
     >>> serialize(SGD())["class_name"]
     'SGD'
     """
-    return REGISTRY.serialize(optimizer)
+    return EVERY.serialize(optimizer)
 
 
 def deserialize(config: Mapping[str, Any]) -> Optimizer:
@@ -984,4 +1051,4 @@ def deserialize(config: Mapping[str, Any]) -> Optimizer:
     >>> deserialize({"class_name": "Adam", "config": {"learning_rate": 0.5}}).learning_rate
     0.5
     """
-    return REGISTRY.deserialize(config)
+    return EVERY.deserialize(config)

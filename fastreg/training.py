@@ -110,6 +110,10 @@ class Model(Protocol):
     position: Position | None
 
     @property
+    def dtype(self) -> str | None:
+        """Of the network."""
+
+    @property
     def lock(self) -> AbstractContextManager[Any]:
         """Held during every call of the network: it serves one caller at a time."""
 

@@ -25,6 +25,7 @@ ROWS = [
     {"paths"},
     {"sparsity"},
     {"models"},
+    {"full_batch"},
     {"objective"},
     {"training", "layers", "model_io", "interchange"},
     {
