@@ -24,7 +24,19 @@ def test_the_readmes_example_runs(capsys):
     assert names["classes"].shape == (1797,)
 
 
-@pytest.mark.parametrize("page", PAGES[:2])
+def test_the_page_on_zeros_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/sparsity.md").read_text()
+    names: dict = {}
+    fastreg.config.set_random_seed(0)
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, names)
+    small, path = names["small"], names["path"]
+    assert (small.selected_inputs_ >= 64).sum() <= 0.2 * 64
+    assert path.scores.max() > 0.9 and (tmp_path / "path.png").exists()
+
+
+@pytest.mark.parametrize("page", [*PAGES[:2], "docs/sparsity.md"])
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
     assert links
