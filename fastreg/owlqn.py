@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastreg.curvature import Curvature
 
 Array = NDArray[np.float64]
 
@@ -69,18 +70,18 @@ def minimize(
     f, gradient = smooth(w)
     value, n_iter, n_evaluations = f + float(l1 @ np.abs(w)), 0, 1
     slope, penalized = pseudo_gradient(w, gradient, l1), l1 > 0
-    pairs: deque[tuple[Array, Array]] = deque(maxlen=PAIRS)
+    seen = Curvature(len(w), PAIRS)
     while np.isfinite(value) and np.abs(slope).max(initial=0.0) > tol:
         if n_iter >= max_iter or n_evaluations >= max_fun:
             return Minimum(w, value, n_iter, n_evaluations, False)
-        direction = -_times_inverse_hessian(slope, pairs)
+        direction = seen.direction(slope)
         direction[(direction * slope >= 0) & penalized] = 0.0  # where it goes down (section 3.2)
         if float(direction @ slope) >= 0:
-            pairs.clear()
+            seen = Curvature(len(w), PAIRS)
             direction = -slope
         slack = ROUNDING * abs(value)
         orthant = np.where(w == 0, -np.sign(slope), np.sign(w))
-        length = 1.0 if pairs else min(1.0, 1.0 / float(np.linalg.norm(slope)))
+        length = 1.0 if seen.number else min(1.0, 1.0 / float(np.linalg.norm(slope)))
         for _ in range(HALVINGS):
             moved = w + length * direction
             moved[(moved * orthant < 0) & penalized] = 0.0  # stays in the orthant
@@ -97,31 +98,15 @@ def minimize(
                 return Minimum(w, value, n_iter, n_evaluations, False)
             length /= 2
         else:
-            if not pairs:  # rounding hides what is left to lose
+            if not seen.number:  # rounding hides what is left to lose
                 return Minimum(w, value, n_iter, n_evaluations, False)
-            pairs.clear()
+            seen = Curvature(len(w), PAIRS)
             continue
         s, y = moved - w, new_gradient - gradient
         if float(s @ y) > 1e-10 * float(np.linalg.norm(s) * np.linalg.norm(y)):
-            pairs.append((s, y))
+            seen.add(s, y)
         w, value, gradient, slope = moved, new_value, new_gradient, new_slope
         n_iter += 1
         if callback is not None:
             callback(w, value)
     return Minimum(w, value, n_iter, n_evaluations, bool(np.isfinite(value)))
-
-
-def _times_inverse_hessian(q: Array, pairs: Any) -> Array:
-    """H q with H from the last (s, y), by the two loops of Nocedal (1980)."""
-    q = q.copy()
-    shares = []
-    for s, y in reversed(pairs):
-        share = float(s @ q) / float(s @ y)
-        q -= share * y
-        shares.append(share)
-    if pairs:
-        s, y = pairs[-1]
-        q *= float(s @ y) / float(y @ y)
-    for (s, y), share in zip(pairs, reversed(shares), strict=True):
-        q += s * (share - float(y @ q) / float(s @ y))
-    return q

@@ -25,11 +25,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastreg import config
 from fastreg.callbacks import progress_line, resolve_verbose
+from fastreg.curvature import Curvature
 from fastreg.errors import check_choice, check_int, check_real
 from fastreg.inputs import is_sparse
 from fastreg.layers import Dense
 from fastreg.models import Sequential
-from fastreg.objective import Curvature, polish
+from fastreg.objective import polish
 from fastreg.regularizers import GroupL1
 from fastreg.serialization import check_bool
 from fastreg.sparsity import State, Strength, check_built, compact, compacted, sizes

@@ -39,7 +39,7 @@ ROWS = [
         "activations",
     },
     {"functional", "reference", "owlqn", "schedules"},
-    {"inputs", "config", "serialization", "datasets"},
+    {"inputs", "config", "serialization", "datasets", "curvature"},
     {"errors", "_version"},
 ]
 OPTIONAL = {
