@@ -4,7 +4,8 @@ Each peer runs in a process of its own, pinned to the same cores and the same nu
 The peers take turns, round after round, and whoever is not on turn is stopped, so that a spinning
 thread of one cannot slow another. Ratios are of one run: the machine is part of the number.
 
-`python -m bench sparsity` measures what exact zeros buy and cost instead.
+`python -m bench sparsity` measures what exact zeros buy and cost instead, `python -m bench one_row`
+calls on single rows.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def render(workload: Workload, results: list[Result]) -> str:
             remark = f"WARNING: does not compute what {yardstick.peer} computes"
         rows.append(
             (
-                r.version,
+                f"{r.version} {r.peer.partition('.')[2]}".strip(),
                 f"{r.best * 1e6:.1f}",
                 f"{r.median * 1e6:.1f}",
                 f"{r.best / base.best:.2f}",
@@ -256,6 +257,11 @@ def main(arguments: list[str] | None = None) -> None:
         from bench import sparsity
 
         sparsity.main(arguments[1:])
+        return
+    if arguments[:1] == ["one_row"]:
+        from bench import one_row
+
+        one_row.main(arguments[1:])
         return
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(

@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -42,6 +43,8 @@ class Fastreg:
     """`fit` through the public face: what a user calls, checks and all."""
 
     backend = "compiled"
+    n_threads: int | None = None
+    compute_dtype: str | None = None
 
     def __init__(self, workload: Workload) -> None:
         import fastreg as fr
@@ -65,7 +68,12 @@ class Fastreg:
             optimizer = fr.Adam(workload.learning_rate)
         else:
             optimizer = fr.SGD(workload.learning_rate, workload.momentum)
-        self.model.compile(optimizer=optimizer, loss="mean_squared_error")
+        self.model.compile(
+            optimizer,
+            "mean_squared_error",
+            n_threads=self.n_threads,
+            compute_dtype=self.compute_dtype,
+        )
         self.model.set_weights(workload.weights())
 
     def epochs(self, n: int) -> None:
@@ -81,6 +89,25 @@ class Fastreg:
 
     def weights(self) -> list[np.ndarray]:
         return self.model.get_weights()
+
+
+class OneThread(Fastreg):
+    """One thread, whatever the others have."""
+
+    n_threads = 1
+
+
+class Bfloat16(Fastreg):
+    """Products of operands rounded to bfloat16."""
+
+    compute_dtype = "bfloat16"
+
+
+class NoPenalties(Fastreg):
+    """The same network without its penalties."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(replace(workload, l1=0.0, l2=0.0, activity_l1=0.0))
 
 
 class NumPy(Fastreg):
@@ -345,6 +372,9 @@ class ScikitLearn:
 # name: the class, and the module without which it is missing
 PEERS: dict[str, tuple[type[Runner], str]] = {
     "fastreg": (Fastreg, "fastreg"),
+    "fastreg.one_thread": (OneThread, "fastreg"),
+    "fastreg.bfloat16": (Bfloat16, "fastreg"),
+    "fastreg.no_penalties": (NoPenalties, "fastreg"),
     "numpy": (NumPy, "fastreg"),
     "torch": (Torch, "torch"),
     "torch.compile": (TorchCompiled, "torch"),
@@ -364,6 +394,10 @@ def differs(peer: str, workload: Workload) -> str:
     >>> differs("sklearn", WORKLOADS["rl"])
     ''
     """
+    if peer == "fastreg.bfloat16":
+        return "operands of 8 bits"
+    if peer == "fastreg.no_penalties":
+        return "no penalties"
     if peer != "sklearn":
         return ""
     lacks = [("L1", workload.l1), ("activity L1", workload.activity_l1)]
