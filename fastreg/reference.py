@@ -1647,6 +1647,11 @@ class Network:
         """1 for each layer: the twin leaves no zeros out."""
         return [1.0] * len(self._layers)
 
+    repeated = 0
+
+    def repeat(self, x: object, y: object, iteration: int) -> None:
+        """None: the twin has no short way to `train`."""
+
     def answer(self, x: object, out: object) -> None:
         """None: the twin has no short way to `forward`."""
 

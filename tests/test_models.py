@@ -626,3 +626,60 @@ def test_a_dropped_model_is_freed_at_once(backend):
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_steps_the_short_way_are_those_of_the_long_way(dtype):
+    """train_on_batch of few plain rows goes the short way after another; for a dict it does not."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(40, n)).astype(dtype) for n in (6, 2))
+    found = []
+    for as_dict in (False, True):
+        fr.set_random_seed(4)
+        hidden = fr.Dense(9, "tanh", kernel_regularizer="l1_l2", activity_regularizer="l2")
+        model = fr.Sequential([fr.Input((6,), dtype=dtype), hidden, fr.Dropout(0.2), fr.Dense(2)])
+        model.compile("adam", "mse")
+        losses = []
+
+        def step(i, n=1, model=model, as_dict=as_dict, losses=losses):
+            loss = model.train_on_batch(x[i : i + n], y[i : i + n], return_dict=as_dict)
+            losses.append(loss["loss"] if as_dict else loss)
+
+        for i in range(5):
+            step(i)
+        step(5, 3)
+        model.optimizer.learning_rate = 0.01
+        step(8), step(9)
+        hidden.kernel_regularizer = fr.L2(0.1)
+        step(10), step(11)
+        model.fit(x, y, batch_size=8, epochs=1, shuffle=False, verbose=0)
+        step(12), step(13)
+        model.set_weights([w / 2 for w in model.get_weights()])
+        step(14), step(15)
+        model.compile(model.optimizer, "mse")
+        step(16), step(17)
+        assert model.optimizer.iterations == 16 + 5
+        found.append([*model.get_weights(), np.array(losses)])
+    for short, long in zip(*found, strict=True):
+        np.testing.assert_array_equal(short, long)
+
+
+def test_the_short_way_leaves_errors_to_the_long_way():
+    model = fr.Sequential([fr.Input((2,)), fr.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((1, 2), "float32"), np.ones((1, 1), "float32")
+    model.train_on_batch(x, y)
+    for wrong, error in (
+        ((np.full((1, 2), np.nan, "float32"), y), "x"),
+        ((x, np.full((1, 1), np.inf, "float32")), "y"),
+        ((np.ones((1, 3), "float32"), y), "x"),
+        ((x, np.ones((2, 1), "float32")), "y"),
+        ((x, None), "y"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=error):
+            model.train_on_batch(*wrong)
+    assert model.optimizer.iterations == 1
+    model.set_weights([np.full((2, 1), 3e19, "float32"), np.zeros(1, "float32")])
+    with pytest.raises(FloatingPointError):
+        model.train_on_batch(x, y)
+    assert model.optimizer.iterations == 1
