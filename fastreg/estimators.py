@@ -54,7 +54,6 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
 
 from fastreg import config, functional, inputs, owlqn, training
 from fastreg.callbacks import Callback, CallbackList, Logs
@@ -747,14 +746,15 @@ class _MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         l1 = self._flat_l1()
         smooth = self._smooth(X, y, weight)
         if l1.any():
-            found = owlqn.minimize(
-                smooth, start, l1, tol=self.tol, max_iter=self.max_iter, max_fun=self.max_fun
-            )
+            with config.one_blas_thread():
+                found = owlqn.minimize(
+                    smooth, start, l1, tol=self.tol, max_iter=self.max_iter, max_fun=self.max_fun
+                )
             w, self.loss_, n_iter = found.w, found.value, found.n_iter
             failed = "" if found.converged else "stopped before its tolerance was reached"
         else:
             options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
-            with threadpool_limits(1, user_api="blas"):  # for SciPy's short vectors
+            with config.one_blas_thread():
                 result = minimize(smooth, start, method="L-BFGS-B", jac=True, options=options)
             w, self.loss_, n_iter = result.x, float(result.fun), result.nit
             failed = "" if result.success else f"(status={result.status}): {result.message}"

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from fastreg import owlqn, training
+from fastreg import config, owlqn, training
 from fastreg.callbacks import CallbackList, ProgressLine
 from fastreg.layers import Dense, Layer
 from fastreg.objective import Objective
@@ -34,7 +33,8 @@ def check(layers: list[Layer], batch_size: int, n_rows: int) -> None:
     Raises
     ------
     ValueError
-        For a layer with a part in a step that is not Dense, a group penalty, a schedule, batches.
+        For a layer with a part in a step that is not Dense, a penalty by its prox, a schedule,
+        batches.
     """
     if batch_size < n_rows:
         raise ValueError(
@@ -48,6 +48,11 @@ def check(layers: list[Layer], batch_size: int, n_rows: int) -> None:
             raise ValueError(f"{name}: a setting follows a schedule, but LBFGS has one function")
         if isinstance(getattr(layer, "kernel_regularizer", None), GroupL1):
             raise ValueError(f"{name}: LBFGS has no step for GroupL1; Sequential.polish has")
+        for whole in layer.whole_penalties().values():
+            if whole.prox is not None:
+                raise ValueError(
+                    f"{name}: LBFGS has no step for the prox of {whole!r}; Sequential.polish has"
+                )
 
 
 def fit(
@@ -111,7 +116,7 @@ def fit(
     try:
         if epochs:
             callbacks.call("on_epoch_begin", epochs.start)
-            with threadpool_limits(1, user_api="blas"):  # for short vectors
+            with config.one_blas_thread():
                 _descend(objective, optimizer, len(epochs), told)
     except _Enough:
         pass

@@ -115,12 +115,26 @@ def test_saving_and_configuration(tmp_path):
     assert again.optimizer.iterations == 5
 
 
+class ByProx:
+    """Nothing, by a prox."""
+
+    def value(self, w):
+        return 0.0
+
+    def gradient(self, w):
+        return 0 * w
+
+    def prox(self, w, step):
+        return w
+
+
 @pytest.mark.parametrize(
     ("layers", "options", "words"),
     [
         ([fr.Dense(1)], {"batch_size": 32}, "batch_size: got 32 of 120 rows"),
         ([fr.Dropout(0.1), fr.Dense(1)], {}, r"Dropout.*of Dense layers alone"),
         ([fr.Dense(1, kernel_regularizer=fr.GroupL1(0.1))], {}, "no step for GroupL1"),
+        ([fr.Dense(1, kernel_regularizer=ByProx())], {}, "no step for the prox of"),
         ([fr.Dense(1, kernel_constraint="non_neg")], {}, "has a constraint"),
     ],
 )
