@@ -633,7 +633,7 @@ class RegularizationPathDisplay:
             self.lines_ += self.ax_.plot(strengths, values[:, i], **style)
         self.ax_.set_xscale("log")
         self.ax_.invert_xaxis()
-        self.ax_.set_xlabel("strength of L1 (less to the right)")
+        self.ax_.set_xlabel("strength of the penalty (less to the right)")
         self.ax_.set_ylabel(what)
         self.ax_.axhline(0, color=GREY, lw=0.6, zorder=0)
         self.ax_.spines[["top"]].set_visible(False)
