@@ -166,10 +166,18 @@ def to_keras(moved: Moved) -> Any:
                 f"l1_step: got {l1_step!r}, which Keras does not have; compile=False leaves the "
                 "optimizer behind"
             )
+        schedules = keras.optimizers.schedules
+        if isinstance(settings.get("learning_rate"), Mapping):
+            schedule = _deserialized("learning_rate", schedules, settings["learning_rate"])
+            settings["learning_rate"] = schedules.serialize(schedule)
+        excluded = settings.pop("excluded", None)
         optimizer["config"] = settings
+        made = _deserialized("optimizer", keras.optimizers, optimizer)
+        if excluded:
+            made.exclude_from_weight_decay(var_names=excluded)
         loss = moved.compiled["loss"]
         model.compile(
-            optimizer=_deserialized("optimizer", keras.optimizers, optimizer),
+            optimizer=made,
             loss=None if loss is None else _deserialized("loss", keras.losses, loss),
             metrics=[
                 metric["config"]["name"]  # "accuracy", which the shapes explain

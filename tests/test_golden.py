@@ -24,6 +24,7 @@ ANSWERED = [
         "keras": ["float64", "float32"],
         "keras_float32": ["float32"],
         "keras_optimizers": ["float64", "float32"],
+        "keras_steps": ["float64", "float32"],
         "torch": ["float64", "float32"],
         "sklearn": ["float64", "float32"],
     }.items()

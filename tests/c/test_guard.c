@@ -281,6 +281,50 @@ static void guard_arrays(fr_dtype dtype, ptrdiff_t n)
     check_around(1, "add");
 }
 
+static void guard_steps(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    test_case("guard steps n %td ld %td %s %s", n, l.ld, name_of(dtype), fr_isa());
+    fr_gradient_step step = {.is_last = true, .share = 0.5, .limit = 0.3, .regularizer = {0.1, 0.2}};
+    fr_sums sums = {0, 0};
+    double square = 0;
+    for (int last = 0; last < 2; last++) {
+        step.is_last = last;
+        const void *w = locked(0, matrix(0, dtype, ROWS, n, l, -1, 1));
+        void *dw = matrix(1, dtype, ROWS, n, l, -1, 1), *sum = matrix(2, dtype, ROWS, n, l, -1, 1);
+        double expected = 0;
+        for (ptrdiff_t r = 0; r < ROWS; r++)
+            for (ptrdiff_t j = 0; j < n; j++) {
+                double old = get(dtype, w, r * l.ld + j);
+                double g = get(dtype, dw, r * l.ld + j) + 0.4 * old + (old > 0 ? 0.1 : -0.1);
+                g = fmin(fmax((g + get(dtype, sum, r * l.ld + j)) / 2, -0.3), 0.3);
+                expected += last ? g * g : 0;
+            }
+        kernels->change_gradient(&step, ROWS, n, l.ld, w, dw, sum, &sums, &square);
+        check_around(1, "gradient");
+        check_around(2, "sum");
+        CHECK(fabs(square - expected) <= 1e-5 * expected, "square %g, not %g", square, expected);
+    }
+    CHECK(isfinite(sums.abs) && isfinite(sums.square), "sums");
+    void *w = matrix(0, dtype, ROWS, n, l, -1, 1), *mean = matrix(1, dtype, ROWS, n, l, -1, 1);
+    kernels->move_average(ROWS, n, l.ld, 0.9, true, w, mean);
+    kernels->scale(ROWS, n, l.ld, 0.5, w);
+    check_around(0, "w");
+    check_around(1, "mean");
+    for (ptrdiff_t r = 0; r < ROWS; r++)
+        for (ptrdiff_t j = 0; j < n; j++)
+            CHECK(get(dtype, w, r * l.ld + j) == 0.5 * get(dtype, mean, r * l.ld + j), "mean");
+    for (int by_column = 0; by_column < 2; by_column++) {
+        const void *shared = locked(2, array(2, dtype, by_column ? n : ROWS, 2, 3));
+        kernels->group_scale(by_column, ROWS, n, l.ld, shared, w);
+        check_around(0, "scaled");
+    }
+    kernels->non_negative(ROWS, n, l.ld, w);
+    check_around(0, "non-negative");
+    for (ptrdiff_t r = 0; r < ROWS; r++)
+        for (ptrdiff_t j = 0; j < n; j++) CHECK(get(dtype, w, r * l.ld + j) >= 0, "negative");
+}
+
 static void guard_dropout(fr_dtype dtype, ptrdiff_t n, layout l)
 {
     test_case("guard dropout, multiply n %td ld %td %s %s", n, l.ld, name_of(dtype), fr_isa());
@@ -588,6 +632,7 @@ static void guard_target(fr_dtype dtype)
                 guard_pack(dtype, n, layouts[i]);
                 guard_rows(dtype, n, layouts[i]);
                 if (!layouts[i].gap) guard_update(dtype, n, layouts[i]);
+                if (!layouts[i].gap) guard_steps(dtype, n, layouts[i]);
             }
             guard_products(dtype, n);
             if (dtype == FR_FLOAT32) guard_pairs(n);

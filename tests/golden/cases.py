@@ -194,6 +194,56 @@ MORE_OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
 ]
+SCHEDULE = {
+    "module": "keras.optimizers.schedules",
+    "class_name": "CosineDecay",
+    "config": {
+        "initial_learning_rate": 0.001,
+        "decay_steps": 7,
+        "alpha": 0.1,
+        "warmup_target": 0.02,
+        "warmup_steps": 3,
+    },
+    "registered_name": None,
+}
+STEP_OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [  # what stands around the update
+    ("Adam", {"learning_rate": SCHEDULE}),
+    ("SGD", {"learning_rate": SCHEDULE, "momentum": 0.9, "weight_decay": 0.1}),
+    ("SGD", {"learning_rate": 0.05, "momentum": 0.9, "clipnorm": 0.05}),
+    ("Adam", {"learning_rate": 0.01, "clipvalue": 0.01, "weight_decay": 0.1}),
+    ("RMSprop", {"learning_rate": 0.01, "epsilon": 1e-4, "global_clipnorm": 0.1}),
+    ("SGD", {"learning_rate": 0.05, "use_ema": True, "ema_momentum": 0.7}),
+    (
+        "Adam",
+        {
+            "learning_rate": 0.01,
+            "use_ema": True,
+            "ema_momentum": 0.6,
+            "ema_overwrite_frequency": 3,
+        },
+    ),
+    ("SGD", {"learning_rate": 0.05, "gradient_accumulation_steps": 2}),
+    (
+        "AdamW",
+        {
+            "learning_rate": SCHEDULE,
+            "gradient_accumulation_steps": 3,
+            "clipnorm": 0.05,
+            "use_ema": True,
+            "ema_overwrite_frequency": 2,
+        },
+    ),
+]
+CONSTRAINTS: list[Any] = [
+    None,
+    {"class_name": "MaxNorm", "config": {"max_value": 0.4, "axis": 0}},
+    {"class_name": "UnitNorm", "config": {"axis": 0}},
+    {
+        "class_name": "MinMaxNorm",
+        "config": {"min_value": 0.2, "max_value": 0.5, "rate": 0.7, "axis": 0},
+    },
+    {"class_name": "NonNeg", "config": {}},
+]
 NONE = None
 L1 = {"class_name": "L1", "config": {"l1": 0.003}}
 L2 = {"class_name": "L2", "config": {"l2": 0.007}}
@@ -256,6 +306,30 @@ def optimizer_cases(seed: int, each: int = 4) -> list[Case]:
             if "l1_regularization_strength" in optimizer[1]:  # weights at 0: see `assemble`
                 chosen |= {"kernel_regularizer": L2, "bias_regularizer": NONE}
             cases.append(assemble({**chosen, "optimizer": optimizer}, seed=seed + len(cases)))
+    return cases
+
+
+def step_cases(seed: int) -> list[Case]:
+    """Every one of STEP_OPTIMIZERS under two of CONSTRAINTS, all else drawn."""
+    stream = Stream(seed)
+    heads = [head for head in HEADS if head[0] != "relu"]
+    factors = {**FACTORS, "head": heads, "hidden": ["linear", "tanh", "sigmoid"]}
+    orthogonal = {"class_name": "OrthogonalRegularizer", "config": {"factor": 0.1, "mode": "rows"}}
+    cases = []
+    for number, optimizer in enumerate(STEP_OPTIMIZERS):
+        for more in (0, 2):
+            constraint = CONSTRAINTS[(number + more) % len(CONSTRAINTS)]
+            chosen = {name: values[stream.below(len(values))] for name, values in factors.items()}
+            chosen |= {"optimizer": optimizer, "sizes": SIZES[3 + stream.below(len(SIZES) - 3)]}
+            if constraint is not None and constraint["class_name"] == "NonNeg":
+                # Weights at 0: see `assemble`.
+                chosen |= {"kernel_regularizer": L2, "bias_regularizer": NONE}
+            case = assemble(chosen, seed=seed + len(cases))
+            for layer in case["layers"]:
+                layer["kernel_constraint"] = layer["bias_constraint"] = constraint
+            if more and constraint is None:
+                case["layers"][-1]["kernel_regularizer"] = orthogonal
+            cases.append(case)
     return cases
 
 
