@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/golden/make_golden.py [file ...]     (needs the three; ten minutes)
 
-The files are keras, keras_float32, keras_optimizers, keras_steps, torch and sklearn; all unless some
-are named.
+The files are keras, keras_float32, keras_optimizers, keras_steps, torch and sklearn; all unless
+some are named.
 """
 
 from __future__ import annotations
