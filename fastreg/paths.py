@@ -62,7 +62,7 @@ class RegularizationPath:
     data_losses : (n,) or None
         The same without. None for an estimator's.
     kkt_residuals : (n,) or None
-        How far each is from a minimum. None for an estimator's.
+        How far each is from a minimum. None for an estimator's, and under constraints.
     feature_names : list of str or None
         The columns' names, if x has some.
     fold_scores : (n, n_folds) or None
@@ -229,7 +229,8 @@ def regularization_path(
         Instead of `n` from lambda_max down to `eps` lambda_max, evenly in their logarithm.
     solver : "auto", "polish" or "fit"
         "polish": `model.polish` at each strength. "fit": `model.fit`, with the model's optimizer,
-        whose l1_step must be "proximal" or "cumulative". "auto": "polish" for one Dense layer.
+        whose l1_step must be "proximal" or "cumulative", also under constraints. "auto": "polish"
+        for one Dense layer.
     epochs, warm_epochs, batch_size : int
         Of "fit": epochs of the first fit, and of those that go on from another. None: as many as
         make 4 `epochs` along the path, 1 at least; nearer strengths need fewer.
@@ -296,7 +297,7 @@ def regularization_path(
     n_jobs = config.get_num_threads() if n_jobs is None else check_int("n_jobs", n_jobs, low=1)
 
     names = [str(name) for name in getattr(x, "columns", [])] or None
-    data = _checked(model, x, y, sample_weight)
+    data = _checked(_free(model) if solver == "fit" else model, x, y, sample_weight)
     train, scored = _split(model, data, validation_split, validation_data)
     folds = [] if cv is None else _folds(cv, data, model)
 
@@ -564,16 +565,17 @@ class _Fitter:
         train: _Rows,
         scored: _Rows | None,
         whole: bool,
-        losses: tuple[float, float, float] | None = None,
+        losses: tuple[float, float, float | None] | None = None,
     ) -> Fit:
         """What came of a fit: `model` and its compact `state`; `losses` if they are known."""
         score = np.nan if scored is None else float(self.scoring(model, scored.x, scored.y))
         if not whole:
             return Fit(value, state, score)
         if losses is None:
-            objective = model.objective(*train)
+            free = _free(model)
+            objective = free.objective(*train)
             here = objective.at(objective.start)
-            losses = here.value, here.data_loss, here.residual
+            losses = here.value, here.data_loss, here.residual if free is model else None
         importances = importances_of(model, int(np.prod(train.x.shape[1:])))
         nonzeros = self.strength.nonzeros(model)
         return Fit(value, state, score, nonzeros, n_params_of(state), importances, *losses)
@@ -588,7 +590,9 @@ class _Fitter:
         weights = layer.get_weights()
         layer.set_weights([np.zeros_like(weights[0]), *weights[1:]])
         self.strength.set(model, 1e30)  # more than any gradient
-        model.polish(*rows, tol=1e-10, max_iter=self.max_iter, verbose=0)
+        free = _free(model)
+        free.polish(*rows, tol=1e-10, max_iter=self.max_iter, verbose=0)
+        model.set_weights(free.get_weights())
         top = self._pull(model, rows)
         if top == 0:
             raise ValueError("x: no column says anything about y; lambda_max is 0")
@@ -596,7 +600,7 @@ class _Fitter:
 
     def _pull(self, model: Sequential, rows: _Rows) -> float:
         """The strength that the gradient by the kernels stands up to: with it, their prox is 0."""
-        objective = model.objective(*rows)
+        objective = _free(model).objective(*rows)
         _, gradient = objective.smooth(objective.start)
         kernels = [
             (piece, layer)
@@ -708,6 +712,18 @@ def _copy(model: Sequential, n_threads: int | None = None) -> Sequential:
     return other
 
 
+def _free(model: Sequential) -> Sequential:
+    """`model`, or an equal one without its constraints, which are no part of an objective."""
+    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+    if not any(layer.kernel_constraint or layer.bias_constraint for layer in dense):
+        return model
+    free = _copy(model)
+    for layer in free.layers:
+        if isinstance(layer, Dense):
+            layer.kernel_constraint = layer.bias_constraint = None
+    return free
+
+
 def _first_kernel(model: Sequential) -> tuple[Array, Array]:
     """The columns of x that are read and do something, and their rows of the first kernel."""
     kernel = next(layer for layer in model.layers if isinstance(layer, Dense)).kernel
@@ -744,7 +760,7 @@ def _split(
     if given is not None:
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise ValueError("validation_data: (x, y) is needed")
-        return data, _checked(model, *given)
+        return data, _checked(_free(model), *given)
     if not share:
         return data, None
     at = int(len(data) * (1.0 - share))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LassoCV, enet_path, lasso_path
+from sklearn.linear_model import Lasso, LassoCV, enet_path, lasso_path
 from sklearn.model_selection import KFold
 
 import fastreg as fr
@@ -193,6 +193,39 @@ def test_a_network_under_group_l1_drops_inputs():
     assert not path.selected_inputs[path.best_index, 5:].any()
     at = path.model_at(path.best_index).layers[0].kernel_regularizer
     assert at.group_l1 == path.strengths[path.best_index]
+
+
+# ------------------------------------------------ constraints
+
+
+def test_a_path_of_a_constrained_network():
+    fr.set_random_seed(0)
+    hidden = fr.Dense(12, "relu", kernel_regularizer=fr.L1(0.01), kernel_constraint="non_neg")
+    model = fr.Sequential([fr.Input((20,)), hidden, fr.Dense(1)])
+    model.compile(fr.Adam(0.01, l1_step="proximal"), "mse")
+    path = path_of(model, n=6, eps=0.05, epochs=40, batch_size=24, cv=3)
+    assert path.kkt_residuals is None and path.nonzeros[0] == 0 < path.nonzeros[-1]
+    for i, strength in enumerate(path.strengths):
+        at = path.model_at(i)
+        kernel = at.layers[0].kernel
+        assert (kernel >= 0).all() and at.layers[0].kernel_constraint == hidden.kernel_constraint
+        assert path.losses[i] == pytest.approx(at.evaluate(X, Y, verbose=0), rel=1e-5)
+        assert at.layers[0].kernel_regularizer == fr.L1(strength)
+
+
+def test_one_constrained_layer():
+    """Under weights >= 0 the Lasso with positive=True; polish has no step for that and says so."""
+    model = linear()
+    model.layers[0].kernel_constraint = "non_neg"
+    with pytest.raises(ValueError, match="has a constraint"):
+        path_of(model, n=3)
+    path = path_of(
+        model, strengths=[0.4, 0.2], solver="fit", batch_size=120, epochs=800, warm_epochs=800
+    )
+    for strength, kernel in zip(path.strengths, path.coefficients, strict=True):
+        truth = Lasso(alpha=strength / 2, positive=True, tol=1e-12).fit(X, Y)
+        np.testing.assert_allclose(kernel[:, 0], truth.coef_, atol=1e-5)
+        assert np.array_equal(kernel[:, 0] == 0, truth.coef_ == 0)
 
 
 # ------------------------------------------------ sparse rows
