@@ -29,6 +29,11 @@ cdef extern from "fastreg.h" nogil:
         double l1
         double l2
 
+    ctypedef struct fr_curve:
+        double alpha
+        double max_value
+        double threshold
+
     ctypedef struct fr_groups:
         ptrdiff_t n_groups
         int by_column
@@ -54,6 +59,7 @@ cdef extern from "fastreg.h" nogil:
         int activation
         int use_bias
         int trainable
+        fr_curve curve
         fr_regularizer kernel
         fr_regularizer bias
         fr_regularizer activity
@@ -184,15 +190,17 @@ cdef extern from "fastreg.h" nogil:
 
     fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
                                const void *x, const void *kernel, const void *bias, int activation,
-                               void *y, int n_threads)
+                               fr_curve curve, void *y, int n_threads)
+    int fr_activation_wants_z(int id)
     fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
                                 const void *x, const void *kernel, const void *y, const void *dy,
-                                int activation, void *dx, void *dkernel, void *dbias,
-                                int n_threads)
+                                int activation, fr_curve curve, void *dx, void *dkernel,
+                                void *dbias, int n_threads)
     fr_status fr_activation_forward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *z,
-                                    int activation, void *y)
+                                    int activation, fr_curve curve, void *y)
     fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *y,
-                                     const void *dy, int activation, void *dz)
+                                     const void *dy, int activation, fr_curve curve,
+                                     void *dz)
     fr_status fr_penalty(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
                          double *value)
     fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,

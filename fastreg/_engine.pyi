@@ -3,7 +3,7 @@ from typing import Any, TypeGuard
 from numpy.typing import NDArray
 
 from fastreg import training
-from fastreg.inputs import Groups
+from fastreg.inputs import Curve, Groups
 
 Array = NDArray[Any]
 
@@ -22,21 +22,31 @@ def is_ready(
 # A class; its methods are the protocol's.
 def Network(layers: list[dict[str, Any]], dtype: str) -> training.Network: ...
 def dense_forward(
-    x: Array, kernel: Array, bias: Array | None, activation: str, out: Array, n_threads: int
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    activation: str,
+    curve: Curve | None,
+    out: Array,
+    n_threads: int,
 ) -> None: ...
+def wants_z(activation: str) -> bool: ...
 def dense_backward(
     x: Array,
     kernel: Array,
     y: Array,
     dy: Array,
     activation: str,
+    curve: Curve | None,
     dx: Array | None,
     dkernel: Array,
     dbias: Array,
     n_threads: int,
 ) -> None: ...
-def activation_forward(z: Array, activation: str, out: Array) -> None: ...
-def activation_backward(y: Array, dy: Array, activation: str, out: Array) -> None: ...
+def activation_forward(z: Array, activation: str, curve: Curve | None, out: Array) -> None: ...
+def activation_backward(
+    y: Array, dy: Array, activation: str, curve: Curve | None, out: Array
+) -> None: ...
 def penalty(w: Array, l1: float, l2: float) -> float: ...
 def penalty_gradient(w: Array, l1: float, l2: float, out: Array) -> None: ...
 def group_penalty(w: Array, groups: Groups) -> float: ...

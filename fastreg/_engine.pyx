@@ -255,6 +255,13 @@ cdef fr_constraint _constraint(described) except *:
     return out
 
 
+cdef fr_curve _curve(curve) except *:
+    """(alpha, max_value, threshold), or None where the activation has none of them."""
+    if curve is None:
+        return fr_curve(0, 0, 0)
+    return fr_curve(curve[0], curve[1], curve[2])
+
+
 cdef fr_layer _layer(dict layer) except *:
     cdef fr_layer out
     out.kind = _id(_LAYER_KINDS, "kind", layer["kind"])
@@ -264,6 +271,7 @@ cdef fr_layer _layer(dict layer) except *:
     out.has_seed = seed is not None
     out.seed = 0 if seed is None else seed
     out.activation = _id(_ACTIVATIONS, "activation", layer.get("activation", "linear"))
+    out.curve = _curve(layer.get("curve"))
     out.use_bias = layer.get("use_bias", False)
     out.trainable = layer.get("trainable", False)
     out.kernel = fr_regularizer(layer.get("kernel_l1", 0.0), layer.get("kernel_l2", 0.0))
@@ -678,9 +686,10 @@ cdef class Network:
 
 # ---- the kernels as functions; docstrings stand in functional.py ----
 
-def dense_forward(cnp.ndarray x, cnp.ndarray kernel, bias, activation, cnp.ndarray out,
+def dense_forward(cnp.ndarray x, cnp.ndarray kernel, bias, activation, curve, cnp.ndarray out,
                   int n_threads):
     cdef int number = _id(_ACTIVATIONS, "activation", activation)
+    cdef fr_curve parameters = _curve(curve)
     cdef ptrdiff_t n_batch = x.shape[0], n_in = x.shape[1], n_out = kernel.shape[1]
     cdef fr_dtype dtype = _dtype(x)
     cdef void *bias_data = _data_or_null(bias)
@@ -691,13 +700,19 @@ def dense_forward(cnp.ndarray x, cnp.ndarray kernel, bias, activation, cnp.ndarr
     with _blas_limit:
         with nogil:
             status = fr_dense_forward(dtype, n_batch, n_in, n_out, x_data, kernel_data, bias_data,
-                                      number, out_data, n_threads)
+                                      number, parameters, out_data, n_threads)
     _check(status)
 
 
+def wants_z(activation):
+    """Whether the backward functions take z as their y."""
+    return bool(fr_activation_wants_z(_id(_ACTIVATIONS, "activation", activation)))
+
+
 def dense_backward(cnp.ndarray x, cnp.ndarray kernel, cnp.ndarray y, cnp.ndarray dy, activation,
-                   dx, cnp.ndarray dkernel, cnp.ndarray dbias, int n_threads):
+                   curve, dx, cnp.ndarray dkernel, cnp.ndarray dbias, int n_threads):
     cdef int number = _id(_ACTIVATIONS, "activation", activation)
+    cdef fr_curve parameters = _curve(curve)
     cdef ptrdiff_t n_batch = x.shape[0], n_in = x.shape[1], n_out = kernel.shape[1]
     cdef fr_dtype dtype = _dtype(x)
     cdef void *dx_data = _data_or_null(dx)
@@ -711,8 +726,8 @@ def dense_backward(cnp.ndarray x, cnp.ndarray kernel, cnp.ndarray y, cnp.ndarray
     with _blas_limit:
         with nogil:
             status = fr_dense_backward(dtype, n_batch, n_in, n_out, x_data, kernel_data, y_data,
-                                       dy_data, number, dx_data, dkernel_data, dbias_data,
-                                       n_threads)
+                                       dy_data, number, parameters, dx_data, dkernel_data,
+                                       dbias_data, n_threads)
     _check(status)
 
 
@@ -721,16 +736,18 @@ cdef inline ptrdiff_t _rows(cnp.ndarray array):
     return array.size // array.shape[array.ndim - 1] if array.size else 0
 
 
-def activation_forward(cnp.ndarray z, activation, cnp.ndarray out):
+def activation_forward(cnp.ndarray z, activation, curve, cnp.ndarray out):
     _check(fr_activation_forward(_dtype(z), _rows(z), z.shape[z.ndim - 1], _data(z),
-                                 _id(_ACTIVATIONS, "activation", activation), _data(out)))
+                                 _id(_ACTIVATIONS, "activation", activation), _curve(curve),
+                                 _data(out)))
 
 
-def activation_backward(cnp.ndarray y, cnp.ndarray dy, activation, cnp.ndarray out):
+def activation_backward(cnp.ndarray y, cnp.ndarray dy, activation, curve, cnp.ndarray out):
     if _data(y) == _data(out):  # dy goes there first
         y = y.copy()
     _check(fr_activation_backward(_dtype(y), _rows(y), y.shape[y.ndim - 1], _data(y), _data(dy),
-                                  _id(_ACTIVATIONS, "activation", activation), _data(out)))
+                                  _id(_ACTIVATIONS, "activation", activation), _curve(curve),
+                                  _data(out)))
 
 
 def penalty(cnp.ndarray w, double l1, double l2):

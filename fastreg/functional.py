@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from fastreg import _engine, inputs
 from fastreg.config import get_num_threads
-from fastreg.inputs import Array, Grouping
+from fastreg.inputs import ActivationLike, Array, Grouping
 
 __all__ = [
     "dense_forward",
@@ -44,7 +44,7 @@ def dense_forward(
     x: ArrayLike,
     kernel: ArrayLike,
     bias: ArrayLike | None = None,
-    activation: str = "linear",
+    activation: str | ActivationLike = "linear",
     *,
     out: Array | None = None,
 ) -> Array:
@@ -73,7 +73,7 @@ def dense_backward(
     kernel: ArrayLike,
     y: ArrayLike,
     dy: ArrayLike,
-    activation: str = "linear",
+    activation: str | ActivationLike = "linear",
     *,
     need_dx: bool = True,
     dx: Array | None = None,
@@ -87,7 +87,7 @@ def dense_backward(
     Parameters
     ----------
     x : (n, n_in), kernel : (n_in, n_out), y, dy : (n, n_out); all float32 or all float64.
-    activation : as in `activation_forward`.
+    activation : as in `activation_forward`; y is z for those of `activation_backward`.
     dx, dkernel, dbias : arrays to write to, apart from the inputs and each other.
 
     Raises
@@ -103,13 +103,15 @@ def dense_backward(
     return args[-3:]
 
 
-def activation_forward(z: ArrayLike, activation: str, *, out: Array | None = None) -> Array:
-    """y = f(z); softmax over the last axis.
+def activation_forward(
+    z: ArrayLike, activation: str | ActivationLike, *, out: Array | None = None
+) -> Array:
+    """y = f(z); softmax and log_softmax over the last axis.
 
     Parameters
     ----------
     z : (..., units) float32 or float64.
-    activation : "linear", "relu", "tanh", "sigmoid" or "softmax".
+    activation : a name (`fastreg.inputs.ACTIVATIONS`), with Keras' defaults, or an `Activation`.
     out : like z, may be z.
 
     Raises
@@ -119,19 +121,19 @@ def activation_forward(z: ArrayLike, activation: str, *, out: Array | None = Non
     >>> activation_forward([[-1.0, 2.0]], "relu")
     array([[0., 2.]])
     """
-    z, activation, out = inputs.check_activation_forward(z, activation, out)
-    _engine.activation_forward(_rows(z), activation, _rows(out))
+    z, kind, curve, out = inputs.check_activation_forward(z, activation, out)
+    _engine.activation_forward(_rows(z), kind, curve, _rows(out))
     return out
 
 
 def activation_backward(
-    y: ArrayLike, dy: ArrayLike, activation: str, *, out: Array | None = None
+    y: ArrayLike, dy: ArrayLike, activation: str | ActivationLike, *, out: Array | None = None
 ) -> Array:
-    """dz = f'(z) dy, from y = f(z).
+    """dz = f'(z) dy, from y = f(z), or from z where f' does not follow from y.
 
     Parameters
     ----------
-    y, dy : (..., units) float32 or float64.
+    y, dy : (..., units) float32 or float64; y is z for `fastreg.inputs.ACTIVATIONS_OF_Z`.
     activation : as in `activation_forward`.
     out : like y, may be y or dy.
 
@@ -142,8 +144,8 @@ def activation_backward(
     >>> activation_backward([[0.0, 2.0]], [[5.0, 5.0]], "relu")
     array([[0., 5.]])
     """
-    y, dy, activation, out = inputs.check_activation_backward(y, dy, activation, out)
-    _engine.activation_backward(_rows(y), _rows(dy), activation, _rows(out))
+    y, dy, kind, curve, out = inputs.check_activation_backward(y, dy, activation, out)
+    _engine.activation_backward(_rows(y), _rows(dy), kind, curve, _rows(out))
     return out
 
 

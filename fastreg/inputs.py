@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -24,7 +24,26 @@ from fastreg.errors import check_choice, check_int, check_real, unknown_name
 
 Array = NDArray[Any]
 
-ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "softmax")
+# Those whose slope follows from the output y, and those whose backward functions take z.
+ACTIVATIONS_OF_Y = ("linear", "relu", "tanh", "sigmoid", "softmax", "log_softmax")
+ACTIVATIONS_OF_Z = (
+    "leaky_relu",
+    "relu6",
+    "elu",
+    "selu",
+    "exponential",
+    "softplus",
+    "softsign",
+    "hard_sigmoid",
+    "hard_silu",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "mish",
+)
+ACTIVATIONS = (*ACTIVATIONS_OF_Y, *ACTIVATIONS_OF_Z)
+Curve = tuple[float, float, float]  # alpha, max_value, threshold
+CURVES: dict[str, Curve] = {"elu": (1.0, math.inf, 0.0), "leaky_relu": (0.2, math.inf, 0.0)}
 LOSSES = (
     "mean_squared_error",
     "binary_crossentropy",
@@ -354,16 +373,38 @@ def check_out(
 # ------------------------------------------------ what functional and reference take
 
 
+class ActivationLike(Protocol):
+    """An activation that the engine knows as `kind`, with the `curve` of those that have one."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def curve(self) -> Curve | None: ...
+
+
+def check_activation(activation: str | ActivationLike) -> tuple[str, Curve | None]:
+    """Checked (kind, curve) of a name, with Keras' defaults, or of an `Activation`."""
+    if not isinstance(activation, str) and hasattr(activation, "curve"):
+        return activation.kind, activation.curve
+    kind = check_choice("activation", activation, ACTIVATIONS)
+    return kind, CURVES.get(kind)
+
+
 def check_dense_forward(
-    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, activation: str, out: Array | None
-) -> tuple[Array, Array, Array | None, str, Array]:
-    """Checked (x, kernel, bias, activation, out)."""
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    activation: str | ActivationLike,
+    out: Array | None,
+) -> tuple[Array, Array, Array | None, str, Curve | None, Array]:
+    """Checked (x, kernel, bias, kind, curve, out)."""
     x_, kernel_ = _dense(x, kernel)
     bias_ = None if bias is None else _array("bias", bias, kernel_.shape[1:], like=x_)
-    check_choice("activation", activation, ACTIVATIONS)
+    kind, curve = check_activation(activation)
     shape = (x_.shape[0], kernel_.shape[1])
     out = check_out(out, shape, x_.dtype, {"x": x, "kernel": kernel, "bias": bias})
-    return x_, kernel_, bias_, activation, out
+    return x_, kernel_, bias_, kind, curve, out
 
 
 def check_dense_backward(
@@ -371,18 +412,18 @@ def check_dense_backward(
     kernel: ArrayLike,
     y: ArrayLike,
     dy: ArrayLike,
-    activation: str,
+    activation: str | ActivationLike,
     need_dx: bool,
     dx: Array | None,
     dkernel: Array | None,
     dbias: Array | None,
-) -> tuple[Array, Array, Array, Array, str, Array | None, Array, Array]:
-    """Checked (x, kernel, y, dy, activation, dx, dkernel, dbias)."""
+) -> tuple[Array, Array, Array, Array, str, Curve | None, Array | None, Array, Array]:
+    """Checked (x, kernel, y, dy, kind, curve, dx, dkernel, dbias)."""
     x_, kernel_ = _dense(x, kernel)
     shape = (x_.shape[0], kernel_.shape[1])
     y_ = _array("y", y, shape, like=x_)
     dy_ = _array("dy", dy, shape, like=x_)
-    check_choice("activation", activation, ACTIVATIONS)
+    kind, curve = check_activation(activation)
     if dx is not None and not need_dx:
         raise ValueError("dx: got an array with need_dx=False; None is needed")
 
@@ -397,27 +438,27 @@ def check_dense_backward(
     _check_apart(
         {"dx": dx, "dkernel": dkernel, "dbias": dbias}, {"x": x, "kernel": kernel, "y": y, "dy": dy}
     )
-    return x_, kernel_, y_, dy_, activation, dx, dkernel, dbias
+    return x_, kernel_, y_, dy_, kind, curve, dx, dkernel, dbias
 
 
 def check_activation_forward(
-    z: ArrayLike, activation: str, out: Array | None
-) -> tuple[Array, str, Array]:
-    """Checked (z, activation, out); `out` may be `z`."""
+    z: ArrayLike, activation: str | ActivationLike, out: Array | None
+) -> tuple[Array, str, Curve | None, Array]:
+    """Checked (z, kind, curve, out); `out` may be `z`."""
     z_ = _array("z", z, (..., "units"))
-    check_choice("activation", activation, ACTIVATIONS)
-    return z_, activation, check_out(out, z_.shape, z_.dtype, {"z": z}, same=True)
+    kind, curve = check_activation(activation)
+    return z_, kind, curve, check_out(out, z_.shape, z_.dtype, {"z": z}, same=True)
 
 
 def check_activation_backward(
-    y: ArrayLike, dy: ArrayLike, activation: str, out: Array | None
-) -> tuple[Array, Array, str, Array]:
-    """Checked (y, dy, activation, out); `out` may be `y` or `dy`."""
+    y: ArrayLike, dy: ArrayLike, activation: str | ActivationLike, out: Array | None
+) -> tuple[Array, Array, str, Curve | None, Array]:
+    """Checked (y, dy, kind, curve, out); `out` may be `y` or `dy`."""
     y_ = _array("y", y, (..., "units"))
     dy_ = _array("dy", dy, y_.shape, like=y_)
-    check_choice("activation", activation, ACTIVATIONS)
+    kind, curve = check_activation(activation)
     out = check_out(out, y_.shape, y_.dtype, {"y": y, "dy": dy}, same=True)
-    return y_, dy_, activation, out
+    return y_, dy_, kind, curve, out
 
 
 def check_penalty(w: ArrayLike, l1: float, l2: float) -> tuple[Array, float, float]:

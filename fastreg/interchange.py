@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastreg import activations
 from fastreg.config import DTYPES
 from fastreg.errors import unknown_name
 
@@ -303,7 +304,7 @@ def to_torch(moved: Moved) -> Any:
             modules.append(torch.nn.Flatten())
         elif kind != "Input":
             raise unknown_name("layer", kind, ["Dense", "Dropout", "Flatten"])
-        activation = config.get("activation", "linear")
+        activation = activations.get(config.get("activation", "linear")).kind
         if activation != "linear":
             if activation not in TORCH_ACTIVATIONS:
                 raise unknown_name("activation", activation, TORCH_ACTIVATIONS)

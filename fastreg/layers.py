@@ -543,7 +543,8 @@ class Dense(Layer):
             "kind": "dense",
             "n_in": n_in,
             "n_out": n_out,
-            "activation": self.activation.name,
+            "activation": self.activation.kind,
+            "curve": self.activation.curve,
             "use_bias": self.use_bias,
             "trainable": self.trainable,
         }

@@ -1180,7 +1180,7 @@ class Sequential:
         with self._core.lock:
             for position, layer in enumerate(self._layers):
                 if isinstance(layer, Dense):
-                    y = face.dense_forward(y, layer.kernel, layer.bias, layer.activation.name)
+                    y = face.dense_forward(y, layer.kernel, layer.bias, layer.activation)
                 elif isinstance(layer, Dropout):
                     seed = self.dropout_seed if layer.seed is None else layer.seed
                     y = face.dropout(y, layer.rate, seed=seed, iteration=iteration, layer=position)
@@ -1643,7 +1643,7 @@ def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> An
                 "that it makes to a model without it"
             )
     dense = [
-        (layer.kernel, layer.bias, layer.activation.name)
+        (layer.kernel, layer.bias, layer.activation.kind)
         for layer in model.layers
         if isinstance(layer, Dense)
     ]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastreg import inputs
-from fastreg.inputs import Array, Grouping, Groups
+from fastreg.inputs import ActivationLike, Array, Curve, Grouping, Groups
 
 CLIP = 1e-7  # Keras' epsilon(): crossentropies of probabilities clip them to [CLIP, 1 - CLIP]
 
@@ -31,10 +31,31 @@ _quiet = np.errstate(all="ignore")
 
 
 class Activation(NamedTuple):
-    """y = f(z), and dz from y and dy. `out` may be an input."""
+    """y = f(z), and dz from dy and y, or z (`of_z`). `out` may be an input."""
 
-    forward: Callable[[Array, Array], object]  # z, out
-    backward: Callable[[Array, Array, Array], object]  # y, dy, out
+    forward: Callable[[Array, Array, Curve | None], object]  # z, out, curve
+    backward: Callable[[Array, Array, Array, Curve | None], object]  # y or z, dy, out, curve
+    of_z: bool = False
+
+
+def _of_y(
+    forward: Callable[[Array, Array], object], backward: Callable[[Array, Array, Array], object]
+) -> Activation:
+    return Activation(
+        lambda z, out, curve: forward(z, out), lambda y, dy, out, curve: backward(y, dy, out)
+    )
+
+
+def _of_z(value: Callable[..., Array], slope: Callable[..., Array]) -> Activation:
+    """Of y = value(z, *curve) and f'(z) = slope(z, *curve)."""
+
+    def forward(z: Array, out: Array, curve: Curve | None) -> None:
+        np.copyto(out, value(z, *(curve or ())))
+
+    def backward(z: Array, dy: Array, out: Array, curve: Curve | None) -> None:
+        np.multiply(dy, slope(z, *(curve or ())), out=out)
+
+    return Activation(forward, backward, of_z=True)
 
 
 def _linear(z: Array, out: Array) -> None:
@@ -85,23 +106,162 @@ def _softmax_backward(y: Array, dy: Array, out: Array) -> None:
     np.multiply(dy - mean, y, out=out)
 
 
+def _log_softmax(z: Array, out: Array) -> None:
+    np.subtract(z, z.max(axis=-1, keepdims=True), out=out)
+    out -= np.log(np.exp(out).sum(axis=-1, keepdims=True))
+
+
+def _log_softmax_backward(y: Array, dy: Array, out: Array) -> None:
+    np.subtract(dy, np.exp(y) * dy.sum(axis=-1, keepdims=True), out=out)
+
+
+def _leaky_relu(z: Array, alpha: float, max_value: float, threshold: float) -> Array:
+    below = alpha * np.maximum(z - threshold, np.finfo(z.dtype).min)
+    return np.where(z > threshold, np.minimum(z, max_value), below)
+
+
+def _leaky_relu_slope(z: Array, alpha: float, max_value: float, threshold: float) -> Array:
+    slope = np.where(z > threshold, np.where(z < max_value, 1, 0), alpha)
+    return slope.astype(z.dtype)
+
+
+def _relu6(z: Array) -> Array:
+    return np.minimum(np.maximum(z, 0), 6)
+
+
+def _relu6_slope(z: Array) -> Array:
+    return ((z > 0) & (z < 6)).astype(z.dtype)
+
+
+def _elu(z: Array, alpha: float, *_: float) -> Array:
+    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
+
+
+def _elu_slope(z: Array, alpha: float, *_: float) -> Array:
+    return np.where(z > 0, 1, alpha * np.exp(z))
+
+
+# Klambauer et al. 2017
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772848, 1.0507009873554804934
+
+
+def _softplus(z: Array) -> Array:
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+
+
+def _logistic(z: Array) -> Array:
+    y: Array = 1 / (1 + np.exp(-z))
+    return y
+
+
+def _softsign(z: Array) -> Array:
+    y: Array = z / (1 + np.abs(z))
+    return y
+
+
+def _softsign_slope(z: Array) -> Array:
+    slope: Array = (1 + np.abs(z)) ** -2
+    return slope
+
+
+def _share(z: Array, share: Array) -> Array:
+    """z times a share of it, 0 at -infinity."""
+    y: Array = np.maximum(z, np.finfo(z.dtype).min) * share
+    return y
+
+
+def _share_slope(z: Array, share: Array, slope: Array) -> Array:
+    """The derivative of `_share`, where `slope` is that of the share."""
+    largest = np.finfo(z.dtype).max
+    both: Array = share + np.clip(z, -largest, largest) * slope
+    return both
+
+
+def _hard_silu_slope(z: Array) -> Array:
+    return _share_slope(z, _relu6(z + 3) / 6, _relu6_slope(z + 3) / 6)
+
+
+def _silu_slope(z: Array) -> Array:
+    return _share_slope(z, _logistic(z), _logistic(z) * _logistic(-z))
+
+
+def _normal(z: Array) -> tuple[Array, Array]:
+    """The normal distribution's integral up to z, and its density."""
+    wide = np.clip(z.astype(np.float64), -40, 40)
+    integral = np.array([math.erfc(a) / 2 for a in (-wide / math.sqrt(2)).flat]).reshape(z.shape)
+    density = np.exp(-wide * wide / 2) / math.sqrt(2 * math.pi)
+    return integral.astype(z.dtype), density.astype(z.dtype)
+
+
+def _gelu(z: Array) -> Array:
+    return _share(z, _normal(z)[0])
+
+
+def _gelu_slope(z: Array) -> Array:
+    return _share_slope(z, *_normal(z))
+
+
+def _gelu_tanh_u(z: Array) -> tuple[Array, Array]:
+    """u = sqrt(8 / pi) (z + 0.044715 z^3), of which the logistic function is the share, and u'."""
+    z = np.clip(z, -1000, 1000)
+    factor, square = math.sqrt(8 / math.pi), z * z
+    return factor * z * (1 + 0.044715 * square), factor * (1 + 3 * 0.044715 * square)
+
+
+def _gelu_tanh(z: Array) -> Array:
+    return _share(z, _logistic(_gelu_tanh_u(z)[0]))
+
+
+def _gelu_tanh_slope(z: Array) -> Array:
+    u, du = _gelu_tanh_u(z)
+    return _share_slope(z, _logistic(u), _logistic(u) * _logistic(-u) * du)
+
+
+def _mish(z: Array) -> Array:
+    return _share(z, np.tanh(_softplus(z)))
+
+
+def _mish_slope(z: Array) -> Array:
+    share = np.tanh(_softplus(z))
+    return _share_slope(z, share, (1 - share * share) * _logistic(z))
+
+
 ACTIVATIONS = {
-    "linear": Activation(_linear, _linear_backward),
-    "relu": Activation(_relu, _relu_backward),
-    "tanh": Activation(np.tanh, _tanh_backward),
-    "sigmoid": Activation(_sigmoid, _sigmoid_backward),
-    "softmax": Activation(_softmax, _softmax_backward),
+    "linear": _of_y(_linear, _linear_backward),
+    "relu": _of_y(_relu, _relu_backward),
+    "tanh": _of_y(np.tanh, _tanh_backward),
+    "sigmoid": _of_y(_sigmoid, _sigmoid_backward),
+    "softmax": _of_y(_softmax, _softmax_backward),
+    "log_softmax": _of_y(_log_softmax, _log_softmax_backward),
+    "leaky_relu": _of_z(_leaky_relu, _leaky_relu_slope),
+    "relu6": _of_z(_relu6, _relu6_slope),
+    "elu": _of_z(_elu, _elu_slope),
+    "selu": _of_z(
+        lambda z: SELU_SCALE * _elu(z, SELU_ALPHA),
+        lambda z: SELU_SCALE * _elu_slope(z, SELU_ALPHA),
+    ),
+    "exponential": _of_z(np.exp, np.exp),
+    "softplus": _of_z(_softplus, _logistic),
+    "softsign": _of_z(_softsign, _softsign_slope),
+    "hard_sigmoid": _of_z(lambda z: _relu6(z + 3) / 6, lambda z: _relu6_slope(z + 3) / 6),
+    "hard_silu": _of_z(lambda z: _share(z, _relu6(z + 3) / 6), _hard_silu_slope),
+    "silu": _of_z(lambda z: _share(z, _logistic(z)), _silu_slope),
+    "gelu": _of_z(_gelu, _gelu_slope),
+    "gelu_tanh": _of_z(_gelu_tanh, _gelu_tanh_slope),
+    "mish": _of_z(_mish, _mish_slope),
 }
 
 
 @_quiet
-def activation_forward(z: ArrayLike, activation: str, *, out: Array | None = None) -> Array:
-    """y = f(z); softmax over the last axis.
+def activation_forward(
+    z: ArrayLike, activation: str | ActivationLike, *, out: Array | None = None
+) -> Array:
+    """y = f(z); softmax and log_softmax over the last axis.
 
     Parameters
     ----------
     z : (..., units) float32 or float64.
-    activation : "linear", "relu", "tanh", "sigmoid" or "softmax".
+    activation : a name (`fastreg.inputs.ACTIVATIONS`), with Keras' defaults, or an `Activation`.
     out : like z, may be z.
 
     Raises
@@ -111,20 +271,20 @@ def activation_forward(z: ArrayLike, activation: str, *, out: Array | None = Non
     >>> activation_forward([[-1.0, 2.0]], "relu")
     array([[0., 2.]])
     """
-    z, activation, out = inputs.check_activation_forward(z, activation, out)
-    ACTIVATIONS[activation].forward(z, out)
+    z, kind, curve, out = inputs.check_activation_forward(z, activation, out)
+    ACTIVATIONS[kind].forward(z, out, curve)
     return out
 
 
 @_quiet
 def activation_backward(
-    y: ArrayLike, dy: ArrayLike, activation: str, *, out: Array | None = None
+    y: ArrayLike, dy: ArrayLike, activation: str | ActivationLike, *, out: Array | None = None
 ) -> Array:
-    """dz = f'(z) dy, from y = f(z).
+    """dz = f'(z) dy, from y = f(z), or from z where f' does not follow from y.
 
     Parameters
     ----------
-    y, dy : (..., units) float32 or float64.
+    y, dy : (..., units) float32 or float64; y is z for `fastreg.inputs.ACTIVATIONS_OF_Z`.
     activation : as in `activation_forward`.
     out : like y, may be y or dy.
 
@@ -135,8 +295,8 @@ def activation_backward(
     >>> activation_backward([[0.0, 2.0]], [[5.0, 5.0]], "relu")
     array([[0., 5.]])
     """
-    y, dy, activation, out = inputs.check_activation_backward(y, dy, activation, out)
-    ACTIVATIONS[activation].backward(y, dy, out)
+    y, dy, kind, curve, out = inputs.check_activation_backward(y, dy, activation, out)
+    ACTIVATIONS[kind].backward(y, dy, out, curve)
     return out
 
 
@@ -148,7 +308,7 @@ def dense_forward(
     x: ArrayLike,
     kernel: ArrayLike,
     bias: ArrayLike | None = None,
-    activation: str = "linear",
+    activation: str | ActivationLike = "linear",
     *,
     out: Array | None = None,
 ) -> Array:
@@ -167,11 +327,11 @@ def dense_forward(
     >>> dense_forward([[1.0, 2.0]], [[1.0], [1.0]], [0.5])
     array([[3.5]])
     """
-    x, kernel, bias, activation, out = inputs.check_dense_forward(x, kernel, bias, activation, out)
+    x, kernel, bias, kind, curve, out = inputs.check_dense_forward(x, kernel, bias, activation, out)
     np.matmul(x, kernel, out=out)
     if bias is not None:
         out += bias
-    ACTIVATIONS[activation].forward(out, out)
+    ACTIVATIONS[kind].forward(out, out, curve)
     return out
 
 
@@ -181,7 +341,7 @@ def dense_backward(
     kernel: ArrayLike,
     y: ArrayLike,
     dy: ArrayLike,
-    activation: str = "linear",
+    activation: str | ActivationLike = "linear",
     *,
     need_dx: bool = True,
     dx: Array | None = None,
@@ -195,7 +355,7 @@ def dense_backward(
     Parameters
     ----------
     x : (n, n_in), kernel : (n_in, n_out), y, dy : (n, n_out); all float32 or all float64.
-    activation : as in `activation_forward`.
+    activation : as in `activation_forward`; y is z for those of `activation_backward`.
     dx, dkernel, dbias : arrays to write to, apart from the inputs and each other.
 
     Raises
@@ -206,11 +366,11 @@ def dense_backward(
     (array([[1., 1.]]), array([[1.],
            [2.]]), array([1.]))
     """
-    x, kernel, y, dy, activation, dx, dkernel, dbias = inputs.check_dense_backward(
+    x, kernel, y, dy, kind, curve, dx, dkernel, dbias = inputs.check_dense_backward(
         x, kernel, y, dy, activation, need_dx, dx, dkernel, dbias
     )
     dz = np.empty_like(dy)
-    ACTIVATIONS[activation].backward(y, dy, dz)
+    ACTIVATIONS[kind].backward(y, dy, dz, curve)
     if dx is not None:
         np.matmul(dz, kernel.T, out=dx)
     np.matmul(x.T, dz, out=dkernel)
@@ -1362,6 +1522,7 @@ class _Dense:
     def __init__(self, settings: dict[str, Any], dtype: DTypeLike) -> None:
         self.n_in, self.n_out, self.dtype = settings["n_in"], settings["n_out"], dtype
         self.activation = ACTIVATIONS[settings["activation"]]
+        self.curve: Curve | None = settings.get("curve")
         self.kernel = _Parameter((self.n_in, self.n_out), dtype)
         self.bias = _Parameter((self.n_out,), dtype) if settings["use_bias"] else None
         self.parameters = [self.kernel] if self.bias is None else [self.kernel, self.bias]
@@ -1391,6 +1552,7 @@ class _Dense:
 
     def forward(self, x: Array, keep_z: bool, training: bool) -> Array:
         self.x, self.y = x, self.y_buffer[: len(x)]
+        keep_z = keep_z or self.activation.of_z
         self.z = self.z_buffer[: len(x)] if keep_z else self.y
         if training:
             np.matmul(self.operand(x), self.operand(self.kernel.value), out=self.z)
@@ -1398,7 +1560,7 @@ class _Dense:
             np.matmul(x, self.kernel.value, out=self.z)
         if self.bias is not None:
             self.z += self.bias.value
-        self.activation.forward(self.z, self.y)
+        self.activation.forward(self.z, self.y, self.curve)
         return self.y
 
     def activity_penalty(self) -> float:
@@ -1408,18 +1570,19 @@ class _Dense:
     def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array | None:
         """Gradients of the parameters, and dx, from dy (dz if `is_dz`), which is overwritten."""
         n = len(dy)
+        of = self.z if self.activation.of_z else self.y
         l1, l2 = self.activity_l1 / n, self.activity_l2 / n
         if is_dz:
             dz = dy
             if l1 or l2:
                 dy = np.zeros_like(dz)
                 _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
-                self.activation.backward(self.y, dy, dy)
+                self.activation.backward(of, dy, dy, self.curve)
                 dz += dy
         else:
             if l1 or l2:
                 _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
-            self.activation.backward(self.y, dy, dy)
+            self.activation.backward(of, dy, dy, self.curve)
             dz = dy
         if self.trainable:
             np.matmul(self.operand(self.x).T, self.operand(dz), out=self.kernel.gradient)

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastreg import functional, inputs, regularizers
+from fastreg import activations, functional, inputs, regularizers
+from fastreg.activations import Activation
 from fastreg.callbacks import Callback, Logs
 from fastreg.errors import check_choice, check_int, check_real
 from fastreg.layers import Dense, Layer
@@ -328,7 +329,7 @@ def compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
     kernels = [arrays[f"weights/{name}/kernel"].copy() for name in names]
     biases = [arrays.get(f"weights/{name}/bias") for name in names]
     biases = [None if bias is None else bias.copy() for bias in biases]
-    kept = _kept(kernels, biases, [config["activation"] for config in dense])
+    kept = _kept(kernels, biases, [activations.get(c["activation"]) for c in dense])
 
     small = dict(arrays)
     for i, name in enumerate(names):
@@ -375,7 +376,7 @@ def _resized(
 
 
 def _kept(
-    kernels: list[Array], biases: list[Array | None], activations: list[str]
+    kernels: list[Array], biases: list[Array | None], functions: list[Activation]
 ) -> list[NDArray[np.bool_]]:
     """Which inputs, and which units of each layer, stay; constants go into `biases`.
 
@@ -387,11 +388,14 @@ def _kept(
         changed = False
         for i in range(len(kernels)):  # the inputs of layer i: unit for unit, the outputs of i - 1
             rows, columns = kept[i], kept[i + 1]
-            if i > 0 and activations[i - 1] == "softmax":  # a unit shapes its neighbours
+            if i > 0 and functions[i - 1].name in (
+                "softmax",
+                "log_softmax",
+            ):  # a unit shapes its neighbours
                 continue
             goes = rows & ~kernels[i][:, columns].any(axis=1)
             if i > 0:
-                goes |= _foldable(i, kernels, biases, activations, kept, goes)
+                goes |= _foldable(i, kernels, biases, functions, kept, goes)
             if not (rows & ~goes).any():
                 stays = np.flatnonzero(rows)[0]
                 goes[stays] = False
@@ -406,7 +410,7 @@ def _foldable(
     i: int,
     kernels: list[Array],
     biases: list[Array | None],
-    activations: list[str],
+    functions: list[Activation],
     kept: list[NDArray[np.bool_]],
     unread: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
@@ -418,7 +422,7 @@ def _foldable(
         constant[np.flatnonzero(constant)[0]] = False  # the one that stays
     bias, own = biases[i], biases[i - 1]
     z = np.zeros(len(constant), kernels[i].dtype) if own is None else own
-    value = functional.activation_forward(z, activations[i - 1])
+    value = functional.activation_forward(z, functions[i - 1])
     if bias is None:
         constant &= value == 0
     else:
@@ -561,8 +565,8 @@ def _outputs(layer: Dense, rows: inputs.Rows) -> Array:
         parts = rows.values, rows.columns, rows.start
         z: Array = csr_array(parts, shape=rows.shape) @ layer.kernel
         z = z if layer.bias is None else z + layer.bias
-        return functional.activation_forward(z, layer.activation.name)
-    return functional.dense_forward(rows, layer.kernel, layer.bias, layer.activation.name)
+        return functional.activation_forward(z, layer.activation)
+    return functional.dense_forward(rows, layer.kernel, layer.bias, layer.activation)
 
 
 def _silent_units(model: Sequential, x: ArrayLike) -> list[int]:

@@ -22,7 +22,25 @@ typedef enum {
 typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
 
 /* The tables. An entry is its name here, its body in kernels/, and nothing else in C. */
-#define FR_ACTIVATIONS(ENTRY) ENTRY(linear) ENTRY(relu) ENTRY(tanh) ENTRY(sigmoid) ENTRY(softmax)
+#define FR_ACTIVATIONS(ENTRY) FR_OUTPUT_ACTIVATIONS(ENTRY) FR_CURVES(ENTRY)
+/* f'(z) follows from the output y */
+#define FR_OUTPUT_ACTIVATIONS(ENTRY)                                                               \
+    ENTRY(linear) ENTRY(relu) ENTRY(tanh) ENTRY(sigmoid) ENTRY(softmax) ENTRY(log_softmax)
+/* f'(z) is computed with y and kept */
+#define FR_CURVES(ENTRY)                                                                           \
+    ENTRY(leaky_relu)                                                                              \
+    ENTRY(relu6)                                                                                   \
+    ENTRY(elu)                                                                                     \
+    ENTRY(selu)                                                                                    \
+    ENTRY(exponential)                                                                             \
+    ENTRY(softplus)                                                                                \
+    ENTRY(softsign)                                                                                \
+    ENTRY(hard_sigmoid)                                                                            \
+    ENTRY(hard_silu)                                                                               \
+    ENTRY(silu)                                                                                    \
+    ENTRY(gelu)                                                                                    \
+    ENTRY(gelu_tanh)                                                                               \
+    ENTRY(mish)
 #define FR_LOSSES(ENTRY)                                                                           \
     ENTRY(mean_squared_error)                                                                      \
     ENTRY(binary_crossentropy)                                                                     \
@@ -78,6 +96,12 @@ const char *fr_constraint_name(int id);
 const char *fr_setting_name(int id);
 const char *fr_status_text(fr_status status);
 
+/* What some activations have beside z. elu: alpha (exp(z) - 1) below 0. leaky_relu: alpha (z - threshold) up
+ * to the threshold, z above it, max_value where z is larger. */
+typedef struct {
+    double alpha, max_value, threshold;
+} fr_curve;
+
 /* penalty(x) = l1 sum|x| + l2 sum x^2, gradient l1 sign(x) + 2 l2 x with sign(0) = 0. */
 typedef struct {
     double l1, l2;
@@ -106,6 +130,7 @@ typedef struct {
     ptrdiff_t n_in, n_out;
     /* dense */
     int activation, use_bias, trainable;
+    fr_curve curve;
     fr_regularizer kernel, bias, activity;
     fr_groups groups; /* of the kernel; copied */
     int keeps_kernel, keeps_bias; /* out of the decoupled weight decay */
@@ -264,15 +289,18 @@ fr_status fr_network_forward_data(fr_network *network, const fr_data *data, void
 /* ---- the kernels as functions; all arrays contiguous ---- */
 fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
                            const void *x, const void *kernel, const void *bias, int activation,
-                           void *y, int n_threads);
+                           fr_curve curve, void *y, int n_threads);
+/* Where this is 1, the backward calls take z as their y. */
+int fr_activation_wants_z(int id);
 /* dx may be NULL. */
 fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
                             const void *x, const void *kernel, const void *y, const void *dy,
-                            int activation, void *dx, void *dkernel, void *dbias, int n_threads);
+                            int activation, fr_curve curve, void *dx, void *dkernel, void *dbias,
+                            int n_threads);
 fr_status fr_activation_forward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *z,
-                                int activation, void *y);
+                                int activation, fr_curve curve, void *y);
 fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *y,
-                                 const void *dy, int activation, void *dz);
+                                 const void *dy, int activation, fr_curve curve, void *dz);
 fr_status fr_penalty(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r, double *value);
 fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
                               void *dw);

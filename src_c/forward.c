@@ -4,14 +4,17 @@
 /* y = f(x W + b) on a panel of rows, each panel of columns finished while it is hot; returns the
  * activity penalty where f is the layer's own. */
 double fr_forward_layer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
-                            layer_input in, matrix y)
+                            layer_input in, matrix y, matrix slope)
 {
     const fr_kernels *kernels = net->kernels;
     bool whole = kernels->whole_rows[activation];
     bool counted = penalizes(a->spec.activity) && activation == a->spec.activation;
     fr_sums sums = {0, 0};
-    fr_forward_tile tile = {
-        .rows = rows, .ld = y.width, .gap = gap(net, y), .sums = counted ? &sums : NULL};
+    fr_forward_tile tile = {.rows = rows,
+                            .ld = y.width,
+                            .gap = gap(net, y),
+                            .sums = counted ? &sums : NULL,
+                            .curve = a->spec.curve};
     if (in.lanes)
         fr_to_lanes(kernels, rows, a->spec.n_in, in.x.at, in.x.width, gap(net, in.x), in.lanes);
     for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) {
@@ -19,6 +22,7 @@ double fr_forward_layer(const fr_network *net, const layer *a, int activation, p
         if (whole) continue;
         tile.n = smaller(a->width, a->spec.n_out - o);
         tile.y = column(net, y, o);
+        tile.slope = column(net, slope, o);
         tile.bias = a->bias < 0 ? NULL : weight_at(net, a->bias + o);
         kernels->forward[activation](&tile);
     }

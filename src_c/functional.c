@@ -17,6 +17,20 @@ static bool activation_valid(int activation)
     return activation >= 0 && activation < FR_N_ACTIVATIONS;
 }
 
+/* f'(z) of plain rows; y is room for f(z). */
+static void find_slopes(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *z, int activation,
+                        fr_curve curve, void *y, void *slope)
+{
+    memcpy(y, z, (size_t)(rows * n * fr_sizeof(dtype)));
+    fr_forward_tile tile = {.rows = rows, .n = n, .y = y, .ld = n, .curve = curve, .slope = slope};
+    fr_kernels_for(dtype)->forward[activation](&tile);
+}
+
+int fr_activation_wants_z(int id)
+{
+    return activation_valid(id) && fr_kernels_for(FR_FLOAT64)->keeps_slope[id];
+}
+
 /* ---- one dense layer ---- */
 
 typedef struct {
@@ -24,7 +38,8 @@ typedef struct {
     ptrdiff_t n_batch, n_in, n_out, panel;
     const void *x, *kernel, *bias, *y_in;
     int activation;
-    void *y, *dz, *dx, *dkernel;
+    fr_curve curve;
+    void *y, *slope, *dz, *dx, *dkernel; /* backward: y and slope are scratch, where they are needed */
     char *dbias; /* (panels, n_out) */
     int phases;  /* begun so far */
 } dense_call;
@@ -64,13 +79,13 @@ static void forward_task(void *context, int thread, ptrdiff_t i)
                        (fr_matrix){fr_at(c->x, first * c->n_in, size), c->n_in},
                        (fr_matrix){c->kernel, c->n_out}, y, c->n_out);
     fr_forward_tile tile = {
-        .rows = rows, .n = c->n_out, .y = y, .ld = c->n_out, .bias = c->bias};
+        .rows = rows, .n = c->n_out, .y = y, .ld = c->n_out, .bias = c->bias, .curve = c->curve};
     fr_kernels_for(c->dtype)->forward[c->activation](&tile);
 }
 
 fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
                            const void *x, const void *kernel, const void *bias, int activation,
-                           void *y, int n_threads)
+                           fr_curve curve, void *y, int n_threads)
 {
     dense_call c = {.dtype = dtype,
                     .n_batch = n_batch,
@@ -81,6 +96,7 @@ fr_status fr_dense_forward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, pt
                     .kernel = kernel,
                     .bias = bias,
                     .activation = activation,
+                    .curve = curve,
                     .y = y};
     fr_status status = dense_check(&c);
     if (status == FR_OK) 
@@ -105,11 +121,17 @@ static ptrdiff_t next_backward_phase(void *context)
 static void rows_task(dense_call *c, ptrdiff_t panel)
 {
     ptrdiff_t size = fr_sizeof(c->dtype), first = panel * c->panel, rows = rows_of_panel(c, first);
-    void *dz = fr_at(c->dz, first * c->n_out, size);
+    void *dz = fr_at(c->dz, first * c->n_out, size), *slope = NULL;
+    if (c->slope) {
+        slope = fr_at(c->slope, first * c->n_out, size);
+        find_slopes(c->dtype, rows, c->n_out, fr_at(c->y_in, first * c->n_out, size), c->activation,
+                    c->curve, fr_at(c->y, first * c->n_out, size), slope);
+    }
     fr_backward_tile tile = {
         .rows = rows,
         .n = c->n_out,
         .y = fr_at(c->y_in, first * c->n_out, size),
+        .slope = slope,
         .ld = c->n_out,
         .d = dz,
         .ld_d = c->n_out,
@@ -139,7 +161,8 @@ static void backward_task(void *context, int thread, ptrdiff_t task)
 
 fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, ptrdiff_t n_out,
                             const void *x, const void *kernel, const void *y, const void *dy,
-                            int activation, void *dx, void *dkernel, void *dbias, int n_threads)
+                            int activation, fr_curve curve, void *dx, void *dkernel, void *dbias,
+                            int n_threads)
 {
     dense_call c = {.dtype = dtype,
                     .n_batch = n_batch,
@@ -150,6 +173,7 @@ fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, p
                     .kernel = kernel,
                     .y_in = y,
                     .activation = activation,
+                    .curve = curve,
                     .dx = dx,
                     .dkernel = dkernel};
     fr_status status = dense_check(&c);
@@ -159,6 +183,10 @@ fr_status fr_dense_backward(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_in, p
     for (int pass = 0; pass < 2; pass++) {
         c.dz = fr_arena_take(&arena, fr_size_product(n_batch, n_out), size);
         c.dbias = fr_arena_take(&arena, fr_size_product(n_panels, n_out), size);
+        if (fr_activation_wants_z(activation)) {
+            c.y = fr_arena_take(&arena, fr_size_product(n_batch, n_out), size);
+            c.slope = fr_arena_take(&arena, fr_size_product(n_batch, n_out), size);
+        }
         if (pass == 0 && !fr_arena_allocate(&arena))
             return arena.overflow ? FR_TOO_LARGE : FR_NO_MEMORY;
     }
@@ -180,10 +208,10 @@ static void copy(void *to, const void *from, ptrdiff_t n, ptrdiff_t size)
 }
 
 fr_status fr_activation_forward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *z,
-                                int activation, void *y)
+                                int activation, fr_curve curve, void *y)
 {
     if (!activation_valid(activation)) return FR_BAD_ARGUMENT;
-    fr_forward_tile tile = {.rows = rows, .n = n, .y = y, .ld = n};
+    fr_forward_tile tile = {.rows = rows, .n = n, .y = y, .ld = n, .curve = curve};
     copy(y, z, rows * n, fr_sizeof(dtype));
     fr_float_state before = fr_flush_to_zero();
     fr_kernels_for(dtype)->forward[activation](&tile);
@@ -192,14 +220,25 @@ fr_status fr_activation_forward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, con
 }
 
 fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *y,
-                                 const void *dy, int activation, void *dz)
+                                 const void *dy, int activation, fr_curve curve, void *dz)
 {
     if (!activation_valid(activation)) return FR_BAD_ARGUMENT;
     fr_backward_tile tile = {.rows = rows, .n = n, .y = y, .ld = n, .d = dz, .ld_d = n};
-    copy(dz, dy, rows * n, fr_sizeof(dtype));
+    fr_arena arena = {0};
+    void *scratch = NULL, *slope = NULL;
+    for (int pass = 0; pass < 2 && fr_activation_wants_z(activation); pass++) {
+        scratch = fr_arena_take(&arena, fr_size_product(rows, n), fr_sizeof(dtype));
+        slope = fr_arena_take(&arena, fr_size_product(rows, n), fr_sizeof(dtype));
+        if (pass == 0 && !fr_arena_allocate(&arena))
+            return arena.overflow ? FR_TOO_LARGE : FR_NO_MEMORY;
+    }
     fr_float_state before = fr_flush_to_zero();
+    if (slope) find_slopes(dtype, rows, n, y, activation, curve, scratch, slope);
+    tile.slope = slope;
+    copy(dz, dy, rows * n, fr_sizeof(dtype));
     fr_kernels_for(dtype)->backward[activation](&tile);
     fr_float_restore(before);
+    fr_arena_free(&arena);
     return FR_OK;
 }
 

@@ -83,7 +83,8 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
         in.x = x;
         if (!in.nonzeros && runs_sparse(net, a, run->panel_rows))
             in.lanes = plan->lanes + (ptrdiff_t)thread * plan->lanes_size;
-        *activity += fr_forward_layer(net, a, fr_activation_at(net, l, run->fused), rows, in, y);
+        *activity += fr_forward_layer(net, a, fr_activation_at(net, l, run->fused), rows, in, y,
+                                      (matrix){0});
         in = (layer_input){0};
         other = here;
         here = y.at;

@@ -21,11 +21,14 @@ typedef struct {
     ptrdiff_t ld, gap;
     const void *bias; /* (n) or NULL */
     fr_sums *sums;    /* += of f(y + bias), or NULL */
+    fr_curve curve;
+    void *slope; /* as y: where keeps_slope, out: f'(y + bias); or NULL */
 } fr_forward_tile;
 
 typedef struct {
     ptrdiff_t rows, n;
     const void *y; /* f(z) */
+    const void *slope; /* as y: where keeps_slope, f'(z) */
     ptrdiff_t ld;
     void *d; /* dy, replaced by dz = f'(z) (dy + activity gradient at y) */
     ptrdiff_t ld_d, gap;
@@ -116,6 +119,8 @@ typedef struct {
     ptrdiff_t panel;
     /* Where whole_rows, the tile must hold all columns; elsewhere one panel, or row-major columns. */
     bool whole_rows[FR_N_ACTIVATIONS];
+    /* Where f'(z) does not follow from y: forward gives it, backward takes it. */
+    bool keeps_slope[FR_N_ACTIVATIONS];
     fr_forward_kernel *forward[FR_N_ACTIVATIONS];
     fr_backward_kernel *backward[FR_N_ACTIVATIONS];
     fr_loss_kernel *loss[FR_N_LOSSES];

@@ -50,12 +50,18 @@ static bool constraint_valid(const fr_constraint *c)
            (c->kind != FR_CONSTRAINT_norm || (c->low >= 0 && c->high >= c->low && isfinite(c->rate)));
 }
 
+static bool curve_valid(fr_curve c)
+{
+    return isfinite(c.alpha) && isfinite(c.threshold) && c.max_value >= 0;
+}
+
 static bool layer_valid(const fr_layer *l)
 {
     if (l->n_in < 1 || l->n_out < 1) return false;
     switch (l->kind) {
     case FR_LAYER_dense:
         return l->activation >= 0 && l->activation < FR_N_ACTIVATIONS &&
+               curve_valid(l->curve) &&
                regularizer_valid(l->kernel) && regularizer_valid(l->bias) &&
                regularizer_valid(l->activity) && constraint_valid(&l->kernel_constraint) &&
                constraint_valid(&l->bias_constraint);

@@ -6,7 +6,7 @@
  *
  * The arenas:
  *   weights, slots   [kernel 0 | bias 0 | kernel 1 | ...] each at 64 bytes, zeros between
- *   training         per layer y, d, dbias and the transposed kernel; x, targets and weights of a
+ *   training         per layer y, d, slope, dbias and the transposed kernel; x, targets and weights of a
  *                    batch; tasks; one scratch a thread; the gradients where they are materialized
  *   inference        two matrices of activations a thread, and one along the lanes for sparse kernels
  */
@@ -41,6 +41,7 @@ typedef struct {
     double kernel_scale, bias_scale; /* of the gradients at hand, where they are clipped by norm */
     /* training */
     void *y, *d;
+    void *slope;      /* as y: f'(z), where the activation keeps it */
     void *dbias;      /* (row panels, n_padded): column sums of each row panel's dz */
     void *transposed; /* native: the kernel's transpose, for dx; kept up by the update */
     void *factor;     /* dropout: as y */
@@ -193,9 +194,10 @@ static inline matrix view(const fr_network *net, void *at, ptrdiff_t width, ptrd
     return (matrix){fr_at(at, first * width, net->size), width, rows};
 }
 
-/* Element (0, column) of a view, for a column where a panel begins (BLAS: anywhere). */
+/* Element (0, column) of a view, for a column where a panel begins (BLAS: anywhere); NULL of none. */
 static inline void *column(const fr_network *net, matrix m, ptrdiff_t j)
 {
+    if (!m.at) return NULL;
     return fr_at(m.at, net->native ? j * m.height : j, net->size);
 }
 
@@ -240,9 +242,10 @@ void fr_transpose_all(fr_network *net);
 
 /* ---- forward.c ---- */
 
-/* y = f(x W + b) on a panel of rows; returns the activity penalty where f is the layer's own. */
+/* y = f(x W + b) on a panel of rows; returns the activity penalty where f is the layer's own. Slopes go to
+ * `slope` where f keeps them and training needs them; elsewhere it is at NULL. */
 double fr_forward_layer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
-                        layer_input in, matrix y);
+                        layer_input in, matrix y, matrix slope);
 /* The loss of a panel of rows, with the activity penalty of a fused last layer. */
 panel_sums fr_loss_of_rows(const fr_network *net, int loss, matrix y, fr_loss_tile *tile);
 /* The activation to run at layer l: the last one is left to a loss that fuses it. */

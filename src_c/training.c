@@ -72,6 +72,12 @@ static matrix rows_of(const training_run *run, ptrdiff_t l, void *array, ptrdiff
     return view(run->net, array, run->net->layers[l].width, run->plan->n_batch, first);
 }
 
+static matrix slope_of(const training_run *run, ptrdiff_t l, ptrdiff_t first)
+{
+    void *slope = run->net->layers[l].slope;
+    return slope ? rows_of(run, l, slope, first) : (matrix){0};
+}
+
 static matrix input_of(const training_run *run, ptrdiff_t l, ptrdiff_t first)
 {
     if (l == 0)
@@ -178,7 +184,7 @@ static double forward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t 
             in = (layer_input){.x = across(run, &a->x_pairs, first), .paired = true};
         }
         activity += fr_forward_layer(net, a, fr_activation_at(net, l, run->fused), rows, in,
-                                  rows_of(run, l, a->y, first));
+                                     rows_of(run, l, a->y, first), slope_of(run, l, first));
     }
     return activity;
 }
@@ -204,7 +210,7 @@ static panel_sums loss_panel(const training_run *run, ptrdiff_t first, ptrdiff_t
 
 /* Runs a backward kernel over all columns; one call where it wants whole rows. */
 static void backward_columns(const training_run *run, int activation, ptrdiff_t width,
-                             const fr_backward_tile *whole, matrix y, matrix d)
+                             const fr_backward_tile *whole, matrix y, matrix slope, matrix d)
 {
     const fr_network *net = run->net;
     if (run->kernels->whole_rows[activation]) {
@@ -215,6 +221,7 @@ static void backward_columns(const training_run *run, int activation, ptrdiff_t 
         fr_backward_tile tile = *whole;
         tile.n = smaller(width, whole->n - o);
         tile.y = column(net, y, o);
+        tile.slope = column(net, slope, o);
         tile.d = column(net, d, o);
         tile.dbias = whole->dbias ? fr_at(whole->dbias, o, net->size) : NULL;
         run->kernels->backward[activation](&tile);
@@ -233,7 +240,7 @@ static void add_activity_of_fused(const training_run *run, ptrdiff_t first, fr_b
     for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) memset(column(net, own, o), 0, bytes);
     tile.d = own.at;
     tile.dbias = NULL;
-    backward_columns(run, a->spec.activation, a->width, &tile, y, own);
+    backward_columns(run, a->spec.activation, a->width, &tile, y, slope_of(run, last, first), own);
     for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
         run->kernels->add(tile.rows * a->width, column(net, own, o), column(net, d, o));
 }
@@ -260,7 +267,8 @@ static void dense_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first
         if (penalizes(tile.activity)) add_activity_of_fused(run, first, tile);
         tile.activity = (fr_regularizer){0, 0};
     }
-    backward_columns(run, fr_activation_at(net, l, run->fused), a->width, &tile, y, d);
+    backward_columns(run, fr_activation_at(net, l, run->fused), a->width, &tile, y,
+                     slope_of(run, l, first), d);
     if (paired(run, l)) {
         fr_pair_rows(net, rows, a->spec.n_out, d, first, &a->d_pairs);
         d = across(run, &a->d_pairs, first);
@@ -954,6 +962,8 @@ static void take_training(fr_network *net, training_plan *plan)
         ptrdiff_t batch = fr_size_product(plan->n_batch, a->n_padded), n_i, n_o;
         a->y = fr_arena_take(arena, batch, net->size);
         a->d = fr_arena_take(arena, batch, net->size);
+        bool keeps = a->spec.kind == FR_LAYER_dense && net->kernels->keeps_slope[a->spec.activation];
+        a->slope = keeps ? fr_arena_take(arena, batch, net->size) : NULL;
         if (a->spec.kind == FR_LAYER_dropout) {
             a->factor = fr_arena_take(arena, batch, net->size);
             continue;

@@ -43,7 +43,9 @@ def normal(rng, dtype, *shape):
 
 
 def outputs(rng, activation, dtype, *shape):
-    """Values an activation can have."""
+    """Values an activation can have, or take where its backward function reads those."""
+    if reference.ACTIVATIONS[activation].of_z:
+        return 2 * normal(rng, dtype, *shape)
     return reference.activation_forward(2 * normal(rng, dtype, *shape), activation)
 
 
@@ -67,6 +69,11 @@ def assert_within(got, expected, bound):
 
 # ------------------------------------------------ error bounds of the parts
 
+# The steepest an activation gets, with Keras' defaults; exponential gets as steep as it is high.
+SLOPES = dict.fromkeys(("linear", "relu", "tanh", "leaky_relu", "relu6", "elu", "softplus"), 1.0)
+SLOPES |= {"sigmoid": 0.25, "hard_sigmoid": 1 / 6, "softsign": 1.0, "selu": 1.76, "hard_silu": 1.5}
+SLOPES |= {"silu": 1.1, "gelu": 1.13, "gelu_tanh": 1.13, "mish": 1.1}
+
 
 def forward_bound(z, y, dz, activation, u):
     """Of y = f(z + dz), |dz| given, for the elementwise error of f and its slope."""
@@ -74,11 +81,21 @@ def forward_bound(z, y, dz, activation, u):
         reach = np.abs(z - z.max(axis=-1, keepdims=True)).max(axis=-1, keepdims=True)
         worst = dz.max(axis=-1, keepdims=True)
         return 1.1 * y * (2 * worst + u * (CONSTANT + z.shape[-1] + 2 * reach))
-    slope = {"linear": 1, "relu": 1, "tanh": 1, "sigmoid": 0.25}[activation]
-    # exp(-z) carries the error u |z| of a rounded argument
-    return slope * dz + u * np.abs(y) * (
-        0 if activation in ("linear", "relu") else CONSTANT + (activation == "sigmoid") * np.abs(z)
-    )
+    if activation == "log_softmax":
+        reach = np.abs(z - z.max(axis=-1, keepdims=True))
+        worst = dz.max(axis=-1, keepdims=True)
+        return 2.1 * worst + u * (3 * reach + np.abs(y) + CONSTANT + z.shape[-1])
+    if activation == "exponential":
+        return 1.1 * y * (dz + u * (CONSTANT + np.abs(z)))
+    # exp carries the error u |a| of a rounded argument a, which is at most |z|^power
+    power = {"linear": None, "relu": None, "tanh": 0, "gelu": 2, "gelu_tanh": 3}.get(activation, 1)
+    of_value = 0 if power is None else CONSTANT + (np.abs(z) ** power if power else 0)
+    bound = SLOPES[activation] * dz + u * np.abs(y) * of_value
+    # a share of z that underflow has made 0
+    bound += np.abs(z) * np.finfo("float32" if u > 1e-10 else "float64").tiny
+    if activation.startswith("hard"):  # z + 3 near 0
+        bound += SLOPES[activation] * u * (3 + np.abs(z)) * (1 + np.abs(z))
+    return bound
 
 
 def backward_bound(y, dy, activation, u):
@@ -87,8 +104,14 @@ def backward_bound(y, dy, activation, u):
     if activation == "softmax":
         mean = (np.abs(y) * size).sum(axis=-1, keepdims=True)
         return np.abs(y) * u * (CONSTANT * size + (y.shape[-1] + CONSTANT) * mean)
-    # 1 - y^2 is cancellation: an error of u, not of u (1 - y^2)
-    slope = {"linear": 0, "relu": 0, "tanh": 1, "sigmoid": np.abs(y)}[activation]
+    if activation == "log_softmax":
+        total = size.sum(axis=-1, keepdims=True)
+        return u * (size + np.exp(y) * (np.abs(y) + y.shape[-1] + CONSTANT) * total)
+    if activation == "exponential":  # y is z here and below
+        return u * (CONSTANT + np.abs(y)) * np.exp(y) * size
+    # 1 - y^2 is cancellation: an error of u, not of u (1 - y^2); so is what z f' adds to a share
+    slope = {"linear": 0, "relu": 0, "tanh": 1, "sigmoid": np.abs(y)}
+    slope = slope.get(activation, 1 + SLOPES[activation])
     return CONSTANT * u * size * slope
 
 

@@ -5,11 +5,71 @@
 
 static wide sign(wide a) { return a > 0 ? 1 : a < 0 ? -1 : 0; }
 
-void oracle_activation(int activation, ptrdiff_t n, const wide *z, wide *y)
+static wide normal_below(wide z) { return erfcl(-z / sqrtl(2)) / 2; }
+static wide normal_density(wide z) { return expl(-z * z / 2) / sqrtl(2 * acosl(-1)); }
+static wide logistic(wide z) { return 1 / (1 + expl(-z)); }
+static wide softplus(wide z) { return fmaxl(z, 0) + log1pl(expl(-fabsl(z))); }
+static wide gelu_u(wide z) { return 2 * sqrtl(2 / acosl(-1)) * (z + 0.044715L * z * z * z); }
+static wide relu6(wide z) { return fminl(6, fmaxl(0, z)); }
+static wide relu6_slope(wide z) { return z > 0 && z < 6; }
+
+static const wide selu_alpha = 1.67326324235437728481704L, selu_scale = 1.05070098735548049341933L;
+
+static wide curve_value(int activation, fr_curve c, wide z)
+{
+    switch (activation) {
+    case FR_ACTIVATION_leaky_relu:
+        return z > c.threshold ? fminl(z, c.max_value) : c.alpha * (z - c.threshold);
+    case FR_ACTIVATION_relu6: return relu6(z);
+    case FR_ACTIVATION_elu: return z > 0 ? z : c.alpha * expm1l(z);
+    case FR_ACTIVATION_selu: return selu_scale * (z > 0 ? z : selu_alpha * expm1l(z));
+    case FR_ACTIVATION_exponential: return expl(z);
+    case FR_ACTIVATION_softplus: return softplus(z);
+    case FR_ACTIVATION_softsign: return z / (1 + fabsl(z));
+    case FR_ACTIVATION_hard_sigmoid: return relu6(z + 3) / 6;
+    case FR_ACTIVATION_hard_silu: return z * relu6(z + 3) / 6;
+    case FR_ACTIVATION_silu: return z * logistic(z);
+    case FR_ACTIVATION_gelu: return z * normal_below(z);
+    case FR_ACTIVATION_gelu_tanh: return z * logistic(gelu_u(z));
+    case FR_ACTIVATION_mish: return z * tanhl(softplus(z));
+    }
+    return NAN;
+}
+
+static wide curve_slope(int activation, fr_curve c, wide z)
+{
+    switch (activation) {
+    case FR_ACTIVATION_leaky_relu: return z > c.threshold ? z < c.max_value : c.alpha;
+    case FR_ACTIVATION_relu6: return relu6_slope(z);
+    case FR_ACTIVATION_elu: return z > 0 ? 1 : c.alpha * expl(z);
+    case FR_ACTIVATION_selu: return selu_scale * (z > 0 ? 1 : selu_alpha * expl(z));
+    case FR_ACTIVATION_exponential: return expl(z);
+    case FR_ACTIVATION_softplus: return logistic(z);
+    case FR_ACTIVATION_softsign: return 1 / ((1 + fabsl(z)) * (1 + fabsl(z)));
+    case FR_ACTIVATION_hard_sigmoid: return relu6_slope(z + 3) / 6;
+    case FR_ACTIVATION_hard_silu: return (relu6(z + 3) + z * relu6_slope(z + 3)) / 6;
+    case FR_ACTIVATION_silu: return logistic(z) + z * logistic(z) * logistic(-z);
+    case FR_ACTIVATION_gelu: return normal_below(z) + z * normal_density(z);
+    case FR_ACTIVATION_gelu_tanh: {
+        wide u = gelu_u(z), du = 2 * sqrtl(2 / acosl(-1)) * (1 + 3 * 0.044715L * z * z);
+        return logistic(u) + z * du * logistic(u) * logistic(-u);
+    }
+    case FR_ACTIVATION_mish: {
+        wide share = tanhl(softplus(z)), rest = 1 / coshl(softplus(z));
+        return share + z * rest * rest * logistic(z);
+    }
+    }
+    return NAN;
+}
+
+bool oracle_wants_z(int activation) { return activation > FR_ACTIVATION_log_softmax; }
+
+void oracle_activation(int activation, fr_curve c, ptrdiff_t n, const wide *z, wide *y)
 {
     wide largest = -INFINITY, total = 0;
     for (ptrdiff_t j = 0; j < n; j++) largest = fmaxl(largest, z[j]);
-    for (ptrdiff_t j = 0; j < n; j++) total += expl(z[j] - largest);
+    bool whole = activation == FR_ACTIVATION_softmax || activation == FR_ACTIVATION_log_softmax;
+    for (ptrdiff_t j = 0; j < n && whole; j++) total += expl(z[j] - largest);
     for (ptrdiff_t j = 0; j < n; j++) {
         switch (activation) {
         case FR_ACTIVATION_linear: y[j] = z[j]; break;
@@ -17,15 +77,17 @@ void oracle_activation(int activation, ptrdiff_t n, const wide *z, wide *y)
         case FR_ACTIVATION_tanh: y[j] = tanhl(z[j]); break;
         case FR_ACTIVATION_sigmoid: y[j] = 1 / (1 + expl(-z[j])); break;
         case FR_ACTIVATION_softmax: y[j] = expl(z[j] - largest) / total; break;
+        case FR_ACTIVATION_log_softmax: y[j] = z[j] - largest - logl(total); break;
+        default: y[j] = curve_value(activation, c, z[j]);
         }
     }
 }
 
-void oracle_activation_gradient(int activation, ptrdiff_t n, const wide *y, const wide *dy,
-                                wide *dz)
+void oracle_activation_gradient(int activation, fr_curve c, ptrdiff_t n, const wide *y,
+                                const wide *dy, wide *dz)
 {
-    wide mean = 0;
-    for (ptrdiff_t j = 0; j < n; j++) mean += y[j] * dy[j];
+    wide mean = 0, sum = 0;
+    for (ptrdiff_t j = 0; j < n; j++) mean += y[j] * dy[j], sum += dy[j];
     for (ptrdiff_t j = 0; j < n; j++) {
         switch (activation) {
         case FR_ACTIVATION_linear: dz[j] = dy[j]; break;
@@ -33,6 +95,8 @@ void oracle_activation_gradient(int activation, ptrdiff_t n, const wide *y, cons
         case FR_ACTIVATION_tanh: dz[j] = (1 - y[j] * y[j]) * dy[j]; break;
         case FR_ACTIVATION_sigmoid: dz[j] = y[j] * (1 - y[j]) * dy[j]; break;
         case FR_ACTIVATION_softmax: dz[j] = y[j] * (dy[j] - mean); break;
+        case FR_ACTIVATION_log_softmax: dz[j] = dy[j] - expl(y[j]) * sum; break;
+        default: dz[j] = curve_slope(activation, c, y[j]) * dy[j];
         }
     }
 }
@@ -112,14 +176,14 @@ wide oracle_fused_loss(int loss, ptrdiff_t n, const wide *z, const wide *target,
 {
     wide value = 0;
     if (loss == FR_LOSS_binary_crossentropy) {
-        oracle_activation(FR_ACTIVATION_sigmoid, n, z, y);
+        oracle_activation(FR_ACTIVATION_sigmoid, (fr_curve){0}, n, z, y);
         for (ptrdiff_t j = 0; j < n; j++) {
             value += (fmaxl(z[j], 0) - z[j] * target[j] + log1pl(expl(-fabsl(z[j])))) / n;
             dz[j] = (y[j] - target[j]) / n;
         }
         return value;
     }
-    oracle_activation(FR_ACTIVATION_softmax, n, z, y);
+    oracle_activation(FR_ACTIVATION_softmax, (fr_curve){0}, n, z, y);
     wide largest = -INFINITY, total = 0, mass = 0;
     for (ptrdiff_t j = 0; j < n; j++) largest = fmaxl(largest, z[j]), mass += target[j];
     for (ptrdiff_t j = 0; j < n; j++) total += expl(z[j] - largest);

@@ -9,10 +9,12 @@
 
 typedef long double wide;
 
-/* y = f(z) of a row, and dz = dL/dz from y and dL/dy. */
-void oracle_activation(int activation, ptrdiff_t n, const wide *z, wide *y);
-void oracle_activation_gradient(int activation, ptrdiff_t n, const wide *y, const wide *dy,
-                                wide *dz);
+/* y = f(z) of a row, and dz = dL/dz from y and dL/dy, or from z where f' does not follow from y
+ * (oracle_wants_z). */
+void oracle_activation(int activation, fr_curve c, ptrdiff_t n, const wide *z, wide *y);
+bool oracle_wants_z(int activation);
+void oracle_activation_gradient(int activation, fr_curve c, ptrdiff_t n, const wide *y,
+                                const wide *dy, wide *dz);
 
 /* l1 sign(w) + 2 l2 w */
 wide oracle_penalty_gradient(fr_regularizer r, wide w);

@@ -67,6 +67,9 @@ static inline void *at(fr_dtype dtype, const void *array, ptrdiff_t i)
 }
 void fill(fr_dtype dtype, void *array, ptrdiff_t n, double low, double high);
 
+/* Of the activations that have parameters, none at a value that hides it. */
+static const fr_curve test_curve = {.alpha = 0.3, .max_value = 1.5, .threshold = 0.25};
+
 /* ---- the BLAS of the tests (naive_blas.c) ---- */
 fr_sgemm naive_sgemm;
 fr_dgemm naive_dgemm;

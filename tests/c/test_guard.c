@@ -132,9 +132,12 @@ static void guard_forward(fr_dtype dtype, ptrdiff_t n, layout l)
                                 .ld = l.ld,
                                 .gap = l.gap,
                                 .bias = locked(1, array(1, dtype, n, -1, 1)),
-                                .sums = &sums};
+                                .sums = &sums,
+                                .curve = test_curve,
+                                .slope = matrix(2, dtype, ROWS, n, l, 0, 0)};
         fr_kernels_for(dtype)->forward[f](&tile);
-        tile.bias = NULL, tile.sums = NULL;
+        check_around(2, "slope");
+        tile.bias = NULL, tile.sums = NULL, tile.slope = NULL;
         fr_kernels_for(dtype)->forward[f](&tile);
         check_around(0, "y");
         CHECK(isfinite(sums.abs) && isfinite(sums.square), "sums");
@@ -150,6 +153,7 @@ static void guard_backward(fr_dtype dtype, ptrdiff_t n, layout l)
         fr_backward_tile tile = {.rows = ROWS,
                                  .n = n,
                                  .y = locked(0, matrix(0, dtype, ROWS, n, l, 0, 1)),
+                                 .slope = locked(3, matrix(3, dtype, ROWS, n, l, -1, 1)),
                                  .ld = l.ld,
                                  .d = matrix(1, dtype, ROWS, n, l, -1, 1),
                                  .ld_d = l.ld,
@@ -486,7 +490,8 @@ static void guard_dense(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out)
         const void *kernel = locked(1, matrix(1, dtype, n_in, n_out, plain(n_out), -1, 1));
         const void *bias = locked(2, array(2, dtype, n_out, -1, 1));
         void *y = matrix(3, dtype, ROWS, n_out, plain(n_out), 0, 0);
-        CHECK(fr_dense_forward(dtype, ROWS, n_in, n_out, x, kernel, bias, f, y, 2) == FR_OK,
+        CHECK(fr_dense_forward(dtype, ROWS, n_in, n_out, x, kernel, bias, f, test_curve, y,
+                               2) == FR_OK,
               "forward");
         check_around(3, "y");
         locked(3, y);
@@ -494,8 +499,8 @@ static void guard_dense(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out)
         void *dx = matrix(5, dtype, ROWS, n_in, plain(n_in), 0, 0);
         void *dkernel = matrix(6, dtype, n_in, n_out, plain(n_out), 0, 0);
         void *dbias = array(7, dtype, n_out, 0, 0);
-        CHECK(fr_dense_backward(dtype, ROWS, n_in, n_out, x, kernel, y, dy, f, dx, dkernel, dbias,
-                                2) == FR_OK,
+        CHECK(fr_dense_backward(dtype, ROWS, n_in, n_out, x, kernel, oracle_wants_z(f) ? dy : y, dy,
+                                f, test_curve, dx, dkernel, dbias, 2) == FR_OK,
               "backward");
         check_around(5, "dx");
         check_around(6, "dkernel");
@@ -512,11 +517,11 @@ static void guard_elementwise(fr_dtype dtype, ptrdiff_t n)
     const void *dy = locked(1, matrix(1, dtype, ROWS, n, plain(n), -1, 1));
     for (int f = 0; f < FR_N_ACTIVATIONS; f++) {
         void *out = matrix(2, dtype, ROWS, n, plain(n), 0, 0);
-        CHECK(fr_activation_forward(dtype, ROWS, n, x, f, out) == FR_OK, "forward");
-        CHECK(fr_activation_forward(dtype, ROWS, n, out, f, out) == FR_OK, "forward in place");
+        CHECK(fr_activation_forward(dtype, ROWS, n, x, f, test_curve, out) == FR_OK, "forward");
+        CHECK(fr_activation_forward(dtype, ROWS, n, out, f, test_curve, out) == FR_OK, "forward in place");
         check_around(2, "y");
-        CHECK(fr_activation_backward(dtype, ROWS, n, x, dy, f, out) == FR_OK, "backward");
-        CHECK(fr_activation_backward(dtype, ROWS, n, x, out, f, out) == FR_OK, "backward in place");
+        CHECK(fr_activation_backward(dtype, ROWS, n, x, dy, f, test_curve, out) == FR_OK, "backward");
+        CHECK(fr_activation_backward(dtype, ROWS, n, x, out, f, test_curve, out) == FR_OK, "backward in place");
         check_around(2, "dz");
     }
     CHECK(fr_penalty(dtype, n, x, r, &value) == FR_OK && isfinite(value), "penalty");

@@ -87,6 +87,9 @@ static void forward_case(fr_dtype dtype, int f, ptrdiff_t n, bool panels, bool w
     fill(dtype, y, extent(l, n), -6, 6);
     fill(dtype, bias, n, -2, 2);
     memcpy(z, y, (size_t)(extent(l, n) * size_of(dtype)));
+    bool keeps = fr_kernels_for(dtype)->keeps_slope[f];
+    CHECK(keeps == oracle_wants_z(f), "keeps its slope");
+    void *slope = keeps ? array_in(&buffer_d, dtype, (n + 2) % 4) : NULL;
     fr_sums sums = {5, 7};
     fr_forward_tile tile = {.rows = ROWS,
                             .n = n,
@@ -94,10 +97,12 @@ static void forward_case(fr_dtype dtype, int f, ptrdiff_t n, bool panels, bool w
                             .ld = l.ld,
                             .gap = l.gap,
                             .bias = with_bias ? bias : NULL,
-                            .sums = with_sums ? &sums : NULL};
+                            .sums = with_sums ? &sums : NULL,
+                            .curve = test_curve,
+                            .slope = with_sums ? slope : NULL};
     fr_kernels_for(dtype)->forward[f](&tile);
 
-    match m = {0}, m_sums = {0};
+    match m = {0}, m_sums = {0}, m_slope = {0};
     wide want_abs = 5, want_square = 7, off_abs = 0, off_square = 0;
     for (ptrdiff_t r = 0; r < ROWS; r++) {
         wide in[MOST], out[MOST], span = 0;
@@ -105,19 +110,31 @@ static void forward_case(fr_dtype dtype, int f, ptrdiff_t n, bool panels, bool w
             in[j] = (wide)get(dtype, z, spot(l, r, j)) + (with_bias ? get(dtype, bias, j) : 0);
             span = fmaxl(span, fabsl(in[j]));
         }
-        oracle_activation(f, n, in, out);
+        oracle_activation(f, test_curve, n, in, out);
         for (ptrdiff_t j = 0; j < n; j++) {
             wide bound = unit * fabsl(in[j]); /* of z; all but softmax have a slope <= 1 */
             if (f == FR_ACTIVATION_tanh || f == FR_ACTIVATION_sigmoid)
                 bound = unit * (fabsl(in[j] * (1 - out[j] * out[j])) + FUNCTION * fabsl(out[j]));
             /* z - largest and z, twice; exponential; sum; inverse and product */
             if (f == FR_ACTIVATION_softmax) bound = unit * out[j] * (4 * span + FUNCTION + n + 3);
+            if (f == FR_ACTIVATION_log_softmax) bound = unit * (6 * span + fabsl(out[j]) + FUNCTION + n);
+            /* z's rounding at slopes up to 2, or as steep as it is high; an exponent of up to z^2 / 2 */
+            if (keeps) {
+                wide steep = f == FR_ACTIVATION_exponential ? out[j] : 2;
+                wide of_value = FUNCTION + in[j] * in[j], one = 1, at_j;
+                bound = unit * (steep * (3 + fabsl(in[j])) + of_value * fabsl(out[j]));
+                oracle_activation_gradient(f, test_curve, 1, &in[j], &one, &at_j);
+                if (tile.slope)
+                    near(&m_slope, dtype, r * n + j, get(dtype, slope, spot(l, r, j)), at_j,
+                         unit * of_value * (steep + fabsl(at_j)));
+            }
             near(&m, dtype, r * n + j, get(dtype, y, spot(l, r, j)), out[j], bound);
             want_abs += fabsl(out[j]), off_abs += bound;
             want_square += out[j] * out[j], off_square += 2 * fabsl(out[j]) * bound;
         }
     }
     CHECK_MATCH(m, "y");
+    if (tile.slope) CHECK_MATCH(m_slope, "slope");
     if (!with_sums) return;
     near(&m_sums, dtype, 0, sums.abs, want_abs, off_abs + (n + 4) * unit * want_abs);
     near(&m_sums, dtype, 1, sums.square, want_square, off_square + (n + 4) * unit * want_square);
@@ -131,6 +148,7 @@ static void check_forward(fr_dtype dtype)
             for (int variant = 0; variant < 8; variant++) {
                 bool panels = variant & 4;
                 if (panels && !fr_kernels_for(dtype)->whole_rows[f]) continue;
+                if (oracle_wants_z(f) && (i + f) % 5) continue; /* one body around all of these */
                 test_case("forward %s n %td variant %d %s %s", fr_activation_name(f), length(i),
                           variant, name_of(dtype), fr_isa());
                 forward_case(dtype, f, length(i), panels, variant & 1, variant & 2);
@@ -149,11 +167,12 @@ static void check_forward_of_nan(fr_dtype dtype)
             ptrdiff_t where = test_below(n);
             put(dtype, y, where, NAN);
             fr_sums sums = {0, 0};
-            fr_forward_tile tile = {.rows = 1, .n = n, .y = y, .ld = n, .sums = &sums};
+            fr_forward_tile tile = {
+                .rows = 1, .n = n, .y = y, .ld = n, .sums = &sums, .curve = test_curve};
             fr_kernels_for(dtype)->forward[f](&tile);
             bool right = true;
             for (ptrdiff_t j = 0; j < n; j++)
-                right &= isnan(get(dtype, y, j)) == (j == where || f == FR_ACTIVATION_softmax);
+                right &= isnan(get(dtype, y, j)) == (j == where || fr_kernels_for(dtype)->whole_rows[f]);
             CHECK(right, "NaN at %td alone", where);
             CHECK(isnan(sums.abs) && isnan(sums.square), "NaN in the sums");
         }
@@ -164,7 +183,8 @@ static void check_forward_of_nan(fr_dtype dtype)
 /* Outputs as the activation gives them, with zeros. */
 static void fill_outputs(fr_dtype dtype, int f, ptrdiff_t n, ptrdiff_t count, void *y)
 {
-    fill(dtype, y, count, f == FR_ACTIVATION_linear || f == FR_ACTIVATION_tanh ? -1 : 0, 1);
+    bool negative = f == FR_ACTIVATION_linear || f == FR_ACTIVATION_tanh || oracle_wants_z(f);
+    fill(dtype, y, count, negative ? -1 : f == FR_ACTIVATION_log_softmax ? -3 : 0, 1);
     for (ptrdiff_t j = 0; j < count; j++) {
         if (f == FR_ACTIVATION_relu && test_below(3) == 0) put(dtype, y, j, 0);
         if (f == FR_ACTIVATION_softmax) put(dtype, y, j, get(dtype, y, j) * 2 / (double)n);
@@ -184,9 +204,12 @@ static void backward_case(fr_dtype dtype, int f, ptrdiff_t n, bool panels, fr_re
     fill(dtype, d, extent(l_d, n), -1, 1);
     memcpy(dy, d, (size_t)(extent(l_d, n) * size_of(dtype)));
     fill(dtype, dbias, n, 100, 200);
+    void *slope = array_in(&buffer_e, dtype, (n + 3) % 4);
+    fill(dtype, slope, extent(l, n), -1, 1);
     fr_backward_tile tile = {.rows = ROWS,
                              .n = n,
                              .y = y,
+                             .slope = oracle_wants_z(f) ? slope : NULL,
                              .ld = l.ld,
                              .d = d,
                              .ld_d = l_d.ld,
@@ -206,15 +229,21 @@ static void backward_case(fr_dtype dtype, int f, ptrdiff_t n, bool panels, fr_re
             in[j] += oracle_penalty_gradient(activity, out[j]);
             inner += fabsl(out[j]) * size[j];
         }
-        oracle_activation_gradient(f, n, out, in, want);
+        oracle_activation_gradient(f, test_curve, n, out, in, want);
+        for (ptrdiff_t j = 0; j < n && tile.slope; j++)
+            want[j] = (wide)get(dtype, slope, spot(l, r, j)) * in[j];
+        wide total = 0;
+        for (ptrdiff_t j = 0; j < n; j++) total += size[j];
         for (ptrdiff_t j = 0; j < n; j++) {
             /* 5: l1, l2, their product and two sums; 4: the derivative with 1 - y^2 or y (1 - y) */
-            wide slope = f == FR_ACTIVATION_softmax   ? fabsl(out[j])
+            wide steep = f == FR_ACTIVATION_softmax   ? fabsl(out[j])
                          : f == FR_ACTIVATION_tanh    ? 1 + out[j] * out[j]
                          : f == FR_ACTIVATION_sigmoid ? out[j]
                                                       : 1;
-            wide bound = unit * 9 * slope * size[j];
-            if (f == FR_ACTIVATION_softmax) bound += unit * (n + 8) * slope * inner;
+            wide bound = unit * 9 * steep * size[j];
+            if (f == FR_ACTIVATION_softmax) bound += unit * (n + 8) * steep * inner;
+            if (f == FR_ACTIVATION_log_softmax)
+                bound += unit * expl(out[j]) * (n + 8 + FUNCTION + fabsl(out[j])) * total;
             near(&m, dtype, r * n + j, get(dtype, d, spot(l_d, r, j)), want[j], bound);
             column[j] += want[j];
             column_off[j] += bound + ROWS * unit * fabsl(want[j]);
@@ -234,6 +263,7 @@ static void check_backward(fr_dtype dtype)
             for (int variant = 0; variant < 8; variant++) {
                 bool panels = variant & 4;
                 if (panels && !fr_kernels_for(dtype)->whole_rows[f]) continue;
+                if (oracle_wants_z(f) && (i + f) % 5) continue; /* one body around all of these */
                 test_case("backward %s n %td variant %d %s %s", fr_activation_name(f), length(i),
                           variant, name_of(dtype), fr_isa());
                 backward_case(dtype, f, length(i), panels, activities[variant & 3],

@@ -75,7 +75,7 @@ static const function functions[N_FUNCTIONS] = {
 static void compute(const function *f, fr_dtype dtype, ptrdiff_t n, const void *x, void *y)
 {
     if (f->activation >= 0) {
-        CHECK(fr_activation_forward(dtype, 1, n, x, f->activation, y) == FR_OK, "%s", f->name);
+        CHECK(fr_activation_forward(dtype, 1, n, x, f->activation, test_curve, y) == FR_OK, "%s", f->name);
         return;
     }
     for (size_t i = 0; i < sizeof probes / sizeof probes[0]; i++) {
@@ -281,7 +281,7 @@ static void check_softmax(fr_dtype dtype)
         test_case("softmax n %d %s %s", n, name_of(dtype), fr_isa());
         double shift = n % 3 == 0 ? 1e4 : n % 3 == 1 ? -1e4 : 0;
         for (int i = 0; i < n; i++) put(dtype, z, i, shift + (double)test_below(2000) / 64 - 10);
-        fr_activation_forward(dtype, 1, n, z, FR_ACTIVATION_softmax, y);
+        fr_activation_forward(dtype, 1, n, z, FR_ACTIVATION_softmax, test_curve, y);
         wide largest = -INFINITY, sum = 0;
         for (int i = 0; i < n; i++) largest = fmaxl(largest, get(dtype, z, i));
         for (int i = 0; i < n; i++) sum += expl(get(dtype, z, i) - largest);
@@ -295,13 +295,13 @@ static void check_softmax(fr_dtype dtype)
     }
     double row[3] = {0, 0, 0}, out[3];
     put(dtype, row, 0, 3), put(dtype, row, 1, -INFINITY), put(dtype, row, 2, 3);
-    fr_activation_forward(dtype, 1, 3, row, FR_ACTIVATION_softmax, out);
+    fr_activation_forward(dtype, 1, 3, row, FR_ACTIVATION_softmax, test_curve, out);
     CHECK(get(dtype, out, 0) == 0.5 && get(dtype, out, 1) == 0, "softmax with -inf");
     static const double bad[] = {NAN, INFINITY};
     for (int i = 0; i < 6; i++) {
         put(dtype, row, 0, 1), put(dtype, row, 1, 2), put(dtype, row, 2, 3);
         put(dtype, row, i % 3, bad[i / 3]);
-        fr_activation_forward(dtype, 1, 3, row, FR_ACTIVATION_softmax, out);
+        fr_activation_forward(dtype, 1, 3, row, FR_ACTIVATION_softmax, test_curve, out);
         for (int j = 0; j < 3; j++)
             CHECK(isnan(get(dtype, out, j)), "softmax with %g at %d gives %g at %d", bad[i / 3],
                   i % 3, get(dtype, out, j), j);

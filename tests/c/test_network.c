@@ -29,7 +29,8 @@ typedef struct {
 
 typedef struct {
     parameter part[2]; /* kernel, bias */
-    wide y[MOST_BATCH][MOST_UNITS], d[MOST_BATCH][MOST_UNITS], factor[MOST_BATCH][MOST_UNITS];
+    wide z[MOST_BATCH][MOST_UNITS], y[MOST_BATCH][MOST_UNITS], d[MOST_BATCH][MOST_UNITS];
+    wide factor[MOST_BATCH][MOST_UNITS];
 } model_layer;
 
 typedef struct {
@@ -84,7 +85,8 @@ static void model_forward(model *m, ptrdiff_t n, bool keep_z, const fr_training 
             if (keep_z && l == m->n_layers - 1)
                 memcpy(a->y[r], z, sizeof z);
             else
-                oracle_activation(s->activation, s->n_out, z, a->y[r]);
+                oracle_activation(s->activation, s->curve, s->n_out, z, a->y[r]);
+            memcpy(a->z[r], z, sizeof z);
         }
     }
 }
@@ -150,7 +152,8 @@ static void model_backward(model *m, ptrdiff_t n, bool fused)
             for (ptrdiff_t o = 0; o < s->n_out; o++)
                 dy[o] = (has_dz ? 0 : a->d[r][o]) +
                         oracle_penalty_gradient(s->activity, a->y[r][o]) / n;
-            oracle_activation_gradient(s->activation, s->n_out, a->y[r], dy, dz);
+            oracle_activation_gradient(s->activation, s->curve, s->n_out,
+                                       oracle_wants_z(s->activation) ? a->z[r] : a->y[r], dy, dz);
             for (ptrdiff_t o = 0; o < s->n_out; o++) {
                 if (has_dz) dz[o] += a->d[r][o];
                 a->part[BIAS].gradient[o] += dz[o];
@@ -444,6 +447,7 @@ static void make_layers(fr_layer *layers, int hidden, int last)
          .n_in = 5,
          .n_out = 9,
          .activation = hidden,
+         .curve = test_curve,
          .use_bias = 1,
          .trainable = 1,
          .kernel = {0.01, 0.02},
@@ -461,6 +465,7 @@ static void make_layers(fr_layer *layers, int hidden, int last)
          .n_in = 7,
          .n_out = 4,
          .activation = last,
+         .curve = test_curve,
          .use_bias = 1,
          .trainable = 1,
          .kernel = {0.01, 0},
@@ -530,7 +535,8 @@ static void train_case(fr_dtype dtype, int activation, int loss, const fr_optimi
     test_case("train %s %s optimizer %d %s %s %s", fr_activation_name(activation),
               fr_loss_name(loss), i, name_of(dtype), fr_isa(), fr_gemm());
     fr_layer layers[4];
-    make_layers(layers, variant % FR_N_ACTIVATIONS, activation);
+    int hidden = oracle_wants_z(activation) ? activation : variant % FR_ACTIVATION_log_softmax;
+    make_layers(layers, hidden, activation);
     layers[2].trainable = variant % 3 != 0;
     layers[0].trainable = variant % 5 != 0;
     layers[3].trainable = variant % 7 != 0;
@@ -557,8 +563,12 @@ static void check_against_model(fr_dtype dtype)
 {
     for (int activation = 0; activation < FR_N_ACTIVATIONS; activation++)
         for (int loss = 0; loss < FR_N_LOSSES; loss++)
-            for (int i = 0; i < N_OPTIMIZERS; i++)
+            for (int i = 0; i < N_OPTIMIZERS; i++) {
+                /* These differ in f and f' alone; near 1, binary crossentropy has a pole. */
+                bool curve = oracle_wants_z(activation), binary = loss == FR_LOSS_binary_crossentropy;
+                if (curve && (binary || (i + activation + loss) % 7)) continue;
                 train_case(dtype, activation, loss, &optimizers[i], i);
+            }
 }
 
 static int natural_head(int loss)
@@ -1516,19 +1526,19 @@ static void check_function_arguments(void)
     const fr_dtype d = FR_FLOAT64;
     const int linear = FR_ACTIVATION_linear;
 #define STATUS(expected, call) CHECK((call) == (expected), "%s", #call)
-    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 0, 1, 1, a, a, a, linear, b, 1));
-    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 1, 0, 1, a, a, a, linear, b, 1));
-    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 1, 1, -1, a, a, a, linear, b, 1));
-    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 1, 1, 1, a, a, a, -1, b, 1));
-    STATUS(FR_TOO_LARGE, fr_dense_forward(d, large, 1, 1, a, a, a, linear, b, 1));
-    STATUS(FR_TOO_LARGE, fr_dense_forward(d, 1, large, 1, a, a, a, linear, b, 1));
-    STATUS(FR_BAD_ARGUMENT, fr_dense_backward(d, 0, 1, 1, a, a, a, a, linear, b, b, b, 1));
-    STATUS(FR_BAD_ARGUMENT, fr_dense_backward(d, 1, 1, 1, a, a, a, a, 77, b, b, b, 1));
-    STATUS(FR_TOO_LARGE, fr_dense_backward(d, 1, 1, large, a, a, a, a, linear, b, b, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 0, 1, 1, a, a, a, linear, test_curve, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 1, 0, 1, a, a, a, linear, test_curve, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 1, 1, -1, a, a, a, linear, test_curve, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_forward(d, 1, 1, 1, a, a, a, -1, test_curve, b, 1));
+    STATUS(FR_TOO_LARGE, fr_dense_forward(d, large, 1, 1, a, a, a, linear, test_curve, b, 1));
+    STATUS(FR_TOO_LARGE, fr_dense_forward(d, 1, large, 1, a, a, a, linear, test_curve, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_backward(d, 0, 1, 1, a, a, a, a, linear, test_curve, b, b, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_dense_backward(d, 1, 1, 1, a, a, a, a, 77, test_curve, b, b, b, 1));
+    STATUS(FR_TOO_LARGE, fr_dense_backward(d, 1, 1, large, a, a, a, a, linear, test_curve, b, b, b, 1));
     /* 2^58 bytes for dz */
-    STATUS(FR_NO_MEMORY, fr_dense_backward(d, 1 << 29, 1, 1 << 26, a, a, a, a, linear, b, b, b, 1));
-    STATUS(FR_BAD_ARGUMENT, fr_activation_forward(d, 1, 1, a, FR_N_ACTIVATIONS, b));
-    STATUS(FR_BAD_ARGUMENT, fr_activation_backward(d, 1, 1, a, a, -1, b));
+    STATUS(FR_NO_MEMORY, fr_dense_backward(d, 1 << 29, 1, 1 << 26, a, a, a, a, linear, test_curve, b, b, b, 1));
+    STATUS(FR_BAD_ARGUMENT, fr_activation_forward(d, 1, 1, a, FR_N_ACTIVATIONS, test_curve, b));
+    STATUS(FR_BAD_ARGUMENT, fr_activation_backward(d, 1, 1, a, a, -1, test_curve, b));
     STATUS(FR_BAD_ARGUMENT, fr_loss(d, FR_N_LOSSES, 1, 1, a, a, NULL, &value, b));
     STATUS(FR_BAD_ARGUMENT, fr_loss(d, -1, 1, 1, a, a, NULL, &value, b));
     STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, 0, 1, a, a, NULL, &value, b));
@@ -1542,8 +1552,8 @@ static void check_function_arguments(void)
     none = sgd, none.l1_step = FR_L1_STEP_proximal, none.momentum = 1;
     STATUS(FR_BAD_ARGUMENT, fr_update(d, &none, 0, 1, a, a, (void *const *)slots, r));
     fr_blas_set(NULL, NULL);
-    STATUS(FR_NO_BLAS, fr_dense_forward(d, 1, 1, 1, a, a, a, linear, b, 1));
-    STATUS(FR_NO_BLAS, fr_dense_backward(d, 1, 1, 1, a, a, a, a, linear, b, b, b, 1));
+    STATUS(FR_NO_BLAS, fr_dense_forward(d, 1, 1, 1, a, a, a, linear, test_curve, b, 1));
+    STATUS(FR_NO_BLAS, fr_dense_backward(d, 1, 1, 1, a, a, a, a, linear, test_curve, b, b, b, 1));
     fr_blas_set(naive_sgemm, naive_dgemm);
     for (int i = 0; i < 4; i++) CHECK(a[i] == 0 && b[i] == 0 && c[i] == 0, "an array changed");
     STATUS(FR_BAD_ARGUMENT, fr_isa_choose("avx9"));
@@ -1637,8 +1647,8 @@ static int calls_without_memory(void)
     if (fr_network_slots(network) != 0) return 5;
     if (fr_network_evaluate(network, &call, ledger) != FR_NO_MEMORY) return 6;
     if (ledger[FR_LEDGER_ROWS] != 0) return 7;
-    if (fr_dense_backward(FR_FLOAT64, n_rows, 1, 1, x, x, x, x, FR_ACTIVATION_linear, NULL, x, x,
-                          8) != FR_NO_MEMORY)
+    if (fr_dense_backward(FR_FLOAT64, n_rows, 1, 1, x, x, x, x, FR_ACTIVATION_linear, test_curve,
+                          NULL, x, x, 8) != FR_NO_MEMORY)
         return 8;
     /* What fits goes on, with as many threads as there is memory for. */
     call.data.n_rows = call.stop = call.batch_size = 4;
@@ -1691,10 +1701,11 @@ static void check_float_state(void)
         KEEPS(fr_network_train(p.network, &call, ledger, &steps));
         KEEPS(fr_network_evaluate(p.network, &call, ledger));
         KEEPS(fr_network_forward(p.network, 29, data.x, out, 4));
-        KEEPS(fr_dense_forward(FR_FLOAT32, 29, 5, 4, data.x, data.y, data.weight, 0, out, 4));
-        KEEPS(fr_activation_forward(FR_FLOAT32, 1, 20, data.x, FR_ACTIVATION_sigmoid, out));
+        KEEPS(fr_dense_forward(FR_FLOAT32, 29, 5, 4, data.x, data.y, data.weight, 0, test_curve, out,
+                               4));
+        KEEPS(fr_activation_forward(FR_FLOAT32, 1, 20, data.x, FR_ACTIVATION_sigmoid, test_curve, out));
         KEEPS(
-            fr_activation_backward(FR_FLOAT32, 1, 20, data.y, data.x, FR_ACTIVATION_sigmoid, out));
+            fr_activation_backward(FR_FLOAT32, 1, 20, data.y, data.x, FR_ACTIVATION_sigmoid, test_curve, out));
         KEEPS(fr_penalty(FR_FLOAT32, 20, data.x, r, &value));
         KEEPS(fr_penalty_gradient(FR_FLOAT32, 20, data.x, r, out));
         KEEPS(fr_loss(FR_FLOAT32, call.loss, 29, 4, data.y, data.y, NULL, &value, out));

@@ -127,7 +127,7 @@ static int do_job(int n_threads, result *r)
     wrong += fr_network_forward(network, N_ROWS, x, r->out, n_threads) != FR_OK;
     wrong += fr_network_get(network, -1, 0, 0, r->kernel) != FR_OK;
     wrong += fr_dense_forward(FR_FLOAT32, BATCH, N_IN, HIDDEN, x, kernel, NULL, FR_ACTIVATION_tanh,
-                              r->dense, n_threads) != FR_OK;
+                              test_curve, r->dense, n_threads) != FR_OK;
     fr_network_destroy(network);
     return wrong;
 }
@@ -198,7 +198,7 @@ static void *busy(void *wrong)
     spread(kernel, N_IN * HIDDEN, 0.3f);
     while (!atomic_load(&enough)) {
         fr_status status = fr_dense_forward(FR_FLOAT32, BATCH, N_IN, HIDDEN, x, kernel, NULL,
-                                            FR_ACTIVATION_tanh, y, 4);
+                                            FR_ACTIVATION_tanh, test_curve, y, 4);
         *(int *)wrong += status != FR_OK || memcmp(y, expected.dense, sizeof y) != 0;
         *(int *)wrong += run_phases(3, PHASES);
     }
