@@ -175,7 +175,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Examples
     --------
     >>> print(*sorted(show_config("dicts")))
-    blas fastreg isa isas_built numpy platform products python sparse threads
+    bfloat16 blas fastreg isa isas_built numpy platform products python sparse threads
     """
     check_choice("mode", mode, ("stdout", "dicts"))
     found = {
