@@ -549,37 +549,41 @@ cdef class Network:
         cdef int64_t iteration = call.iteration
         cdef fr_status status = FR_OK
         done[0] = 0
-        for first in range(start, stop, call.batch_size):
-            n = min(call.batch_size, stop - first)
-            call.start, call.stop, call.iteration = first, first + n, iteration + done[0]
-            call.part = FR_TO_GRADIENTS
-            with self.limit:
-                with nogil:
-                    status = fr_network_train(self.network, call, sums, &steps)
-            if status != FR_OK:
-                return status
-            weights = self._of_extra(FR_WEIGHTS, extra)
-            gradients = self._of_extra(FR_GRADIENT, extra)
-            values = [each.regularizer.value(w) for each, w in zip(extra, weights)]
-            if not np.isfinite(values).all():
-                return FR_NOT_FINITE
-            for each, w, gradient in zip(extra, weights, gradients):
-                if each.steps is None:
-                    self._set_extra(FR_GRADIENT, each, gradient + each.regularizer.gradient(w))
-            call.part = FR_FROM_GRADIENTS
-            with self.limit:
-                with nogil:
-                    status = fr_network_train(self.network, call, sums, &steps)
-            if status != FR_OK:
-                return status
-            for each, value in zip(extra, values):
-                sums[<ptrdiff_t>each.entry] += n * <double>value
-            for each, w in zip(extra, self._of_extra(FR_WEIGHTS, extra)):
-                if each.steps is not None:
-                    self._set_extra(FR_WEIGHTS, each, each.regularizer.prox(w, float(each.steps[done[0]])))
-            for i in range(call.n_schedules):
-                (<fr_schedule *>&call.schedules[i]).values += 1
-            done[0] += 1
+        self.busy = True  # also while Python is at work: weights may be half changed
+        try:
+            for first in range(start, stop, call.batch_size):
+                n = min(call.batch_size, stop - first)
+                call.start, call.stop, call.iteration = first, first + n, iteration + done[0]
+                call.part = FR_TO_GRADIENTS
+                with self.limit:
+                    with nogil:
+                        status = fr_network_train(self.network, call, sums, &steps)
+                if status != FR_OK:
+                    return status
+                weights = self._of_extra(FR_WEIGHTS, extra)
+                gradients = self._of_extra(FR_GRADIENT, extra)
+                values = [each.regularizer.value(w) for each, w in zip(extra, weights)]
+                if not np.isfinite(values).all():
+                    return FR_NOT_FINITE
+                for each, w, gradient in zip(extra, weights, gradients):
+                    if each.steps is None:
+                        self._set_extra(FR_GRADIENT, each, gradient + each.regularizer.gradient(w))
+                call.part = FR_FROM_GRADIENTS
+                with self.limit:
+                    with nogil:
+                        status = fr_network_train(self.network, call, sums, &steps)
+                if status != FR_OK:
+                    return status
+                for each, value in zip(extra, values):
+                    sums[<ptrdiff_t>each.entry] += n * <double>value
+                for each, w in zip(extra, self._of_extra(FR_WEIGHTS, extra)):
+                    if each.steps is not None:
+                        self._set_extra(FR_WEIGHTS, each, each.regularizer.prox(w, float(each.steps[done[0]])))
+                for i in range(call.n_schedules):
+                    (<fr_schedule *>&call.schedules[i]).values += 1
+                done[0] += 1
+        finally:
+            self.busy = False
         return status
 
     def repeat(self, x, y, int64_t iteration):

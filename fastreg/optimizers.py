@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self, TypedDict, Unpack
@@ -26,6 +27,9 @@ from fastreg.schedules import (
 from fastreg.serialization import Registry, check_bool, known_arguments
 
 Check = Callable[[str, Any], Any]
+
+# `from fastreg.optimizers.schedules import CosineDecay`, as from Keras' package.
+sys.modules[f"{__name__}.schedules"] = schedules
 
 _at_least_0 = partial(check_real, low=0.0)
 _share = partial(check_real, low=0.0, high=1.0)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-import fastreg as fr
-from fastreg import optimizers, schedules
-from fastreg.schedules import (
+from fastreg.optimizers.schedules import (
     CosineDecay,
     CosineDecayRestarts,
     ExponentialDecay,
@@ -16,6 +13,9 @@ from fastreg.schedules import (
     PiecewiseConstantDecay,
     PolynomialDecay,
 )
+
+import fastreg as fr
+from fastreg import optimizers, schedules
 
 EACH = [
     ExponentialDecay(0.1, 7, 0.3),

@@ -229,3 +229,19 @@ def test_what_is_said_and_refused(tmp_path, capsys):
     saved.save(tmp_path / "m.safetensors")
     read = fr.load_model(tmp_path / "m.safetensors")
     assert read.layers[0].kernel_regularizer == OrthogonalRegularizer(0.2)
+
+
+def test_nobody_predicts_with_weights_that_are_half_changed():
+    """The short way of a prediction is closed while a step stands between its halves."""
+
+    class Asks(OwnL2):
+        def gradient(self, w):
+            asked.append(made.network.answer(X[:1], None))
+            return super().gradient(w)
+
+    asked = []
+    made = model("compiled", "sgd", Asks(0.1))
+    assert made.network.answer(X[:1], None) is not None
+    made.train_on_batch(X, Y)
+    assert asked == [None]
+    assert made.network.answer(X[:1], None) is not None
