@@ -252,3 +252,34 @@ def test_orthogonal_regularizer(mode, optimizer):
         np.testing.assert_allclose(loss, found[0][1], rtol=1e-9)
         for a, b in zip(got, found[0][0], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_models_with_all_of_it_move_both_ways():
+    theirs = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(
+                3,
+                kernel_constraint=keras.constraints.MaxNorm(3, axis=[0, 1]),
+                kernel_regularizer=keras.regularizers.OrthogonalRegularizer(0.5),
+            ),
+        ]
+    )
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    settings = {"clipnorm": 0.5, "use_ema": True, "gradient_accumulation_steps": 2}
+    theirs.compile(keras.optimizers.AdamW(rate, **settings), "mse")
+    ours = fastreg.from_keras(theirs)
+    assert ours.optimizer.schedule == fastreg.optimizers.schedules.CosineDecay(0.1, 10)
+    assert {name: getattr(ours.optimizer, name) for name in settings} == settings
+    assert ours.layers[0].kernel_constraint == fastreg.constraints.MaxNorm(3, [0, 1])
+    ours.optimizer.exclude_from_weight_decay(var_names=["bias"])
+    back = ours.to_keras()
+    for name, value in settings.items():
+        assert back.optimizer.get_config()[name] == value
+    assert back.optimizer.get_config()["learning_rate"]["class_name"] == "CosineDecay"
+    assert not back.optimizer._use_weight_decay(back.layers[0].bias)
+    assert back.optimizer._use_weight_decay(back.layers[0].kernel)
+    assert back.layers[0].kernel_constraint.get_config() == {"max_value": 3.0, "axis": [0, 1]}
+    ours.compile("lbfgs", "mse")
+    with pytest.raises(ValueError, match="LBFGS, which Keras does not have"):
+        ours.to_keras()
