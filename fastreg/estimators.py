@@ -69,7 +69,7 @@ from fastreg.paths import (
     one_standard_error_index,
     path_of,
 )
-from fastreg.regularizers import L1L2
+from fastreg.regularizers import L1L2, GroupL1
 from fastreg.sparsity import Compact, compacted
 from fastreg.training import Data, Network, Task
 
@@ -425,6 +425,7 @@ class _MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "l1": _NOT_NEGATIVE,
+        "group_l1": _NOT_NEGATIVE,
         "bias_l1": _NOT_NEGATIVE,
         "bias_l2": _NOT_NEGATIVE,
         "activity_l1": _NOT_NEGATIVE,
@@ -547,7 +548,11 @@ class _MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         """Give the layers the penalties that the parameters say."""
         dense = [layer for layer in model.layers if isinstance(layer, Dense)]
         n = len(dense)
-        l1, bias_l1, bias_l2 = (_each(p, getattr(self, p), n) for p in ("l1", "bias_l1", "bias_l2"))
+        l1, group_l1, bias_l1, bias_l2 = (
+            _each(p, getattr(self, p), n) for p in ("l1", "group_l1", "bias_l1", "bias_l2")
+        )
+        # A group stays as heavy as it was when `compact` takes some of its weights away.
+        sizes = [*_hidden_sizes(self.hidden_layer_sizes), self.n_outputs_]
         activity_l1, activity_l2 = (
             [*_each(p, getattr(self, p), n - 1), 0.0] for p in ("activity_l1", "activity_l2")
         )
@@ -558,6 +563,10 @@ class _MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
                 ("activity", (activity_l1[i], activity_l2[i])),
             ):
                 setattr(layer, f"{what}_regularizer", L1L2(*l1_l2))
+            if group_l1[i]:
+                layer.kernel_regularizer = GroupL1(
+                    group_l1[i], "rows", l1[i], self.alpha / 2, sizes=float(sizes[i])
+                )
 
     def _take(self, model: _Perceptron) -> None:
         """Make the attributes say what the model is."""
@@ -574,13 +583,14 @@ class _MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
             None if weight is None else np.ascontiguousarray(weight, dtype),
         )
 
-    def _rows(self, X: Any, dtype: Any) -> Array:
-        if issparse(X):
-            X = X.toarray()
+    def _rows(self, X: Any, dtype: Any) -> Rows:
         selected = getattr(self, "_selected", None)
-        return np.ascontiguousarray(X if selected is None else X[:, selected], dtype)
+        X = X if selected is None else X[:, selected]
+        if issparse(X):
+            return inputs.check_sparse_features("X", X, None, dtype)
+        return np.ascontiguousarray(X, dtype)
 
-    def _forward(self, model: _Perceptron, X: Array) -> Array:
+    def _forward(self, model: _Perceptron, X: Any) -> Array:
         """The network's output (n, n_outputs_) for checked X."""
         rows = self._rows(X, model.dtype)
         out = np.empty((len(rows), self.n_outputs_), model.dtype)
@@ -742,6 +752,8 @@ class _MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
     def _fit_lbfgs(self, X: Array, y: Array, weight: Array | None) -> None:
         if np.any(self.dropout):
             raise ValueError("dropout: solver 'lbfgs' has none; take 'adam' or 'sgd'")
+        if np.any(self.group_l1):
+            raise ValueError("group_l1: solver 'lbfgs' has none; take 'adam' or 'sgd'")
         start = _packed(self.coefs_, self.intercepts_).astype(np.float64)
         l1 = self._flat_l1()
         smooth = self._smooth(X, y, weight)
@@ -868,10 +880,11 @@ class _MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         X = validate_data(
             self, X, accept_sparse=["csr", "csc"], dtype=self.coefs_[0].dtype, reset=False
         )
-        y, found = self._rows(X, self.coefs_[0].dtype), []
+        y, found = X if self._selected is None else X[:, self._selected], []
         names = self._hidden_activations(len(self.coefs_) - 1)
         for kernel, bias, name in zip(self.coefs_, self.intercepts_, names, strict=False):
-            y = functional.dense_forward(y, kernel, bias, ACTIVATIONS[name])
+            # SciPy multiplies sparse rows, which the kernels of functional do not take.
+            y = functional.activation_forward(y @ kernel + bias, ACTIVATIONS[name])
             found.append(y)
         return found
 
@@ -952,6 +965,9 @@ class MLPClassifier(ClassifierMixin, _MultilayerPerceptron):
     l1, bias_l1, bias_l2 : float or list of float, default 0
         `l1 * sum |W|` of kernels and biases, `bias_l2 * sum b^2`; a list has one for each hidden
         layer and one for the outputs.
+    group_l1 : float or list of float, default 0
+        `group_l1 * sum over units of sqrt(n_out) * norm(w)`, w the weights out of an input or a
+        hidden unit: these go as one (the group lasso, see `fastreg.GroupL1`). Not for "lbfgs".
     activity_l1, activity_l2 : float or list of float, default 0
         The same of the hidden layers' outputs, divided by the rows of the batch.
     l1_step : "proximal", "cumulative" or "sign"
@@ -1027,6 +1043,7 @@ class MLPClassifier(ClassifierMixin, _MultilayerPerceptron):
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         l1: Any = 0.0,
+        group_l1: Any = 0.0,
         bias_l1: Any = 0.0,
         bias_l2: Any = 0.0,
         activity_l1: Any = 0.0,
@@ -1181,6 +1198,9 @@ class MLPRegressor(RegressorMixin, _MultilayerPerceptron):
     l1, bias_l1, bias_l2 : float or list of float, default 0
         `l1 * sum |W|` of kernels and biases, `bias_l2 * sum b^2`; a list has one for each hidden
         layer and one for the outputs.
+    group_l1 : float or list of float, default 0
+        `group_l1 * sum over units of sqrt(n_out) * norm(w)`, w the weights out of an input or a
+        hidden unit: these go as one (the group lasso, see `fastreg.GroupL1`). Not for "lbfgs".
     activity_l1, activity_l2 : float or list of float, default 0
         The same of the hidden layers' outputs, divided by the rows of the batch.
     l1_step : "proximal", "cumulative" or "sign"
@@ -1256,6 +1276,7 @@ class MLPRegressor(RegressorMixin, _MultilayerPerceptron):
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         l1: Any = 0.0,
+        group_l1: Any = 0.0,
         bias_l1: Any = 0.0,
         bias_l2: Any = 0.0,
         activity_l1: Any = 0.0,

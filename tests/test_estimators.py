@@ -280,6 +280,9 @@ def test_lists_give_each_layer_its_own():
         ({"dropout": 1.0}, "dropout"),
         ({"hidden_layer_sizes": 0}, "hidden_layer_sizes"),
         ({"solver": "lbfgs", "dropout": 0.1}, "dropout: solver 'lbfgs' has none"),
+        ({"solver": "lbfgs", "group_l1": 0.1}, "group_l1: solver 'lbfgs' has none"),
+        ({"l1_step": "cumulative", "group_l1": 0.1}, "l1_step: got 'cumulative'"),
+        ({"group_l1": [0.1]}, "group_l1: got 1 values; 2 are needed"),
         ({"l1_step": "proximate"}, "l1_step"),
         ({"scoring": "acuracy"}, "scoring"),
     ],
@@ -305,6 +308,31 @@ def test_penalties_pull(name, solver):
 
 
 # ------------------------------------------------ what comes on top
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_group_l1_takes_all_weights_of_an_input(solver, compact):
+    settings = {"solver": solver, "batch_size": 50, "max_iter": 300, "random_state": 0, "tol": 0}
+    settings |= {"n_iter_no_change": np.inf, "learning_rate_init": 0.01, "compact": compact}
+    model = MLPRegressor(hidden_layer_sizes=8, group_l1=[0.06, 0.0], **settings)
+    model.fit(XR, XR[:, 3] + np.tanh(XR[:, 2]))
+    np.testing.assert_array_equal(model.selected_features_, [2, 3])
+    rows = model.coefs_[0] if compact else model.coefs_[0][[2, 3]]
+    assert len(rows) == 2 and (rows != 0).all()  # an input goes with all its weights, or not at all
+    kept = SelectFromModel(model, threshold=1e-9).fit(XR, XR[:, 3] + np.tanh(XR[:, 2]))
+    assert list(kept.get_feature_names_out()) == ["x2", "x3"]
+    again = clone(model)
+    assert again.group_l1 == [0.06, 0.0]
+
+
+def test_group_l1_is_the_models_group_l1():
+    model = MLPRegressor(hidden_layer_sizes=8, group_l1=[0.3, 0.2], l1=0.1, alpha=0.5, max_iter=1)
+    model.fit(XR, YR)
+    first, last = (layer.kernel_regularizer for layer in model._model.layers)
+    for layer, kernel, g in ((first, model.coefs_[0], 0.3), (last, model.coefs_[1], 0.2)):
+        expected = fr.GroupL1(g, "rows", l1=0.1, l2=0.25)(kernel)
+        np.testing.assert_allclose(layer(kernel), expected, rtol=1e-12)
 
 
 def test_l1_selects_features():
@@ -453,6 +481,31 @@ def test_sparse_rows_are_rows(container, solver):
     sparse = MLPRegressor(hidden_layer_sizes=4, **settings).fit(container(x), YR[:, 0])
     np.testing.assert_allclose(sparse.predict(container(x)), dense.predict(x), atol=1e-9)
     np.testing.assert_allclose(sparse.predict(x), dense.predict(x), atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sparse_rows_are_never_made_dense(solver, dtype, monkeypatch):
+    wide = sp.random_array((150, 3000), density=0.004, rng=3, format="csr", dtype=dtype)
+    labels = (np.asarray(wide.sum(axis=1)).ravel() > 5.5).astype(int)
+    settings = {"solver": solver, "max_iter": 4, "random_state": 0, "l1": 1e-3}
+    settings["compact"] = solver == "adam"
+    whole = MLPClassifier(5, **settings).fit(wide.toarray(), labels)
+    hidden, found = whole.hidden_activations(wide.toarray()), whole.predict_proba(wide.toarray())
+
+    for kind in (sp.csr_array, sp.csc_array):
+
+        def refuse(matrix, *args, _toarray=kind.toarray, **kwargs):
+            assert matrix.shape[1] == 2, "not scikit-learn's two columns of labels"
+            return _toarray(matrix, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "toarray", refuse)
+    for rows in (wide, wide.tocsc()):
+        model = MLPClassifier(5, **settings).fit(rows, labels, validation_data=(rows, labels))
+        tolerance = {"float32": 1e-4, "float64": 1e-9}[dtype]
+        np.testing.assert_allclose(model.predict_proba(rows), found, atol=tolerance)
+        np.testing.assert_allclose(model.hidden_activations(rows)[0], hidden[0], atol=tolerance)
+        assert model.coefs_[0].dtype == model.predict_proba(rows).dtype == dtype
 
 
 @pytest.mark.parametrize("package", ["pandas", "polars", "pyarrow"])
