@@ -7,16 +7,18 @@
 /* Smaller kernels are not looked at: after each change that would take as long as the zeros give back. */
 enum { SMALLEST = 1 << 15 };
 
-/* Fitted to `python -m bench.sparse` on AVX2, from 256 x 256 to 2048 x 2048: a dense weight costs its rows
- * and what 1.5 of them take for loading it, a sparse one its vectors and as much as one for finding it. The
- * two were even at 0.46 of that. */
-static const double EVEN = 0.4;
+/* Fitted to `python -m bench.sparse`, from 256 x 256 to 2048 x 2048: a dense weight costs its rows and what
+ * 1.5 of them take for loading it, a sparse one its vectors and as much as one for finding it. The two were
+ * even at 0.46 of that on AVX2; on AVX-512 at 0.42 to 0.50 for panels of 16 and 32 rows, 0.38 to 0.45 for
+ * those of 64 and more, 0.36 to 0.39 at 8 rows, and at twice it for one row of kernels beyond the caches. */
+static const double EVEN = 0.44;
+static const double EVEN_WITH_BLAS = 0.1;
 
 static double break_even(const fr_kernels *kernels, bool native, ptrdiff_t rows)
 {
     ptrdiff_t vector = kernels->panel / 2, vectors = pieces(rows, vector);
-    /* BLAS may know wider vectors than the table: 0.1 under the baseline one, on a CPU with AVX2. */
-    double even = native ? EVEN : EVEN / 4;
+    /* BLAS may know wider vectors than the table: measured under the baseline one, on a CPU with AVX2. */
+    double even = native ? EVEN : EVEN_WITH_BLAS;
     return even * ((double)rows + 1.5) / (double)(vector * (vectors + 1));
 }
 

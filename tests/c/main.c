@@ -100,8 +100,8 @@ static const struct {
     const char *name;
     void (*run)(void);
 } suites[] = {
-    {"math", test_math},       {"kernels", test_kernels}, {"guard", test_guard},
-    {"network", test_network}, {"threads", test_threads},
+    {"math", test_math},     {"kernels", test_kernels}, {"groups", test_groups},
+    {"guard", test_guard},   {"network", test_network}, {"threads", test_threads},
 };
 
 static double seconds(void)

@@ -11,6 +11,7 @@
 
 void test_math(void);
 void test_kernels(void);
+void test_groups(void);
 void test_guard(void);
 void test_network(void);
 void test_threads(void);
