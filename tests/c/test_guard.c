@@ -378,7 +378,7 @@ static void guard_products(fr_dtype dtype, ptrdiff_t n)
     kernels->product(n, n, some, a, n * panel, b, c, &(fr_ahead){0});
     check_around(2, "product");
 
-    const void *x = locked(0, matrix(0, dtype, n, some, rows_of_panel, -1, 1));
+    const void *x = locked(0, array(0, dtype, n * panel, -1, 1)); /* few units read whole vectors of it */
     void *dw = array(2, dtype, some * panel, 0, 0);
     kernels->kernel_product(n, some, 1 + 7 * n % panel, x, b, dw, &(fr_ahead){0});
     check_around(2, "kernel product");
