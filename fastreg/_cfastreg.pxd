@@ -167,6 +167,7 @@ cdef extern from "fastreg.h" nogil:
         uint64_t seed
         int n_threads
         int part
+        void *outputs
         const fr_schedule *schedules
         ptrdiff_t n_schedules
 

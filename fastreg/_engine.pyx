@@ -468,8 +468,8 @@ cdef class Network:
         return data
 
     cdef fr_training _call(self, x, cnp.ndarray y, sample_weight, ptrdiff_t start,
-                           ptrdiff_t stop, ptrdiff_t batch_size, loss, accuracy, int n_threads
-                           ) except *:
+                           ptrdiff_t stop, ptrdiff_t batch_size, loss, accuracy, int n_threads,
+                           outputs=None) except *:
         cdef fr_training call
         call.data = self._rows(x)
         call.data.y = _data(y)
@@ -479,17 +479,19 @@ cdef class Network:
         call.accuracy = _id(_ACCURACIES, "accuracy", "none" if accuracy is None else accuracy)
         call.n_threads, call.part = n_threads, FR_WHOLE_STEPS
         call.schedules, call.n_schedules = NULL, 0
+        call.outputs = _data_or_null(outputs)
         return call
 
     def train(self, x, cnp.ndarray y, sample_weight, index, ptrdiff_t start,
               ptrdiff_t stop, ptrdiff_t batch_size, loss, dict optimizer, int64_t iteration,
-              uint64_t seed, accuracy, cnp.ndarray ledger, int n_threads, scheduled=(), extra=()):
+              uint64_t seed, accuracy, cnp.ndarray ledger, int n_threads, scheduled=(), extra=(),
+              outputs=None):
         """Steps on rows index[start:stop]; returns how many were done (see `reference.Network`).
 
         `optimizer` must not be written to afterwards: the same dictionary is read once.
         """
         cdef fr_training call = self._call(
-            x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads)
+            x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads, outputs)
         call.data.index = <const int64_t *>_data_or_null(index)
         if self.has_groups:
             check_group_step(optimizer["l1_step"])
@@ -521,7 +523,7 @@ cdef class Network:
         if status != FR_NOT_FINITE:
             _check(status)
         self.repeats = (steps_done == 1 and sample_weight is None and not scheduled and not extra
-                        and accuracy is None
+                        and accuracy is None and outputs is None
                         and cnp.PyArray_TYPE(y) == self.type_number and cnp.PyArray_NDIM(y) == 2)
         self.last = call
         return steps_done
@@ -547,6 +549,8 @@ cdef class Network:
         takes their prox."""
         cdef ptrdiff_t start = call.start, stop = call.stop, first, n, i, steps
         cdef int64_t iteration = call.iteration
+        cdef char *outputs = <char *>call.outputs
+        cdef ptrdiff_t row_bytes = self.n_out * np.dtype(self.dtype).itemsize
         cdef fr_status status = FR_OK
         done[0] = 0
         self.busy = True  # also while Python is at work: weights may be half changed
@@ -554,6 +558,8 @@ cdef class Network:
             for first in range(start, stop, call.batch_size):
                 n = min(call.batch_size, stop - first)
                 call.start, call.stop, call.iteration = first, first + n, iteration + done[0]
+                if outputs != NULL:
+                    call.outputs = outputs + (first - start) * row_bytes
                 call.part = FR_TO_GRADIENTS
                 with self.limit:
                     with nogil:
@@ -614,10 +620,10 @@ cdef class Network:
 
     def evaluate(self, x, cnp.ndarray y, sample_weight, ptrdiff_t start,
                  ptrdiff_t stop, ptrdiff_t batch_size, loss, accuracy, cnp.ndarray ledger,
-                 int n_threads):
+                 int n_threads, outputs=None):
         """Adds losses, penalties and accuracy of rows start..stop to the ledger."""
         cdef fr_training call = self._call(
-            x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads)
+            x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads, outputs)
         cdef double *sums = <double *>_data(ledger)
         cdef fr_status status
         with self.limit:

@@ -202,6 +202,7 @@ class _AlphaNetwork:
         n_threads: int,
         scheduled: Sequence[training.Scheduled] = (),
         extra: Sequence[training.Extra] = (),
+        outputs: Array | None = None,
     ) -> int:
         steps = 0
         rows = range(start, stop, batch_size)
@@ -216,7 +217,17 @@ class _AlphaNetwork:
             call = (loss, optimizer, iteration + steps, seed, accuracy, ledger, n_threads)
             left = [each._replace(values=each.values[steps:]) for each in scheduled]
             done = self._network.train(
-                x, y, weight, index, first, last, batch_size, *call, left, extra
+                x,
+                y,
+                weight,
+                index,
+                first,
+                last,
+                batch_size,
+                *call,
+                left,
+                extra,
+                None if outputs is None else outputs[first - start : last - start],
             )
             steps += done
             if done < wanted:
@@ -235,12 +246,13 @@ class _AlphaNetwork:
         accuracy: str | None,
         ledger: Array,
         n_threads: int,
+        outputs: Array | None = None,
     ) -> None:
         rows = range(0, len(x), len(x))
         factor = LOSSES[loss].factor(self._n_out)
         ((*_, total, weight),) = self._runs(x, sample_weight, None, rows, factor)
         self._divide_by(total)
-        call = (batch_size, loss, accuracy, ledger, n_threads)
+        call = (batch_size, loss, accuracy, ledger, n_threads, outputs)
         self._network.evaluate(x, y, weight, start, stop, *call)
 
 

@@ -94,14 +94,18 @@ def fit(
     def told(w: Array, *_: object) -> None:
         """After an iteration."""
         epoch = position.epoch
-        ledger = np.zeros(6)
+        ledger, sums = np.zeros(6), task.start()
+        outputs = task.room(n, model.dtype)
         with model.lock:
             network = model.network
             network.set_weights([a.astype(model.dtype) for a in objective.weights(w)])
-            network.evaluate(*data, 0, n, n, task.loss, task.accuracy, ledger, model.n_threads)
+            network.evaluate(
+                *data, 0, n, n, task.loss, task.accuracy, ledger, model.n_threads, outputs
+            )
             model.add_penalties(n, ledger)
             optimizer.count(1)
-        logs = task.logs(ledger)
+        task.add(sums, data, None, 0, outputs)
+        logs = task.logs(ledger, sums)
         if validation is not None and training.validates(epoch, validation_freq):
             found = training.evaluate(model, task, validation, validation_batch_size, callbacks)
             logs |= {f"val_{name}": value for name, value in found.items()}

@@ -86,16 +86,18 @@ def of_keras(model: Any, compile: bool = True) -> Moved:
     compiled = None
     if told is not None:
         told = _plain(told)
-        for name in ("loss_weights", "weighted_metrics"):
-            if told.get(name):
-                raise ValueError(
-                    f"{name}: got {told[name]!r}, which fastreg does not have; compile=False "
-                    "leaves it behind"
-                )
+        if told.get("loss_weights"):
+            raise ValueError(
+                f"loss_weights: got {told['loss_weights']!r}, which fastreg does not have; "
+                "compile=False leaves it behind"
+            )
         compiled = {
             "optimizer": told["optimizer"],
             "loss": _loss_or_metric(told["loss"]),
-            "metrics": [_loss_or_metric(metric) for metric in told["metrics"] or []],
+            **{
+                name: [_loss_or_metric(metric) for metric in told.get(name) or []]
+                for name in ("metrics", "weighted_metrics")
+            },
         }
     return Moved(found.get("name"), layers, weights, compiled)
 
@@ -180,12 +182,16 @@ def to_keras(moved: Moved) -> Any:
         model.compile(
             optimizer=made,
             loss=None if loss is None else _deserialized("loss", keras.losses, loss),
-            metrics=[
-                metric["config"]["name"]  # "accuracy", which the shapes explain
-                if metric["class_name"] == "AutoAccuracy"
-                else _deserialized("metric", keras.metrics, metric)
-                for metric in moved.compiled["metrics"]
-            ],
+            **{
+                name: [
+                    metric["config"]["name"]  # "accuracy", which the shapes explain
+                    if metric["class_name"] == "AutoAccuracy"
+                    else _deserialized("metric", keras.metrics, metric)
+                    for metric in moved.compiled[name]
+                ]
+                or None
+                for name in ("metrics", "weighted_metrics")
+            },
         )
     return model
 

@@ -1,21 +1,41 @@
-"""Metrics: the share of rows predicted right, counted in the same pass as the loss.
+"""Metrics: sums over the rows of a pass, and what they come to.
 
-"accuracy" (and "acc") stands for one of three, which Keras picks by the shapes of the targets and
-the output; the explicit names are accepted too. As in Keras, sample weights do not touch a metric.
+A metric is a frozen description; its sums stand in one float64 array (`start`, `add`, `result`), so
+a pass can be interrupted and gone on with. In `fit` they are of the outputs of each step, before
+its update, as in Keras. "accuracy" (and "acc") stands for one of three, which Keras picks by the
+shapes of the targets and the output. The engine counts one unweighted accuracy in the pass itself;
+all else is NumPy on the outputs that it hands over.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
-from fastreg.errors import check_choice
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, softmax
+
+from fastreg.errors import check_choice, check_int, check_real
 from fastreg.inputs import SPARSE
-from fastreg.serialization import Configurable, Registry
+from fastreg.serialization import Configurable, Registry, check_bool
+
+Array = NDArray[Any]
+
+EPSILON = 1e-7  # Keras'
+_DTYPE: Mapping[str, object] = MappingProxyType({"dtype": None})
 
 
-@dataclass(frozen=True)
+def _ratio(numerator: Any, denominator: Any) -> Array:
+    """Their quotient, 0 where the denominator is."""
+    shape = np.broadcast(numerator, denominator).shape
+    quotient: Array = np.divide(numerator, denominator, out=np.zeros(shape), where=denominator != 0)
+    return quotient
+
+
 class Metric(Configurable):
     """Base of the metrics.
 
@@ -24,53 +44,594 @@ class Metric(Configurable):
     name : str
         The key in `History.history` and in `evaluate(return_dict=True)`.
     kind : str or None
-        "binary", "categorical" or "sparse_categorical"; None: the shapes say (see `resolve`).
+        "binary", "categorical" or "sparse_categorical", of an accuracy that the engine counts.
+    takes_labels : bool or None
+        Whether targets are class numbers; None: either.
     """
 
     name: str
     kind: ClassVar[str | None] = None
-    keras_only: ClassVar[Mapping[str, object]] = {"dtype": None}
+    takes_labels: ClassVar[bool | None] = False
+    keras_only: ClassVar[Mapping[str, object]] = _DTYPE
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise TypeError(f"name: got {self.name!r}; a non-empty string is needed")
 
+    def start(self, n_out: int) -> Array:
+        """The sums before any row, float64, for so many columns."""
+        raise NotImplementedError
+
+    def add(self, sums: Array, y: Array, p: Array, weight: Array | None) -> None:
+        """Add rows to the sums: targets y (n, n_out) or labels (n,), outputs p (n, n_out)."""
+        raise NotImplementedError
+
+    def result(self, sums: Array) -> Any:
+        """The metric of the rows that were added."""
+        raise NotImplementedError
+
+    def __call__(
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Any:
+        """The metric of these rows: `y_true` as a model takes it, `y_pred` (n, n_out) or (n,).
+
+        Raises
+        ------
+        ValueError
+            For shapes that do not go together.
+        """
+        p = np.asarray(y_pred)
+        p = p.reshape(len(p), -1) if p.ndim < 2 else p
+        y = np.asarray(y_true)
+        labels = self.takes_labels is True
+        shape = (len(p),) if labels else p.shape
+        if p.ndim != 2 or y.size != math.prod(shape):
+            raise ValueError(f"y_true: got shape {y.shape}; {shape} is needed for y_pred {p.shape}")
+        weight = None if sample_weight is None else np.asarray(sample_weight)
+        if weight is not None and weight.shape != (len(p),):
+            raise ValueError(f"sample_weight: got shape {weight.shape}; {(len(p),)} is needed")
+        sums = self.start(p.shape[1])
+        self.add(sums, y.reshape(shape), p, weight)
+        return self.result(sums)
+
+
+class RowMean(Metric):
+    """Base of those that are the weighted mean of one number a row."""
+
+    def rows(self, y: Array, p: Array) -> Array:
+        """A number a row."""
+        raise NotImplementedError
+
+    def start(self, n_out: int) -> Array:
+        return np.zeros(2)
+
+    def add(self, sums: Array, y: Array, p: Array, weight: Array | None) -> None:
+        rows = np.asarray(self.rows(y, p), np.float64)
+        sums += (rows.sum(), len(rows)) if weight is None else (rows @ weight, weight.sum())
+
+    def result(self, sums: Array) -> float:
+        return float(sums[0] / sums[1]) if sums[1] else 0.0
+
 
 @dataclass(frozen=True)
-class BinaryAccuracy(Metric):
-    """Share of outputs on the right side of 0.5; with several columns, their mean in each row.
+class BinaryAccuracy(RowMean):
+    """Share of outputs on the right side of `threshold`; the mean of the columns of each row.
 
-    >>> BinaryAccuracy().kind
-    'binary'
+    >>> BinaryAccuracy()([[0.0], [1.0]], [[0.2], [0.4]])
+    0.5
     """
 
     name: str = "binary_accuracy"
-    kind = "binary"
-    keras_only: ClassVar[Mapping[str, object]] = {"dtype": None, "threshold": 0.5}
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(threshold=check_real("threshold", self.threshold, low=0, high=1))
+
+    @property
+    def kind(self) -> str | None:  # type: ignore[override]
+        return "binary" if self.threshold == 0.5 else None
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray(((p > self.threshold) == y).mean(axis=1))
 
 
 @dataclass(frozen=True)
-class CategoricalAccuracy(Metric):
+class CategoricalAccuracy(RowMean):
     """Share of rows whose largest output stands where the largest target does (the first, if tied).
 
-    >>> CategoricalAccuracy().kind
-    'categorical'
+    >>> CategoricalAccuracy()([[0, 1], [1, 0]], [[0.2, 0.8], [0.1, 0.9]])
+    0.5
     """
 
     name: str = "categorical_accuracy"
     kind = "categorical"
 
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray(y.argmax(axis=1) == p.argmax(axis=1))
+
 
 @dataclass(frozen=True)
-class SparseCategoricalAccuracy(Metric):
+class SparseCategoricalAccuracy(RowMean):
     """Share of rows whose largest output stands at the class number in the targets.
 
-    >>> SparseCategoricalAccuracy().kind
-    'sparse_categorical'
+    >>> SparseCategoricalAccuracy()([1, 0], [[0.2, 0.8], [0.1, 0.9]])
+    0.5
     """
 
     name: str = "sparse_categorical_accuracy"
     kind = "sparse_categorical"
+    takes_labels = True
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray(y == p.argmax(axis=1))
+
+
+def _in_top(labels: Array, p: Array, k: int) -> Array:
+    """Whether fewer than k outputs are above that of the label (ties count as in, as in Keras)."""
+    own = np.take_along_axis(p, labels.astype(np.intp)[:, None], axis=1)
+    return np.asarray((p > own).sum(axis=1) < k)
+
+
+@dataclass(frozen=True)
+class TopKCategoricalAccuracy(RowMean):
+    """Share of rows whose largest target stands at one of the `k` largest outputs.
+
+    >>> TopKCategoricalAccuracy(k=2)([[0, 0, 1], [0, 1, 0]], [[0.1, 0.9, 0.8], [0.5, 0.1, 0.9]])
+    0.5
+    """
+
+    k: int = 5
+    name: str = "top_k_categorical_accuracy"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(k=check_int("k", self.k, low=1))
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return _in_top(y.argmax(axis=1), p, self.k)
+
+
+@dataclass(frozen=True)
+class SparseTopKCategoricalAccuracy(TopKCategoricalAccuracy):
+    """Share of rows whose class number is that of one of the `k` largest outputs.
+
+    >>> SparseTopKCategoricalAccuracy(k=2)([2, 1], [[0.1, 0.9, 0.8], [0.5, 0.1, 0.9]])
+    0.5
+    """
+
+    name: str = "sparse_top_k_categorical_accuracy"
+    takes_labels = True
+    keras_only = MappingProxyType({"dtype": None, "from_sorted_ids": False})
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return _in_top(y, p, self.k)
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(RowMean):
+    """Mean of `(p - y)^2`.
+
+    >>> MeanSquaredError()([0.0, 0.0], [1.0, 2.0])
+    2.5
+    """
+
+    name: str = "mean_squared_error"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray(np.square(p - y).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class RootMeanSquaredError(MeanSquaredError):
+    """Root of the mean of `(p - y)^2` over all rows.
+
+    >>> RootMeanSquaredError()([0.0, 0.0], [3.0, 3.0])
+    3.0
+    """
+
+    name: str = "root_mean_squared_error"
+
+    def result(self, sums: Array) -> float:
+        return math.sqrt(super().result(sums))
+
+
+@dataclass(frozen=True)
+class MeanAbsoluteError(RowMean):
+    """Mean of `|p - y|`.
+
+    >>> MeanAbsoluteError()([0.0, 0.0], [1.0, 2.0])
+    1.5
+    """
+
+    name: str = "mean_absolute_error"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray(np.abs(p - y).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class MeanAbsolutePercentageError(RowMean):
+    """100 times the mean of `|p - y| / max(|y|, 1e-7)`.
+
+    >>> MeanAbsolutePercentageError()([1.0, 2.0], [2.0, 2.0])
+    50.0
+    """
+
+    name: str = "mean_absolute_percentage_error"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray(100 * (np.abs(p - y) / np.maximum(np.abs(y), EPSILON)).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class MeanSquaredLogarithmicError(RowMean):
+    """Mean of `(log(p + 1) - log(y + 1))^2`, both at least 1e-7.
+
+    >>> round(MeanSquaredLogarithmicError()([0.0, 0.0], [1.0, 1.0]), 4)
+    0.4805
+    """
+
+    name: str = "mean_squared_logarithmic_error"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        apart = np.log1p(np.maximum(p, EPSILON)) - np.log1p(np.maximum(y, EPSILON))
+        return np.asarray(np.square(apart).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class CosineSimilarity(RowMean):
+    """Mean over rows of the cosine of the angle between targets and outputs.
+
+    >>> CosineSimilarity()([[0.0, 2.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]])
+    0.5
+    """
+
+    name: str = "cosine_similarity"
+    keras_only = MappingProxyType({"dtype": None, "axis": -1})
+
+    def rows(self, y: Array, p: Array) -> Array:
+        y, p = (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (y, p))
+        return np.asarray((y * p).sum(axis=1))
+
+
+class _Crossentropy(RowMean):
+    from_logits: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(from_logits=check_bool("from_logits", self.from_logits))
+
+    def _log_shares(self, p: Array) -> Array:
+        """log of the share of each class; clipped as Keras does, where p are no logits."""
+        if self.from_logits:
+            return np.asarray(np.log(np.maximum(softmax(p, axis=1), np.finfo(p.dtype).tiny)))
+        shares = p / p.sum(axis=1, keepdims=True)
+        return np.asarray(np.log(np.clip(shares, EPSILON, 1 - EPSILON)))
+
+
+@dataclass(frozen=True)
+class BinaryCrossentropy(_Crossentropy):
+    """Mean of `-y log p - (1 - y) log(1 - p)`, p clipped to [1e-7, 1 - 1e-7].
+
+    >>> round(BinaryCrossentropy()([1.0, 0.0], [0.5, 0.5]), 4)
+    0.6931
+    """
+
+    name: str = "binary_crossentropy"
+    from_logits: bool = False
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(label_smoothing=_smoothing(self.label_smoothing))
+
+    def rows(self, y: Array, p: Array) -> Array:
+        y = y * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+        if self.from_logits:
+            return np.asarray((np.logaddexp(0, p) - y * p).mean(axis=1))
+        p = np.clip(p, EPSILON, 1 - EPSILON)
+        return np.asarray(-(y * np.log(p) + (1 - y) * np.log1p(-p)).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class CategoricalCrossentropy(_Crossentropy):
+    """Mean over rows of `-sum y log p`, p divided by its sum in the row.
+
+    >>> round(CategoricalCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]), 4)
+    0.6931
+    """
+
+    name: str = "categorical_crossentropy"
+    from_logits: bool = False
+    label_smoothing: float = 0.0
+    keras_only = MappingProxyType({"dtype": None, "axis": -1})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(label_smoothing=_smoothing(self.label_smoothing))
+
+    def rows(self, y: Array, p: Array) -> Array:
+        y = y * (1 - self.label_smoothing) + self.label_smoothing / p.shape[1]
+        return np.asarray(-(y * self._log_shares(p)).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class SparseCategoricalCrossentropy(_Crossentropy):
+    """`CategoricalCrossentropy` with class numbers as targets.
+
+    >>> round(SparseCategoricalCrossentropy()([1], [[0.5, 0.5]]), 4)
+    0.6931
+    """
+
+    name: str = "sparse_categorical_crossentropy"
+    from_logits: bool = False
+    takes_labels = True
+    keras_only = MappingProxyType({"dtype": None, "axis": -1, "ignore_class": None})
+
+    def rows(self, y: Array, p: Array) -> Array:
+        at = y.astype(np.intp)[:, None]
+        return np.asarray(-np.take_along_axis(self._log_shares(p), at, axis=1)[:, 0])
+
+
+def _smoothing(value: object) -> float:
+    return float(check_real("label_smoothing", value, low=0, high=1))
+
+
+@dataclass(frozen=True)
+class R2Score(Metric):
+    """Coefficient of determination, 1 - sum (y - p)^2 / sum (y - mean y)^2 of each column.
+
+    >>> R2Score()([1.0, 2.0, 3.0], [1.0, 2.0, 2.0])
+    0.5
+    """
+
+    class_aggregation: str | None = "uniform_average"
+    num_regressors: int = 0
+    name: str = "r2_score"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = ("uniform_average", "variance_weighted_average")
+        check_choice("class_aggregation", self.class_aggregation, allowed)
+        self._set(num_regressors=check_int("num_regressors", self.num_regressors, low=0))
+
+    def start(self, n_out: int) -> Array:
+        """Of the columns: sum of y, of y^2, of (y - p)^2, of weights; and how many y."""
+        return np.zeros((5, n_out))
+
+    def add(self, sums: Array, y: Array, p: Array, weight: Array | None) -> None:
+        w = np.ones(len(y)) if weight is None else weight.astype(np.float64)
+        y = y.astype(np.float64)
+        sums[0] += w @ y
+        sums[1] += w @ (y * y)
+        sums[2] += w @ np.square(y - p)
+        sums[3] += w.sum()
+        sums[4] += y.size  # the size of a sample of num_regressors, as Keras counts it
+
+    def result(self, sums: Array) -> float:
+        total = sums[1] - sums[0] * sums[0] / sums[3]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each = 1 - sums[2] / total
+        each = np.where(np.isinf(each), 0, each)
+        if self.class_aggregation == "uniform_average":
+            score = float(each.mean())
+        else:
+            score = float((total * each).sum() / total.sum())
+        free = sums[4, 0] - self.num_regressors - 1
+        if not self.num_regressors or free <= 0:  # Keras warns and leaves it so, too
+            return score
+        return float(1 - (1 - score) * (sums[4, 0] - 1) / free)
+
+
+@dataclass(frozen=True)
+class AUC(Metric):
+    """Area under the ROC or precision-recall curve, from `num_thresholds` thresholds, as Keras.
+
+    All columns count as one list of binary outputs.
+
+    >>> AUC()([0, 0, 1, 1], [0.0, 0.5, 0.3, 0.9])
+    0.75
+    """
+
+    num_thresholds: int = 200
+    curve: str = "ROC"
+    summation_method: str = "interpolation"
+    name: str = "auc"
+    thresholds: tuple[float, ...] | None = None
+    from_logits: bool = False
+    keras_only = MappingProxyType(
+        {"dtype": None, "multi_label": False, "num_labels": None, "label_weights": None}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("curve", self.curve, ("ROC", "PR"))
+        methods = ("interpolation", "minoring", "majoring")
+        check_choice("summation_method", self.summation_method, methods)
+        self._set(from_logits=check_bool("from_logits", self.from_logits))
+        count = check_int("num_thresholds", self.num_thresholds, low=2)
+        if self.thresholds is not None:
+            inner = sorted(check_real("thresholds", t, low=0, high=1) for t in self.thresholds)
+            self._set(thresholds=tuple(inner))
+            count = len(inner) + 2
+        self._set(num_thresholds=count)
+
+    def _inner(self) -> Array:
+        if self.thresholds is not None:
+            return np.array(self.thresholds)
+        return np.arange(1, self.num_thresholds - 1) / (self.num_thresholds - 1)
+
+    def start(self, n_out: int) -> Array:
+        """Weights of negative and of positive targets between two thresholds."""
+        return np.zeros((2, self.num_thresholds))
+
+    def add(self, sums: Array, y: Array, p: Array, weight: Array | None) -> None:
+        w = np.ones(len(p)) if weight is None else weight
+        w, p, y = np.repeat(w, p.shape[1]), p.ravel(), y.ravel().astype(bool)
+        p = expit(p) if self.from_logits else p
+        at = np.searchsorted(self._inner().astype(p.dtype), p, side="left")
+        for label in (0, 1):
+            mine = y == label
+            sums[label] += np.bincount(at[mine], w[mine], self.num_thresholds)
+
+    def result(self, sums: Array) -> float:
+        fp, tp = (sums[:, ::-1].cumsum(axis=1))[:, ::-1]  # above each threshold
+        positive, negative = sums[1].sum(), sums[0].sum()
+        recall = _ratio(tp, positive)
+        if self.curve == "PR" and self.summation_method == "interpolation":
+            return self._interpolated(tp, fp, positive)
+        x, h = (
+            (_ratio(fp, negative), recall) if self.curve == "ROC" else (recall, _ratio(tp, tp + fp))
+        )
+        heights = {
+            "interpolation": (h[:-1] + h[1:]) / 2,
+            "minoring": np.minimum(h[:-1], h[1:]),
+            "majoring": np.maximum(h[:-1], h[1:]),
+        }[self.summation_method]
+        return float(((x[:-1] - x[1:]) * heights).sum())
+
+    @staticmethod
+    def _interpolated(tp: Array, fp: Array, positive: float) -> float:
+        """Davis & Goadrich 2006: true positives are linear in the false ones between thresholds."""
+        p = tp + fp
+        slope = _ratio(tp[:-1] - tp[1:], p[:-1] - p[1:])
+        intercept = tp[1:] - slope * p[1:]
+        both = (p[:-1] > 0) & (p[1:] > 0)
+        ratio = np.where(both, _ratio(p[:-1], p[1:]), 1)
+        area = slope * (tp[:-1] - tp[1:] + intercept * np.log(ratio))
+        return float(_ratio(area, np.full_like(area, positive)).sum())
+
+
+@dataclass(frozen=True)
+class _Positives(Metric):
+    """Base of precision and recall: sums of true positives, false positives and false negatives."""
+
+    thresholds: float | None = None
+    top_k: int | None = None
+    class_id: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.thresholds is not None:
+            self._set(thresholds=check_real("thresholds", self.thresholds, low=0, high=1))
+        if self.top_k is not None:
+            self._set(top_k=check_int("top_k", self.top_k, low=1))
+        if self.class_id is not None:
+            self._set(class_id=check_int("class_id", self.class_id, low=0))
+
+    def start(self, n_out: int) -> Array:
+        if self.class_id is not None:
+            check_int("class_id", self.class_id, low=0, high=n_out - 1)
+        if self.top_k is not None:
+            check_int("top_k", self.top_k, low=1, high=n_out)
+        return np.zeros(3)
+
+    def add(self, sums: Array, y: Array, p: Array, weight: Array | None) -> None:
+        threshold = self.thresholds
+        if threshold is None:
+            threshold = 0.5 if self.top_k is None else -np.inf
+        said, true = p > threshold, y.astype(bool)
+        if self.top_k is not None:  # the first ones, if tied
+            top = np.argsort(-p, axis=1, kind="stable")[:, : self.top_k]
+            within = np.zeros_like(said)
+            np.put_along_axis(within, top, True, axis=1)
+            said &= within
+        if self.class_id is not None:
+            said, true = said[:, [self.class_id]], true[:, [self.class_id]]
+        w = np.ones(len(p)) if weight is None else weight
+        for i, cells in enumerate((said & true, said & ~true, ~said & true)):
+            sums[i] += w @ cells.sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Precision(_Positives):
+    """Share of true positives among what is above the threshold (None: 0.5); 0 if nothing is.
+
+    >>> Precision()([0, 1, 1, 1], [1.0, 0.0, 1.0, 1.0])
+    0.6666666666666666
+    """
+
+    name: str = "precision"
+
+    def result(self, sums: Array) -> float:
+        return float(_ratio(sums[0], sums[0] + sums[1]))
+
+
+@dataclass(frozen=True)
+class Recall(_Positives):
+    """Share of the positive targets whose output is above the threshold (None: 0.5).
+
+    >>> Recall()([0, 1, 1, 1], [1.0, 0.0, 1.0, 1.0])
+    0.6666666666666666
+    """
+
+    name: str = "recall"
+
+    def result(self, sums: Array) -> float:
+        return float(_ratio(sums[0], sums[0] + sums[2]))
+
+
+@dataclass(frozen=True)
+class FBetaScore(Metric):
+    """Harmonic mean of precision and recall, recall weighing `beta` times as much.
+
+    `threshold` None takes the largest output of a row as its class. `average` None gives a value a
+    class, which only a call of the metric can report; one column has one value.
+
+    >>> round(float(FBetaScore("macro", 1.0, 0.5)([[1, 0], [0, 1]], [[0.9, 0.1], [0.8, 0.7]])), 4)
+    0.8333
+    """
+
+    average: str | None = None
+    beta: float = 1.0
+    threshold: float | None = None
+    name: str = "fbeta_score"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.average is not None:
+            check_choice("average", self.average, ("micro", "macro", "weighted"))
+        self._set(beta=check_real("beta", self.beta, low=0, low_open=True))
+        if self.threshold is not None:
+            self._set(threshold=check_real("threshold", self.threshold, low=0, high=1))
+
+    def start(self, n_out: int) -> Array:
+        """Of the classes: true positives, false positives, false negatives, positive targets."""
+        return np.zeros((4, n_out))
+
+    def add(self, sums: Array, y: Array, p: Array, weight: Array | None) -> None:
+        if self.threshold is None:
+            said = (p >= p.max(axis=1, keepdims=True)) & (np.abs(p) > 1e-9)
+        else:
+            said = p > self.threshold
+        said, y = said.astype(np.float64), y.astype(np.float64)
+        w = np.ones(len(p)) if weight is None else weight
+        for i, cells in enumerate((said * y, said * (1 - y), (1 - said) * y, y)):
+            sums[i] += w @ cells
+
+    def result(self, sums: Array) -> Any:
+        tp, fp, fn, positive = sums.sum(axis=1) if self.average == "micro" else sums
+        precision, recall = tp / (tp + fp + EPSILON), tp / (tp + fn + EPSILON)
+        square = self.beta**2
+        scores = precision * recall * (1 + square) / (square * precision + recall + EPSILON)
+        if self.average == "macro":
+            return scores.mean()
+        if self.average == "weighted":
+            return (scores * positive / (positive.sum() + EPSILON)).sum()
+        return scores[0] if scores.shape == (1,) else scores
+
+
+@dataclass(frozen=True)
+class F1Score(FBetaScore):
+    """`FBetaScore` with beta 1.
+
+    >>> round(float(F1Score("micro", 0.5)([[1, 0], [0, 1]], [[0.9, 0.1], [0.8, 0.7]])), 4)
+    0.8
+    """
+
+    beta: float = field(default=1.0, init=False, repr=False)
+    name: str = "f1_score"
 
 
 @dataclass(frozen=True)
@@ -82,13 +643,51 @@ class AutoAccuracy(Metric):
     """
 
     name: str = "accuracy"
+    takes_labels = None
+    of_kind: ClassVar[Mapping[str, type[Any]]] = MappingProxyType(
+        {
+            "binary": BinaryAccuracy,
+            "categorical": CategoricalAccuracy,
+            "sparse_categorical": SparseCategoricalAccuracy,
+        }
+    )
 
 
 REGISTRY: Registry[Metric] = Registry(
     "metric",
     Metric,
-    (AutoAccuracy, BinaryAccuracy, CategoricalAccuracy, SparseCategoricalAccuracy),
-    aliases={"accuracy": AutoAccuracy, "acc": AutoAccuracy},
+    (
+        AutoAccuracy,
+        BinaryAccuracy,
+        CategoricalAccuracy,
+        SparseCategoricalAccuracy,
+        TopKCategoricalAccuracy,
+        SparseTopKCategoricalAccuracy,
+        MeanSquaredError,
+        RootMeanSquaredError,
+        MeanAbsoluteError,
+        MeanAbsolutePercentageError,
+        MeanSquaredLogarithmicError,
+        CosineSimilarity,
+        BinaryCrossentropy,
+        CategoricalCrossentropy,
+        SparseCategoricalCrossentropy,
+        R2Score,
+        AUC,
+        Precision,
+        Recall,
+        FBetaScore,
+        F1Score,
+    ),
+    aliases={
+        "accuracy": AutoAccuracy,
+        "acc": AutoAccuracy,
+        "mse": MeanSquaredError,
+        "mae": MeanAbsoluteError,
+        "mape": MeanAbsolutePercentageError,
+        "msle": MeanSquaredLogarithmicError,
+        "bce": BinaryCrossentropy,
+    },
 )
 
 
@@ -104,20 +703,20 @@ def get(identifier: object) -> Metric:
 
     Examples
     --------
-    >>> get("binary_accuracy")
-    BinaryAccuracy(name='binary_accuracy')
+    >>> get("auc").name, get("mae")
+    ('auc', MeanAbsoluteError(name='mae'))
     """
     if isinstance(identifier, str):
         return REGISTRY.find(identifier).from_config({"name": identifier})
     return REGISTRY.get(identifier)
 
 
-def resolve(metric: object, loss_name: str, y_shape: Sequence[int], n_out: int) -> str:
-    """Which accuracy `metric` counts for these targets, as Keras 3.15 resolves it.
+def meant(metric: object, loss_name: str, y_shape: Sequence[int], n_out: int) -> Metric:
+    """The metric that is computed on these targets, as Keras 3.15 resolves it.
 
-    Keras looks at the shapes alone: one output column is "binary", targets with fewer columns than
-    the output are "sparse_categorical", all else is "categorical" (also under binary_crossentropy
-    with several columns: ask for "binary_accuracy" by name there).
+    For "accuracy" Keras looks at the shapes alone: one output column is binary,
+    targets with fewer columns than the output are sparse categorical, all else is categorical (also
+    under binary_crossentropy with several columns: ask for "binary_accuracy" by name there).
 
     Parameters
     ----------
@@ -130,41 +729,50 @@ def resolve(metric: object, loss_name: str, y_shape: Sequence[int], n_out: int) 
     n_out : int
         Columns of the model's output.
 
-    Returns
-    -------
-    str
-        "binary", "categorical" or "sparse_categorical".
-
     Raises
     ------
     ValueError
-        For an unknown metric, or one that cannot be counted on the targets of this loss.
+        For an unknown metric, or one that cannot be computed on the targets of this loss.
 
     Examples
     --------
-    >>> resolve("accuracy", "sparse_categorical_crossentropy", (32,), 10)
-    'sparse_categorical'
-    >>> resolve("accuracy", "binary_crossentropy", (32, 1), 1)
-    'binary'
+    >>> meant("accuracy", "sparse_categorical_crossentropy", (32,), 10)
+    SparseCategoricalAccuracy(name='accuracy')
+    >>> meant("accuracy", "binary_crossentropy", (32, 1), 1)
+    BinaryAccuracy(name='accuracy', threshold=0.5)
     """
     found = get(metric)
-    kind = found.kind
-    if kind is None:
+    if isinstance(found, AutoAccuracy):
         if n_out == 1:
             kind = "binary"
         elif len(y_shape) < 2 or y_shape[-1] == 1:
             kind = "sparse_categorical"
         else:
             kind = "categorical"
-    fitting = ("sparse_categorical",) if loss_name == SPARSE else ("binary", "categorical")
-    return check_choice(f"metric {found.name!r} with loss {loss_name!r}", kind, fitting)
+        found = found.of_kind[kind](name=found.name)
+    if found.takes_labels != (loss_name == SPARSE):
+        fitting = [
+            c.__name__ for c in REGISTRY.classes if c.takes_labels in (None, not found.takes_labels)
+        ]
+        raise ValueError(
+            f"metric {found.name!r} with loss {loss_name!r}: got {type(found).__name__}, whose "
+            f"targets are {'class numbers' if found.takes_labels else 'a number a column'}; "
+            f"one of {', '.join(fitting)} is needed"
+        )
+    if isinstance(found, FBetaScore) and found.average is None and n_out > 1:
+        raise ValueError(
+            f"average: got None for {found.name!r} of {n_out} classes, which is no single number; "
+            "'micro', 'macro' or 'weighted' is needed in compile"
+        )
+    found.start(n_out)
+    return found
 
 
 def serialize(metric: Metric) -> dict[str, Any]:
     """The metric as `{"class_name", "config"}`.
 
-    >>> serialize(BinaryAccuracy())
-    {'class_name': 'BinaryAccuracy', 'config': {'name': 'binary_accuracy'}}
+    >>> serialize(MeanSquaredError())
+    {'class_name': 'MeanSquaredError', 'config': {'name': 'mean_squared_error'}}
     """
     return REGISTRY.serialize(metric)
 
@@ -173,6 +781,6 @@ def deserialize(config: Mapping[str, Any]) -> Metric:
     """The metric that `serialize` wrote.
 
     >>> deserialize({"class_name": "BinaryAccuracy", "config": {"name": "right"}})
-    BinaryAccuracy(name='right')
+    BinaryAccuracy(name='right', threshold=0.5)
     """
     return REGISTRY.deserialize(config)

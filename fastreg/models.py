@@ -55,14 +55,14 @@ from fastreg.objective import Objective, Polished, polish
 from fastreg.regularizers import Whole
 from fastreg.schedules import LearningRateSchedule, in_steps
 from fastreg.serialization import check_bool
-from fastreg.training import Data, Extra, Network, Pace, Position, Scheduled, Task
+from fastreg.training import Data, Extra, Measure, Network, Pace, Position, Scheduled, Task
 
 Array = NDArray[Any]
 
 # What `become` takes from the other model.
 _OF_STATE = (
     *("name", "n_params", "_input", "_layers", "_n_in", "_selected", "_n_out", "_n_built"),
-    *("_dtype", "_loss", "_metrics", "_n_threads", "_compute_dtype", "_task"),
+    *("_dtype", "_loss", "_metrics", "_n_plain", "_n_threads", "_compute_dtype", "_task"),
 )
 
 BATCH_SIZE = 32  # of fit, Keras' default
@@ -208,6 +208,7 @@ class Sequential:
         self._dtype = ""
         self._loss: losses.Loss | None = None
         self._metrics: tuple[metrics.Metric, ...] = ()
+        self._n_plain = 0  # of the metrics, those that sample weights do not touch
         self._n_threads: int | None = None
         self._compute_dtype: str | None = None
         # What the last train_on_batch was of, where another may go the short way.
@@ -596,6 +597,7 @@ class Sequential:
         loss: object = None,
         metrics: object = None,
         *,
+        weighted_metrics: object = None,
         n_threads: int | None = None,
         compute_dtype: str | None = None,
     ) -> None:
@@ -611,7 +613,11 @@ class Sequential:
             "mean_squared_error" ("mse"), "binary_crossentropy", "categorical_crossentropy",
             "sparse_categorical_crossentropy".
         metrics : list, optional
-            "accuracy" and its kind, reported beside the loss.
+            "accuracy" and its kind, "auc", "mae", ... of `fastreg.metrics`, reported beside the
+            loss: in `fit` of the outputs as the weights change. Sample and class weights
+            do not count.
+        weighted_metrics : list, optional
+            The same, where they count.
         n_threads : int, optional
             Threads for this model; None takes that of `set_num_threads`.
         compute_dtype : "bfloat16", optional
@@ -626,7 +632,7 @@ class Sequential:
         """
         found = optimizers.get(optimizer)
         found_loss = None if loss is None else losses.get(loss)
-        found_metrics = _get_metrics(metrics)
+        found_metrics, n_plain = _get_metrics(metrics, weighted_metrics)
         if n_threads is not None:
             n_threads = check_int("n_threads", n_threads, low=1, high=2**31 - 1)
         if compute_dtype is not None:
@@ -645,6 +651,7 @@ class Sequential:
                 self.optimizer = found
                 _owners[id(found)] = self
             self._loss, self._metrics, self._n_threads = found_loss, found_metrics, n_threads
+            self._n_plain = n_plain
             self._repeats = None
             self._task = None
 
@@ -978,10 +985,10 @@ class Sequential:
                 return loss
         return_dict = check_bool("return_dict", return_dict)
         task, data = self._data("train_on_batch", x, y, sample_weight, class_weight)
-        ledger = np.zeros(6)
+        ledger, sums = np.zeros(6), task.start()
         n = len(data.x)
-        training.train(self, task, data, None, 0, n, n, ledger)
-        logs = task.logs(ledger)
+        training.train(self, task, data, None, 0, n, n, ledger, sums)
+        logs = task.logs(ledger, sums)
         network, optimizer = self._core.network, self.optimizer
         if network is not None and optimizer is not None and self._reads_as_is():
             plain = task.loss not in (inputs.SPARSE, "binary_crossentropy") and not self._metrics
@@ -1111,10 +1118,15 @@ class Sequential:
         assert self._loss is not None
         name = self._loss.name
         shape = (1,) if name == inputs.SPARSE else (1, self._n_out)
-        kinds = {metrics.resolve(m, name, shape, self._n_out) for m in self._metrics}
-        if len(kinds) > 1:
-            raise ValueError(f"metrics: got {sorted(kinds)}; one kind of accuracy is supported")
-        return Task(name, kinds.pop() if kinds else None, tuple(m.name for m in self._metrics))
+        accuracy, measures = None, {}
+        for i, given in enumerate(self._metrics):
+            metric = metrics.meant(given, name, shape, self._n_out)
+            weighted = i >= self._n_plain
+            if not weighted and metric.kind is not None and accuracy in (None, metric.kind):
+                accuracy = metric.kind  # the engine counts one kind in its own pass
+            else:
+                measures[given.name] = Measure(metric, weighted, self._n_out)
+        return Task(name, accuracy, tuple(m.name for m in self._metrics), measures)
 
     # ------------------------------------------------------------------ inference
 
@@ -1403,7 +1415,7 @@ class Sequential:
                 found["compile"] = {
                     "optimizer": optimizers.serialize(self.optimizer),
                     "loss": None if self._loss is None else losses.serialize(self._loss),
-                    "metrics": [metrics.serialize(metric) for metric in self._metrics],
+                    **self._told_metrics(),
                     "n_threads": self._n_threads,
                     "compute_dtype": self._compute_dtype,
                 }
@@ -1419,6 +1431,11 @@ class Sequential:
                 found["position"], more = self.position.state()
                 arrays.update(more)
             return found, arrays
+
+    def _told_metrics(self) -> dict[str, list[dict[str, Any]]]:
+        """The metrics as `compile` and Keras call them."""
+        told = [metrics.serialize(metric) for metric in self._metrics]
+        return {"metrics": told[: self._n_plain], "weighted_metrics": told[self._n_plain :]}
 
     def _weight_names(self) -> list[str]:
         """Names like "dense/kernel", in the order of `get_weights`."""
@@ -1663,7 +1680,12 @@ def _settle(moved: interchange.Moved, backend: str | None) -> Sequential:
         model.set_weights([array for arrays in moved.weights for array in arrays])
     if moved.compiled is not None:
         told = moved.compiled
-        model.compile(optimizers.get(told["optimizer"]), told["loss"], told["metrics"])
+        model.compile(
+            optimizers.get(told["optimizer"]),
+            told["loss"],
+            told["metrics"],
+            weighted_metrics=told["weighted_metrics"],
+        )
     return model
 
 
@@ -1702,13 +1724,17 @@ def _batch_size(argument: str, value: int | None, default: int) -> int:
     return default if value is None else check_int(argument, value, low=1, high=2**63 - 1)
 
 
-def _get_metrics(given: object) -> tuple[metrics.Metric, ...]:
-    """The metrics that `compile` was given: a list, one alone, or None."""
-    if given is None:
-        return ()
-    found = tuple(map(metrics.get, given if isinstance(given, list | tuple) else [given]))
+def _get_metrics(given: object, weighted: object) -> tuple[tuple[metrics.Metric, ...], int]:
+    """The metrics `compile` was given: lists, one, or None; and how many are not weighted."""
+    plain, counted = (
+        tuple(map(metrics.get, those if isinstance(those, list | tuple) else [those]))
+        if those is not None
+        else ()
+        for those in (given, weighted)
+    )
+    found = plain + counted
     names = [metric.name for metric in found]
     for name in names:
         if names.count(name) > 1 or name in LOSSES:
             raise ValueError(f"metrics: got the name {name!r} twice; names must differ")
-    return found
+    return found, len(plain)

@@ -1735,6 +1735,7 @@ class Network:
         n_threads: int,
         scheduled: Sequence[tuple[str, int, Array]] = (),
         extra: Sequence[Any] = (),
+        outputs: Array | None = None,
     ) -> int:
         """Train on rows index[start:stop] in batches of `batch_size`; return the steps done.
 
@@ -1744,6 +1745,7 @@ class Network:
 
         `ledger` (6,) is added to, for each step of n rows, before its update:
         [n * data loss, n * kernel penalty, n * bias penalty, n * activity penalty, hits, n].
+        `outputs` (stop - start, n_out) gets what the loss of each row saw.
         The first step whose loss is not finite ends the call; it changes nothing.
         """
         if any(layer.trainable and layer.kernel.groups is not None for layer in self._dense):
@@ -1756,6 +1758,8 @@ class Network:
             x_b, y_b, w_b = (_take(rows, index, first, last) for rows in (x, y, sample_weight))
             p = self._forward(x_b, loss, training=(seed, iteration))
             entry = self._ledger_entry(p, y_b, w_b, loss, accuracy)
+            if outputs is not None:
+                outputs[first - start : last - start] = p
             for each in extra:
                 value = self._parameters[each.position].value
                 entry[each.entry] += (last - first) * each.regularizer.value(value)
@@ -1789,6 +1793,7 @@ class Network:
         accuracy: str | None,
         ledger: Array,
         n_threads: int,
+        outputs: Array | None = None,
     ) -> None:
         """Add rows start to stop to the `ledger` of `train`, without dropout or update."""
         self._reserve(min(batch_size, stop - start))
@@ -1797,6 +1802,8 @@ class Network:
             x_b, y_b, w_b = (_take(rows, None, first, last) for rows in (x, y, sample_weight))
             p = self._forward(x_b, loss, training=None)
             ledger += self._ledger_entry(p, y_b, w_b, loss, accuracy)
+            if outputs is not None:
+                outputs[first - start : last - start] = p
 
     @_quiet
     def forward(self, x: inputs.Rows, batch_size: int, out: Array, n_threads: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from fastreg.callbacks import (
 )
 from fastreg.errors import check_int
 from fastreg.inputs import Rows
+from fastreg.metrics import Metric
 from fastreg.optimizers import Optimizer
 from fastreg.regularizers import Whole
 from fastreg.serialization import with_arrays, without_arrays
@@ -82,6 +84,7 @@ class Network(Protocol):
         n_threads: int,
         scheduled: Sequence[Scheduled] = (),
         extra: Sequence[Extra] = (),
+        outputs: Array | None = None,
     ) -> int: ...
     def evaluate(
         self,
@@ -95,6 +98,7 @@ class Network(Protocol):
         accuracy: str | None,
         ledger: Ledger,
         n_threads: int,
+        outputs: Array | None = None,
     ) -> None: ...
     def forward(self, x: Rows, batch_size: int, out: Array, n_threads: int) -> None: ...
     def densities(self, n_rows: int) -> list[float]: ...
@@ -153,24 +157,69 @@ class Model(Protocol):
         """What follows a schedule, in so many steps from the next on."""
 
 
+class Measure(NamedTuple):
+    """A metric that is computed from the outputs of a pass, and whether sample weights count."""
+
+    metric: Metric
+    weighted: bool
+    n_out: int
+
+
 class Task(NamedTuple):
-    """What is learnt: the loss, which accuracy to count, and the names it is reported under."""
+    """What is learnt: the loss, which accuracy to count, and the names it is reported under.
+
+    `measures` are the metrics, by name, that need the outputs; the others are the accuracy. The
+    sums of a pass are the ledger and one float64 array for each measure, as `start` makes them.
+    """
 
     loss: str
     accuracy: str | None
     metrics: tuple[str, ...]
+    measures: Mapping[str, Measure] = MappingProxyType({})
+
+    def start(self) -> list[Array]:
+        """The sums of the measures before any row."""
+        return [each.metric.start(each.n_out) for each in self.measures.values()]
+
+    def room(self, rows: int, dtype: str | None) -> Array | None:
+        """For the outputs of so many rows, if they are asked for."""
+        for each in self.measures.values():
+            return np.empty((rows, each.n_out), dtype)
+        return None
+
+    def add(
+        self,
+        sums: Sequence[Array],
+        data: Data,
+        index: Array | None,
+        start: int,
+        outputs: Array | None,
+    ) -> None:
+        """Add the rows from `start` on, whose outputs are given, to the sums of the measures."""
+        if outputs is None or not len(outputs):
+            return
+        rows: Any = slice(start, start + len(outputs))
+        rows = rows if index is None else index[rows]
+        y, weight = data.y[rows], None if data.sample_weight is None else data.sample_weight[rows]
+        for each, held in zip(self.measures.values(), sums, strict=True):
+            each.metric.add(held, y, outputs, weight if each.weighted else None)
 
     def keys(self) -> list[str]:
         """The keys of `logs`, in order."""
         return ["loss", *self.metrics, "data_loss", *PENALTIES]
 
-    def logs(self, ledger: Ledger) -> dict[str, float]:
+    def logs(self, ledger: Ledger, sums: Sequence[Array] = ()) -> dict[str, float]:
         """Means a row; the loss is Keras', penalties included."""
         *losses, n_correct, n = ledger.tolist()
         means = [value / n for value in losses]
         logs = {"loss": sum(means)}
+        measured = dict(zip(self.measures, sums, strict=True))
         for name in self.metrics:
-            logs[name] = n_correct / n
+            logs[name] = (
+                float(self.measures[name].metric.result(measured[name]))
+                if name in measured
+                else n_correct / n
+            )
         logs["data_loss"] = means[0]
         logs.update(zip(PENALTIES, means[1:], strict=True))
         return logs
@@ -212,6 +261,8 @@ class Position:
     ----------
     ledger : (6,) float64
         That of the epoch; its rows tell how far the epoch is, whenever Ctrl-C comes.
+    sums : list of float64 arrays
+        Of the metrics that are computed from the outputs, in the epoch.
     order : dict or None
         State of the generator before it drew the epoch's order of the rows.
     callbacks : list of [class name, state]
@@ -221,6 +272,7 @@ class Position:
     def __init__(self, epoch: int, n_rows: int, batch_size: int) -> None:
         self.epoch, self.n_rows, self.batch_size = epoch, n_rows, batch_size
         self.ledger: Ledger = np.zeros(6)
+        self.sums: list[Array] = []
         self.order: Any = None
         self.callbacks: list[list[Any]] = []
         self.running: CallbackList | None = None  # whose state is to be asked for
@@ -228,6 +280,7 @@ class Position:
     def finish_epoch(self) -> None:
         """Stand before the next epoch."""
         self.epoch, self.ledger, self.order = self.epoch + 1, np.zeros(6), None
+        self.sums = []
 
     def freeze(self) -> None:
         """Have the state of the callbacks, instead of the callbacks."""
@@ -251,6 +304,7 @@ class Position:
             "n_rows": self.n_rows,
             "batch_size": self.batch_size,
             "ledger": self.ledger.tolist(),
+            "sums": without_arrays(self.sums, "sums", arrays),
             "order": self.order,
             "callbacks": without_arrays(callbacks, "callbacks", arrays),
         }
@@ -262,6 +316,7 @@ class Position:
         sizes = {name: check_int(name, found[name], low=0) for name in ("epoch", "n_rows")}
         position = cls(**sizes, batch_size=check_int("batch_size", found["batch_size"], low=1))
         position.ledger[:] = found["ledger"]
+        position.sums = with_arrays(found.get("sums", []), arrays)
         position.order = found["order"]
         position.callbacks = with_arrays(found["callbacks"], arrays)
         return position
@@ -313,8 +368,9 @@ def train(
     stop: int,
     batch_size: int,
     ledger: Ledger,
+    sums: Sequence[Array],
 ) -> None:
-    """Train on rows index[start:stop]; count `iterations`, add to `ledger`.
+    """Train on rows index[start:stop]; count `iterations`, add to `ledger` and the task's `sums`.
 
     Raises
     ------
@@ -326,6 +382,7 @@ def train(
     with model.lock:
         network = model.network
         rows_before = ledger.item(5)
+        outputs = task.room(stop - start, model.dtype)
         try:
             network.train(
                 *data,
@@ -342,6 +399,7 @@ def train(
                 model.n_threads,
                 model.scheduled(n_steps(stop - start, batch_size)),
                 model.extra(n_steps(stop - start, batch_size)),
+                outputs,
             )
         finally:
             # Ctrl-C during the call is raised as it returns, before its result could be stored:
@@ -349,6 +407,8 @@ def train(
             rows = ledger.item(5) - rows_before
             steps = n_steps(rows, batch_size)
             optimizer.count(steps)
+            if outputs is not None:
+                task.add(sums, data, index, start, outputs[: int(rows)])
     if rows < stop - start:
         raise NonFiniteLoss(f"the loss ({task.loss}) is not finite", steps)
 
@@ -357,7 +417,7 @@ def evaluate(
     model: Model, task: Task, data: Data, batch_size: int, callbacks: CallbackList
 ) -> dict[str, float]:
     """The logs of all rows, without dropout."""
-    ledger = np.zeros(6)
+    ledger, sums = np.zeros(6), task.start()
     every_batch = callbacks.for_test_batches
     callbacks.call("on_test_begin")
     with model.lock:  # one set of weights for all slices
@@ -366,13 +426,23 @@ def evaluate(
         for start, stop in pieces(len(data.x), rows):
             if every_batch:
                 callbacks.call("on_test_batch_begin", start // batch_size)
+            outputs = task.room(stop - start, model.dtype)
             network.evaluate(
-                *data, start, stop, batch_size, task.loss, task.accuracy, ledger, model.n_threads
+                *data,
+                start,
+                stop,
+                batch_size,
+                task.loss,
+                task.accuracy,
+                ledger,
+                model.n_threads,
+                outputs,
             )
+            task.add(sums, data, None, start, outputs)
             model.add_penalties(stop - start, ledger)
             if every_batch:
-                callbacks.call("on_test_batch_end", start // batch_size, task.logs(ledger))
-    logs = task.logs(ledger)
+                callbacks.call("on_test_batch_end", start // batch_size, task.logs(ledger, sums))
+    logs = task.logs(ledger, sums)
     callbacks.call("on_test_end", logs)
     return logs
 
@@ -496,6 +566,8 @@ def fit(
     for epoch in epochs:
         callbacks.call("on_epoch_begin", epoch)
         ledger, begun = position.ledger, position.ledger.copy()
+        sums = position.sums = position.sums or task.start()
+        begun_sums = [each.copy() for each in sums]
         index = None
         if callable(shuffle):
             index = shuffle()
@@ -512,11 +584,13 @@ def fit(
             for start, stop in slices(model.pace, first, n, batch_size, every_batch):
                 if every_batch:
                     callbacks.call("on_train_batch_begin", start // batch_size)
-                train(model, task, data, index, start, stop, batch_size, ledger)
+                train(model, task, data, index, start, stop, batch_size, ledger, sums)
                 if every_batch:
-                    callbacks.call("on_train_batch_end", start // batch_size, task.logs(ledger))
+                    callbacks.call(
+                        "on_train_batch_end", start // batch_size, task.logs(ledger, sums)
+                    )
                 if progress is not None:
-                    progress.advance(n_steps(stop - start, batch_size), task.logs(ledger))
+                    progress.advance(n_steps(stop - start, batch_size), task.logs(ledger, sums))
                 if model.stop_training:
                     break
             # Nothing will come back to the end of the last epoch.
@@ -527,7 +601,7 @@ def fit(
                 raise NonFiniteLoss("a weight became not finite", steps)
         except NonFiniteLoss as error:
             put_back(model, kept)
-            position.ledger = begun
+            position.ledger, position.sums = begun, begun_sums
             diverged = _diverged(epoch, n_steps(start, batch_size) + error.steps + 1, error)
             quiet = callbacks.find(TerminateOnNaN)
             if quiet is None:
@@ -535,7 +609,7 @@ def fit(
             quiet.on_divergence(diverged)
             break
         kept = reached
-        logs = task.logs(ledger)
+        logs = task.logs(ledger, sums)
         if validation is not None and validates(epoch, validation_freq):
             found = evaluate(model, task, validation, validation_batch_size, callbacks)
             logs |= {f"val_{name}": value for name, value in found.items()}

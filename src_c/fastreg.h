@@ -263,6 +263,7 @@ typedef struct {
     uint64_t seed;     /* of dropout */
     int n_threads;
     int part; /* FR_WHOLE_STEPS, or a half of one */
+    void *outputs; /* (stop - start, n_out) or NULL: what the loss saw of each row */
     const fr_schedule *schedules;
     ptrdiff_t n_schedules;
 } fr_training;

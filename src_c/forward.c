@@ -57,6 +57,14 @@ panel_sums fr_loss_of_rows(const fr_network *net, int loss, matrix y, fr_loss_ti
     return sums;
 }
 
+/* The output of rows `row` on of a call, f(z) by now, as plain rows for whoever measures it. */
+void fr_put_outputs(const fr_network *net, const fr_training *call, ptrdiff_t row, ptrdiff_t rows,
+                    matrix y)
+{
+    net->kernels->unpack(rows, net->n_out, y.at, y.width, gap(net, y),
+                         fr_at(call->outputs, (row - call->start) * net->n_out, net->size));
+}
+
 /* The activation to run at layer l: the last one is left to a loss that fuses it. */
 int fr_activation_at(const fr_network *net, ptrdiff_t l, bool fused)
 {

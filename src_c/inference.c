@@ -126,6 +126,7 @@ static void inference_task(void *context, int thread, ptrdiff_t panel)
     };
     run->panels[panel] = fr_loss_of_rows(net, run->call->loss, y, &tile);
     run->panels[panel].activity += activity;
+    if (run->call->outputs) fr_put_outputs(net, run->call, row, rows, y);
 }
 
 /* Columns of the widest matrix that a panel goes through. */

@@ -249,6 +249,8 @@ double fr_forward_layer(const fr_network *net, const layer *a, int activation, p
 /* The loss of a panel of rows, with the activity penalty of a fused last layer. */
 panel_sums fr_loss_of_rows(const fr_network *net, int loss, matrix y, fr_loss_tile *tile);
 /* The activation to run at layer l: the last one is left to a loss that fuses it. */
+void fr_put_outputs(const fr_network *net, const fr_training *call, ptrdiff_t row, ptrdiff_t rows,
+                    matrix y);
 int fr_activation_at(const fr_network *net, ptrdiff_t l, bool fused);
 
 /* ---- training.c ---- */

@@ -205,7 +205,10 @@ static panel_sums loss_panel(const training_run *run, ptrdiff_t first, ptrdiff_t
         .scale = 1.0 / (double)run->n_batch,
         .accuracy = run->call->accuracy,
     };
-    return fr_loss_of_rows(net, plan->loss, rows_of(run, last, net->layers[last].y, first), &tile);
+    matrix y = rows_of(run, last, net->layers[last].y, first);
+    panel_sums sums = fr_loss_of_rows(net, plan->loss, y, &tile);
+    if (run->call->outputs) fr_put_outputs(net, run->call, run->row + first, rows, y);
+    return sums;
 }
 
 /* Runs a backward kernel over all columns; one call where it wants whole rows. */

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from sklearn import metrics as sk
 
+import fastreg
 from fastreg import metrics
 from fastreg.metrics import (
     AutoAccuracy,
@@ -31,7 +34,7 @@ SPARSE = "sparse_categorical_crossentropy"
     ],
 )
 def test_accuracy_is_resolved_by_the_shapes(name, loss, y_shape, n_out, kind):
-    assert metrics.resolve(name, loss, y_shape, n_out) == kind
+    assert metrics.meant(name, loss, y_shape, n_out).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,7 @@ def test_accuracy_is_resolved_by_the_shapes(name, loss, y_shape, n_out, kind):
     ],
 )
 def test_an_explicit_metric_is_what_it_says(metric, loss, y_shape, n_out, kind):
-    assert metrics.resolve(metric, loss, y_shape, n_out) == kind
+    assert metrics.meant(metric, loss, y_shape, n_out).kind == kind
 
 
 def test_names_are_kept_as_typed():
@@ -61,15 +64,16 @@ def test_configuration_round_trip(metric):
     assert type(metric).from_config(metric.get_config()) == metric
     assert metrics.get(metrics.serialize(metric)) == metric
     assert eval(repr(metric), vars(metrics)) == metric
-    assert hash(metric) == hash(type(metric)(metric.name))
+    assert hash(metric) == hash(type(metric)(name=metric.name))
     assert metrics.get(metric) is metric
 
 
 def test_configuration_of_keras():
     keras = {"name": "right", "dtype": None, "threshold": 0.5}
     assert metrics.get({"class_name": "BinaryAccuracy", "config": keras}) == BinaryAccuracy("right")
-    with pytest.raises(ValueError, match=r"threshold: got 0.4; BinaryAccuracy supports only 0.5"):
-        BinaryAccuracy.from_config({"threshold": 0.4})
+    assert BinaryAccuracy.from_config({"threshold": 0.4}).threshold == 0.4
+    with pytest.raises(ValueError, match=r"multi_label: got True; AUC supports only False"):
+        metrics.AUC.from_config({"multi_label": True})
 
 
 def test_refusals():
@@ -80,8 +84,129 @@ def test_refusals():
     with pytest.raises(TypeError, match="name: got 3"):
         AutoAccuracy(3)
     with pytest.raises(ValueError, match=r"sparse_categorical_accuracy.*mean_squared_error"):
-        metrics.resolve("sparse_categorical_accuracy", "mean_squared_error", (8, 3), 3)
+        metrics.meant("sparse_categorical_accuracy", "mean_squared_error", (8, 3), 3)
     with pytest.raises(ValueError, match="binary_accuracy"):
-        metrics.resolve("binary_accuracy", SPARSE, (8,), 3)
+        metrics.meant("binary_accuracy", SPARSE, (8,), 3)
     with pytest.raises(ValueError, match="accuracy"):
-        metrics.resolve("accuracy", SPARSE, (8,), 1)
+        metrics.meant("accuracy", SPARSE, (8,), 1)
+
+
+def _rows(n=80, n_out=1, seed=3):
+    rng = np.random.default_rng(seed)
+    y = (rng.random((n, n_out)) < 0.4).astype(float)
+    return y, np.clip(y * 0.3 + rng.random((n, n_out)) * 0.7, 0, 1).round(2), rng.uniform(0, 2, n)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_against_scikit_learn(weighted):
+    y, p, w = _rows()
+    w = w if weighted else None
+    truth, said = y[:, 0], p[:, 0] > 0.5
+    pairs = [
+        (metrics.Precision(), sk.precision_score(truth, said, sample_weight=w)),
+        (metrics.Recall(), sk.recall_score(truth, said, sample_weight=w)),
+        (metrics.F1Score(threshold=0.5), sk.f1_score(truth, said, sample_weight=w)),
+        (BinaryAccuracy(), sk.accuracy_score(truth, said, sample_weight=w)),
+        (metrics.R2Score(), sk.r2_score(truth, p[:, 0], sample_weight=w)),
+        (metrics.MeanSquaredError(), sk.mean_squared_error(truth, p[:, 0], sample_weight=w)),
+        (metrics.MeanAbsoluteError(), sk.mean_absolute_error(truth, p[:, 0], sample_weight=w)),
+    ]
+    for metric, expected in pairs:
+        assert metric(y, p, w) == pytest.approx(expected, rel=1e-6), metric
+    # two thresholds between any two outputs, which have two decimals: the exact curve
+    fine = metrics.AUC(thresholds=tuple(np.arange(0.005, 1, 0.01)))
+    assert fine(y, p, w) == pytest.approx(sk.roc_auc_score(truth, p[:, 0], sample_weight=w))
+
+
+@pytest.mark.parametrize("metric", ALL, ids=repr)
+def test_batches_add_up_to_all_rows(metric):
+    if isinstance(metric, AutoAccuracy):
+        return
+    _, p, w = _rows(40, 3)
+    y = np.arange(40) % 3 if metric.takes_labels else np.eye(3)[np.arange(40) % 3]
+    sums = metric.start(3)
+    for rows in (slice(0, 1), slice(1, 33), slice(33, 40)):
+        metric.add(sums, y[rows], p[rows], w[rows])
+    np.testing.assert_allclose(metric.result(sums), metric(y, p, w), rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_out", [1, 3, 37])
+def test_outputs_of_each_step_are_measured(backend, dtype, n_out):
+    """An epoch's metric is that of the outputs before each update, whatever the slices."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 4)).astype(dtype), rng.random((50, n_out)).astype(dtype)
+
+    def made():
+        fastreg.set_random_seed(1)
+        layers = [fastreg.Input((4,), dtype=dtype), fastreg.Dense(7, "tanh")]
+        layers += [fastreg.Dropout(0.0), fastreg.Dense(n_out, "sigmoid")]
+        model = fastreg.Sequential(layers, backend=backend)
+        model.compile(fastreg.SGD(0.5), "mse", ["mae", "r2_score"], n_threads=2)
+        return model
+
+    model, twin = made(), made()
+    mae, outputs = metrics.MeanAbsoluteError(), []
+    for start in range(0, 50, 16):
+        rows = slice(start, start + 16)
+        outputs.append(twin.predict(x[rows], verbose=0))
+        twin.train_on_batch(x[rows], y[rows])
+    history = model.fit(x, y, 16, shuffle=False, verbose=0).history
+    p = np.concatenate(outputs)
+    assert history["mae"] == [pytest.approx(mae(y, p), rel=1e-5)]
+    assert history["r2_score"] == [pytest.approx(metrics.R2Score()(y, p), rel=1e-4)]
+    for one, other in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_shuffled_rows_meet_their_targets_and_weights():
+    """Without learning, all orders of the rows say the same."""
+    y, _, w = _rows()
+    x = np.random.default_rng(1).normal(size=(80, 4))
+    model = fastreg.Sequential([fastreg.Input((4,)), fastreg.Dense(1, "sigmoid")])
+    weighted = [metrics.AUC(name="wauc"), "recall"]
+    model.compile(
+        fastreg.SGD(0.0), "binary_crossentropy", ["auc", "mse"], weighted_metrics=weighted
+    )
+    history = model.fit(x, y, 16, 2, verbose=0, sample_weight=w).history
+    p = model.predict(x, verbose=0)
+    told = model.evaluate(x, y, verbose=0, sample_weight=w, return_dict=True)
+    expected = {
+        "auc": metrics.AUC()(y, p),
+        "mse": metrics.MeanSquaredError()(y, p),
+        "wauc": metrics.AUC()(y, p, w),
+        "recall": metrics.Recall()(y, p, w),
+    }
+    for name, value in expected.items():
+        assert history[name] == [pytest.approx(value, rel=1e-4)] * 2, name
+        assert told[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_metrics_survive_saving(tmp_path):
+    model = fastreg.Sequential([fastreg.Input((4,)), fastreg.Dense(3, "softmax")])
+    given = [metrics.F1Score("macro"), metrics.AUC(thresholds=(0.2, 0.6))]
+    model.compile(
+        "sgd", "categorical_crossentropy", given, weighted_metrics=["categorical_crossentropy"]
+    )
+    model.save(tmp_path / "m.safetensors")
+    again = fastreg.load_model(tmp_path / "m.safetensors")
+    assert again.metrics_names == ["loss", "f1_score", "auc", "categorical_crossentropy"]
+    x, y, w = np.eye(4), np.eye(3)[[0, 1, 2, 0]], np.arange(4.0)
+    assert again.evaluate(x, y, verbose=0, sample_weight=w) == model.evaluate(
+        x, y, verbose=0, sample_weight=w
+    )
+
+
+def test_refusals_of_what_does_not_fit():
+    with pytest.raises(ValueError, match="average: got None for 'f1_score' of 3 classes"):
+        metrics.meant("f1_score", "mean_squared_error", (8, 3), 3)
+    with pytest.raises(ValueError, match="class_id"):
+        metrics.meant(metrics.Precision(class_id=3), "mean_squared_error", (8, 3), 3)
+    with pytest.raises(ValueError, match="curve: got 'roc'"):
+        metrics.AUC(curve="roc")
+    with pytest.raises(ValueError, match=r"y_true: got shape \(2,\); \(2, 3\)"):
+        metrics.MeanSquaredError()(np.zeros(2), np.zeros((2, 3)))
+    model = fastreg.Sequential([fastreg.Input((4,)), fastreg.Dense(1)])
+    with pytest.raises(ValueError, match="'mse' twice"):
+        model.compile("sgd", "mse", ["mse"], weighted_metrics=["mse"])

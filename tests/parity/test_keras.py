@@ -222,7 +222,7 @@ def test_which_accuracy_is_meant(name, y_shape, n_out):
     theirs = get_metric(name, np.zeros(y_shape), np.zeros((8, n_out)))
     sparse = n_out > 1 and y_shape[1:] != (3,)
     loss = cases.SCCE if sparse else cases.MSE
-    ours = fastreg.metrics.resolve(name, loss, y_shape, n_out)
+    ours = fastreg.metrics.meant(name, loss, y_shape, n_out).kind
     assert fastreg.metrics.get(f"{ours}_accuracy").__class__.__name__ == type(theirs).__name__
     assert fastreg.metrics.get(name).name == theirs.name
 
