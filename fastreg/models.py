@@ -1684,7 +1684,7 @@ def _settle(moved: interchange.Moved, backend: str | None) -> Sequential:
             optimizers.get(told["optimizer"]),
             told["loss"],
             told["metrics"],
-            weighted_metrics=told["weighted_metrics"],
+            weighted_metrics=told.get("weighted_metrics"),
         )
     return model
 
