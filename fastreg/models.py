@@ -1447,7 +1447,8 @@ class Sequential:
         position = found.get("position")
         if position is not None:
             self.position = Position.from_state(position, arrays)
-            arrays = {k: array for k, array in arrays.items() if not k.startswith("callbacks/")}
+            own = ("callbacks/", "sums/")
+            arrays = {k: array for k, array in arrays.items() if not k.startswith(own)}
         model = found["model"]
         self.name = check_name("name", _item(model, "name"))
         if found["dtype"]:

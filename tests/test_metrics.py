@@ -210,3 +210,40 @@ def test_refusals_of_what_does_not_fit():
     model = fastreg.Sequential([fastreg.Input((4,)), fastreg.Dense(1)])
     with pytest.raises(ValueError, match="'mse' twice"):
         model.compile("sgd", "mse", ["mse"], weighted_metrics=["mse"])
+
+
+def test_steps_in_two_halves_are_measured_too():
+    """A penalty that Python adds cuts each call into single steps."""
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+    y = x[:, :2]
+    found = []
+    for penalty in (None, fastreg.regularizers.OrthogonalRegularizer(0.0)):
+        fastreg.set_random_seed(1)
+        layers = [fastreg.Input((4,)), fastreg.Dense(2, "tanh", kernel_regularizer=penalty)]
+        model = fastreg.Sequential(layers)
+        model.compile(fastreg.SGD(0.5), "mse", ["mae"])
+        found.append(model.fit(x, y, 8, 2, verbose=0).history["mae"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_fit_goes_on_within_an_epoch_with_its_sums(tmp_path):
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    y = (x[:, :1] > 0).astype("float32")
+
+    def made():
+        fastreg.set_random_seed(1)
+        model = fastreg.Sequential([fastreg.Input((4,)), fastreg.Dense(1, "sigmoid")])
+        model.compile("adam", "binary_crossentropy", ["auc", "recall"])
+        return model
+
+    whole = made().fit(x, y, 16, verbose=0).history
+
+    class Stop(fastreg.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                self.model.save(tmp_path / "m.safetensors")
+                self.model.stop_training = True
+
+    made().fit(x, y, 16, verbose=0, callbacks=[Stop()])
+    again = fastreg.load_model(tmp_path / "m.safetensors")
+    assert again.fit(x, y, 16, verbose=0, resume=True).history["auc"] == whole["auc"]
