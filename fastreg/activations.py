@@ -63,8 +63,8 @@ class Activation(Configurable):
     >>> import numpy as np
     >>> relu(np.array([[-1.0, 2.0]]))
     array([[0., 2.]])
-    >>> Activation("relu", max_value=1.5)(np.array([[-1.0, 2.0]]))
-    array([[0. , 1.5]])
+    >>> Activation("relu", max_value=1.5)(np.array([[0.5, 2.0]]))
+    array([[0.5, 1.5]])
     """
 
     name: str

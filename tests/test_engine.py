@@ -136,8 +136,12 @@ def draw_layers(rng, activation, loss):
     return layers
 
 
+# Where an activation that is not near the identity there gives 0.5.
+HALF_AT = {"softplus": -0.43, "exponential": -0.69}
+
+
 def draw_weights(rng, layers, clipped=False):
-    """Kernels and biases; with `clipped`, the head sees values near 0.5, far from log(0)."""
+    """Kernels and biases; with `clipped`, the loss sees values near 0.5, far from log(0)."""
     weights = []
     for layer in layers:
         if layer["kind"] == "dense":
@@ -147,7 +151,7 @@ def draw_weights(rng, layers, clipped=False):
                 weights.append(rng.normal(size=shape[1]) / 10)
     if clipped:
         weights[-2] *= 0.2
-        weights[-1] += 0.5
+        weights[-1] += HALF_AT.get(layers[-1]["activation"], 0.5)
     return weights
 
 

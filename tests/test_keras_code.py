@@ -228,7 +228,7 @@ def test_double_precision_in_each_of_keras_ways():
         (lambda: keras.losses.CategoricalCrossentropy(label_smoothing=0.1), "label_smoothing"),
         (lambda: keras.optimizers.SGD(loss_scale_factor=2.0), "loss_scale_factor"),
         (lambda: layers.Dropout(0.5, noise_shape=(1, 3)), "noise_shape"),
-        (lambda: layers.Dense(3, activation="gelu"), "activation"),
+        (lambda: layers.Dense(3, activation="hard_shrink"), "activation"),
     ],
 )
 def test_what_is_not_there_yet_is_said_by_name(make, said):

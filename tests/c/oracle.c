@@ -307,9 +307,14 @@ static wide own_step(const fr_optimizer *o, int64_t iteration, wide g, wide l1, 
         *w -= rate / (1 - powl(b1, t)) * slot[0] / (slot[1] + eps);
         return rate * l1 / fmaxl(slot[1] + eps, least);
     case FR_OPTIMIZER_nadam: {
-        wide product = 1, u = 0, next = b1 * (1 - 0.5L * powl(0.96L, t + 1));
-        for (int64_t i = 1; i <= t && product > 1e-30L; i++)
-            product *= b1 * (1 - 0.5L * powl(0.96L, (wide)i));
+        static wide product, product_t, product_b1; /* of the last call: it is called for each weight */
+        wide u = 0, next = b1 * (1 - 0.5L * powl(0.96L, t + 1));
+        if (product_t != t || product_b1 != b1) {
+            product = 1;
+            for (int64_t i = 1; i <= t && product > 1e-30L; i++)
+                product *= b1 * (1 - 0.5L * powl(0.96L, (wide)i));
+            product_t = t, product_b1 = b1;
+        }
         u = b1 * (1 - 0.5L * powl(0.96L, t));
         slot[0] = b1 * slot[0] + (1 - b1) * g;
         slot[1] = b2 * slot[1] + (1 - b2) * g * g;
