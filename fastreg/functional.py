@@ -288,12 +288,11 @@ def loss(
     """The value of a batch, sum(w_i l_i) / n with the row losses l_i of Keras.
 
     Crossentropies clip probabilities to [1e-7, 1 - 1e-7], after division by the row's sum for the
-    categorical ones. mean_squared_error and binary_crossentropy are means over the columns.
+    categorical ones. These and kl_divergence are sums over the columns, the others means.
 
     Parameters
     ----------
-    name : "mean_squared_error", "binary_crossentropy", "categorical_crossentropy" or
-        "sparse_categorical_crossentropy".
+    name : one of `fastreg.inputs.LOSSES`.
     y_true : (n, n_out) like y_pred, or class numbers (n,) for the sparse one.
     y_pred : (n, n_out) float32 or float64.
     sample_weight : (n,) like y_pred; None is 1.

@@ -49,6 +49,14 @@ LOSSES = (
     "binary_crossentropy",
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_logarithmic_error",
+    "log_cosh",
+    "poisson",
+    "kl_divergence",
+    "hinge",
+    "squared_hinge",
 )
 L1_STEPS = ("sign", "proximal", "cumulative")
 NO_THRESHOLD = ("adadelta", "lion", "ftrl")  # optimizers that have the L1 step "sign" alone

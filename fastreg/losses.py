@@ -135,11 +135,192 @@ class SparseCategoricalCrossentropy(Loss):
     keras_only = _keras_only(name, from_logits=False, ignore_class=None, axis=-1)
 
 
+@dataclass(frozen=True, init=False)
+class MeanAbsoluteError(Loss):
+    """Mean absolute error: l_i is the mean of `|y_pred - y_true|` over the columns.
+
+    Raises
+    ------
+    ValueError
+        For an argument of Keras' class that is not at Keras' default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(MeanAbsoluteError()(np.array([[0.0, 1.0]]), np.array([[0.5, 1.0]])), 6)
+    0.25
+    """
+
+    name = "mean_absolute_error"
+    keras_only = _keras_only(name)
+
+
+@dataclass(frozen=True, init=False)
+class MeanAbsolutePercentageError(Loss):
+    """Mean absolute percentage error: the mean of `100 |p - y| / max(|y|, 1e-7)`.
+
+    Raises
+    ------
+    ValueError
+        For an argument of Keras' class that is not at Keras' default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(MeanAbsolutePercentageError()(np.array([[2.0, 1.0]]), np.array([[1.0, 1.0]])), 6)
+    25.0
+    """
+
+    name = "mean_absolute_percentage_error"
+    keras_only = _keras_only(name)
+
+
+@dataclass(frozen=True, init=False)
+class MeanSquaredLogarithmicError(Loss):
+    """Mean squared logarithmic error: the mean of `(log(1 + p) - log(1 + y))^2`, both from 1e-7 up.
+
+    Raises
+    ------
+    ValueError
+        For an argument of Keras' class that is not at Keras' default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(MeanSquaredLogarithmicError()(np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])), 6)
+    0.0
+    """
+
+    name = "mean_squared_logarithmic_error"
+    keras_only = _keras_only(name)
+
+
+@dataclass(frozen=True, init=False)
+class LogCosh(Loss):
+    """Logarithm of the hyperbolic cosine of the error: the mean of `log cosh(p - y)`.
+
+    Raises
+    ------
+    ValueError
+        For an argument of Keras' class that is not at Keras' default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(LogCosh()(np.array([[0.0]]), np.array([[0.0]])), 6)
+    0.0
+    """
+
+    name = "log_cosh"
+    keras_only = _keras_only(name)
+
+
+@dataclass(frozen=True, init=False)
+class Poisson(Loss):
+    """Poisson loss: l_i is the mean of `p - y log(p + 1e-7)` over the columns, p >= 0.
+
+    Raises
+    ------
+    ValueError
+        For an argument of Keras' class that is not at Keras' default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(Poisson()(np.array([[0.0]]), np.array([[2.0]])), 6)
+    2.0
+    """
+
+    name = "poisson"
+    keras_only = _keras_only(name)
+
+
+@dataclass(frozen=True, init=False)
+class KLDivergence(Loss):
+    """Kullback-Leibler divergence: the sum of `y log(y / p)`, both clipped to [1e-7, 1].
+
+    Raises
+    ------
+    ValueError
+        For an argument of Keras' class that is not at Keras' default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(KLDivergence()(np.array([[0.5, 0.5]]), np.array([[0.5, 0.5]])), 6)
+    0.0
+    """
+
+    name = "kl_divergence"
+    keras_only = _keras_only(name)
+
+
+@dataclass(frozen=True, init=False)
+class Hinge(Loss):
+    """Hinge loss: l_i is the mean of `max(1 - y p, 0)`, y of -1 and 1, or 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        For an argument of Keras' class that is not at Keras' default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(Hinge()(np.array([[-1.0, 1.0]]), np.array([[0.5, 2.0]])), 6)
+    0.75
+    """
+
+    name = "hinge"
+    keras_only = _keras_only(name)
+
+
+@dataclass(frozen=True, init=False)
+class SquaredHinge(Loss):
+    """Squared hinge loss: l_i is the mean of `max(1 - y p, 0)^2`, y of -1 and 1, or 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        For an argument of Keras' class that is not at Keras' default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(SquaredHinge()(np.array([[-1.0, 1.0]]), np.array([[0.5, 2.0]])), 6)
+    1.125
+    """
+
+    name = "squared_hinge"
+    keras_only = _keras_only(name)
+
+
 REGISTRY: Registry[Loss] = Registry(
     "loss",
     Loss,
-    (MeanSquaredError, BinaryCrossentropy, CategoricalCrossentropy, SparseCategoricalCrossentropy),
-    aliases={"mse": MeanSquaredError, "bce": BinaryCrossentropy},
+    (
+        MeanSquaredError,
+        BinaryCrossentropy,
+        CategoricalCrossentropy,
+        SparseCategoricalCrossentropy,
+        MeanAbsoluteError,
+        MeanAbsolutePercentageError,
+        MeanSquaredLogarithmicError,
+        LogCosh,
+        Poisson,
+        KLDivergence,
+        Hinge,
+        SquaredHinge,
+    ),
+    aliases={
+        "mse": MeanSquaredError,
+        "bce": BinaryCrossentropy,
+        "mae": MeanAbsoluteError,
+        "mape": MeanAbsolutePercentageError,
+        "msle": MeanSquaredLogarithmicError,
+        "kld": KLDivergence,
+        "kullback_leibler_divergence": KLDivergence,
+    },
 )
 
 

@@ -661,11 +661,79 @@ def _sparse_gradient(y: Array, p: Array, out: Array) -> None:
     out[rows, y] -= slope / clipped
 
 
+def _over_outputs(
+    value: Callable[[Array, Array], Array],
+    slope: Callable[[Array, Array], Array],
+    sums: bool = False,
+) -> Loss:
+    """A loss of each output apart: their mean over the columns, or their sum."""
+
+    def rows(y: Array, p: Array) -> Array:
+        total: Array = value(y, p).sum(axis=1, dtype=np.float64)
+        return total if sums else total / p.shape[1]
+
+    def gradient(y: Array, p: Array, out: Array) -> None:
+        np.copyto(out, slope(y, p) / (1 if sums else p.shape[1]))
+
+    return Loss(rows, gradient)
+
+
+def _percentage(y: Array) -> Array:
+    return 100 / np.maximum(np.abs(y), CLIP)
+
+
+def _logarithmic(y: Array, p: Array) -> Array:
+    error: Array = np.log(np.maximum(p, CLIP) + 1) - np.log(np.maximum(y, CLIP) + 1)
+    return error
+
+
+def _log_cosh(y: Array, p: Array) -> Array:
+    size = np.abs(p - y)
+    value: Array = size + np.log1p(np.exp(-2 * size)) - math.log(2)
+    return value
+
+
+def _divergence(y: Array, p: Array) -> Array:
+    q = np.clip(y, CLIP, 1)
+    value: Array = q * np.log(q / np.clip(p, CLIP, 1)) + (p - p) + (y - y)
+    return value
+
+
+def _divergence_slope(y: Array, p: Array) -> Array:
+    inside = (p >= CLIP) & (p <= 1)
+    slope: Array = np.where(inside, -np.clip(y, CLIP, 1) / np.clip(p, CLIP, 1), 0)
+    return slope
+
+
+def _margin(y: Array, p: Array) -> tuple[Array, Array]:
+    """max(1 - t p, 0) of t = y, or 2 y - 1 for y of 0 and 1; and its slope."""
+    sign = np.where(y == 0, -1, y)
+    margin = np.maximum(0, 1 - sign * p) + (p - p) + (y - y)
+    return margin, np.where(margin > 0, -sign, 0)
+
+
 LOSSES = {
     "mean_squared_error": Loss(_squared, _squared_gradient),
     "binary_crossentropy": Loss(_binary, _binary_gradient),
     "categorical_crossentropy": Loss(_categorical, _categorical_gradient),
     "sparse_categorical_crossentropy": Loss(_sparse, _sparse_gradient),
+    "mean_absolute_error": _over_outputs(lambda y, p: np.abs(p - y), lambda y, p: np.sign(p - y)),
+    "mean_absolute_percentage_error": _over_outputs(
+        lambda y, p: np.abs(p - y) * _percentage(y), lambda y, p: np.sign(p - y) * _percentage(y)
+    ),
+    "mean_squared_logarithmic_error": _over_outputs(
+        lambda y, p: _logarithmic(y, p) ** 2 + (p - p) + (y - y),
+        lambda y, p: np.where(p < CLIP, 0, 2 * _logarithmic(y, p) / (np.maximum(p, CLIP) + 1)),
+    ),
+    "log_cosh": _over_outputs(_log_cosh, lambda y, p: np.tanh(p - y)),
+    "poisson": _over_outputs(
+        lambda y, p: p - y * np.log(p + CLIP), lambda y, p: 1 - y / (p + CLIP)
+    ),
+    "kl_divergence": _over_outputs(_divergence, _divergence_slope, sums=True),
+    "hinge": _over_outputs(lambda y, p: _margin(y, p)[0], lambda y, p: _margin(y, p)[1]),
+    "squared_hinge": _over_outputs(
+        lambda y, p: _margin(y, p)[0] ** 2, lambda y, p: 2 * _margin(y, p)[0] * _margin(y, p)[1]
+    ),
 }
 
 
@@ -740,12 +808,11 @@ def loss(
     """The value of a batch, sum(w_i l_i) / n with the row losses l_i of Keras.
 
     Crossentropies clip probabilities to [1e-7, 1 - 1e-7], after division by the row's sum for the
-    categorical ones. mean_squared_error and binary_crossentropy are means over the columns.
+    categorical ones. These and kl_divergence are sums over the columns, the others means.
 
     Parameters
     ----------
-    name : "mean_squared_error", "binary_crossentropy", "categorical_crossentropy" or
-        "sparse_categorical_crossentropy".
+    name : one of `fastreg.inputs.LOSSES`.
     y_true : (n, n_out) like y_pred, or class numbers (n,) for the sparse one.
     y_pred : (n, n_out) float32 or float64.
     sample_weight : (n,) like y_pred; None is 1.

@@ -45,7 +45,15 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
     ENTRY(mean_squared_error)                                                                      \
     ENTRY(binary_crossentropy)                                                                     \
     ENTRY(categorical_crossentropy)                                                                \
-    ENTRY(sparse_categorical_crossentropy)
+    ENTRY(sparse_categorical_crossentropy)                                                         \
+    ENTRY(mean_absolute_error)                                                                     \
+    ENTRY(mean_absolute_percentage_error)                                                          \
+    ENTRY(mean_squared_logarithmic_error)                                                          \
+    ENTRY(log_cosh)                                                                                \
+    ENTRY(poisson)                                                                                 \
+    ENTRY(kl_divergence)                                                                           \
+    ENTRY(hinge)                                                                                   \
+    ENTRY(squared_hinge)
 #define FR_OPTIMIZERS(ENTRY)                                                                       \
     ENTRY(sgd)                                                                                     \
     ENTRY(adam)                                                                                    \

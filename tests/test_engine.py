@@ -27,6 +27,14 @@ LOSSES = (
     "binary_crossentropy",
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_logarithmic_error",
+    "log_cosh",
+    "poisson",
+    "kl_divergence",
+    "hinge",
+    "squared_hinge",
 )
 ADAM = {"kind": "adam", "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
 OPTIMIZERS = {
@@ -379,12 +387,24 @@ def test_the_tables_are_those_of_the_reference():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LOSSES[:4])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_training_equals_the_reference(activation, loss, dtype):
     # All optimizers for the first five; the others differ in f and f' alone.
     every = 1 if activation in ACTIVATIONS[:5] else 9
     assert check_table([activation], [loss], [dtype], every=every) == -(-27 // every)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", LOSSES[4:])
+@pytest.mark.parametrize("activation", ["sigmoid", "softplus", "softmax"])
+def test_losses_of_each_output_equal_the_reference(activation, loss, dtype):
+    """After heads whose outputs are positive: some of these have a logarithm of them.
+
+    Sign changes of the gradient where an error is 0 are hit by rounding in none of these rows.
+    """
+    optimizers = ["sgd", "nesterov", "adam"]
+    assert check_table([activation], [loss], [dtype], optimizers=optimizers) == 9
 
 
 @pytest.mark.parametrize("optimizer", OTHERS)
@@ -405,7 +425,7 @@ def test_wide_networks():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LOSSES[:4])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_outputs_far_out(activation, loss, dtype):
     """Probabilities beyond the clip, logits of +-900: the same values, and no overflow on the way.
@@ -446,7 +466,7 @@ def test_saturated_units_are_saturated(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LOSSES[:4])
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 def test_dropout_after_the_head(activation, loss, dtype):
     """The loss sees what is left of the probabilities, so nothing is fused."""
@@ -657,6 +677,8 @@ def test_the_ledger_is_added_to(module):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_step_that_is_not_finite_changes_nothing(module, activation, loss, dtype):
     """NaN in one entry of the third batch's first, middle or last row; the head hides none."""
+    if loss == "poisson" and activation == "log_softmax":
+        activation = "softplus"  # it has the logarithm of the output
     for place, width in ((20, 1), (25, 33), (29, 64)):
         layers = [dense(width, 19, "relu", kernel_l1=1e-3), dense(19, 6, activation)]
         rng = np.random.default_rng(place)

@@ -14,7 +14,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fastreg import functional, reference
+from fastreg import functional, inputs, reference
 
 DTYPES = ["float32", "float64"]
 FACES = ["functional", "reference"]
@@ -222,6 +222,11 @@ def loss_bounds(name, y, p, w, u):
         rows = (p - y) ** 2 / n_out
         gradient = 2 * np.abs(p - y) / n_out
         return (w @ rows).sum() / n, u * CONSTANT * gradient * w[:, None] / n
+    if name in inputs.LOSSES[4:]:  # of each output apart: value and slope of outputs in (0, 1)
+        share = 1 if name == "kl_divergence" else 1 / n_out
+        slope = np.abs(reference.loss_gradient(name, y, p)) * n + share
+        rows = slope * (np.abs(p) + np.abs(y)) + share * (4 + np.abs(y * np.log(1e-7)))
+        return (w @ rows).sum() / n, 2 * u * CONSTANT * slope * w[:, None] / n
     if name == "binary_crossentropy":
         rows = (np.abs(y * np.log(p)) + (1 - y) * (1 + np.abs(np.log1p(-p)))) / n_out
         gradient = (y / p + (1 - y) / (1 - p)) / n_out

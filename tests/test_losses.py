@@ -15,6 +15,23 @@ def rows(name, y, p):
     """The loss of each row, as Keras 3.15 writes it."""
     if name == "mean_squared_error":
         return np.square(y - p).mean(axis=-1)
+    if name == "mean_absolute_error":
+        return np.abs(y - p).mean(axis=-1)
+    if name == "mean_absolute_percentage_error":
+        return 100 * np.abs((y - p) / np.maximum(np.abs(y), CLIP)).mean(axis=-1)
+    if name == "mean_squared_logarithmic_error":
+        first, second = np.log1p(np.maximum(p, CLIP)), np.log1p(np.maximum(y, CLIP))
+        return np.square(first - second).mean(axis=-1)
+    if name == "log_cosh":
+        return np.log(np.cosh(p - y)).mean(axis=-1)
+    if name == "poisson":
+        return (p - y * np.log(p + CLIP)).mean(axis=-1)
+    if name == "kl_divergence":
+        y, p = np.clip(y, CLIP, 1), np.clip(p, CLIP, 1)
+        return (y * np.log(y / p)).sum(axis=-1)
+    if name in ("hinge", "squared_hinge"):
+        margin = np.maximum(1 - (2 * y - 1) * p, 0)  # y of 0 and 1
+        return (margin if name == "hinge" else np.square(margin)).mean(axis=-1)
     if name == "binary_crossentropy":
         p = np.clip(p, CLIP, 1 - CLIP)
         return -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean(axis=-1)
@@ -33,8 +50,10 @@ def example(name, rng, n=9, n_out=4):
     p[0, 1] = 1.0
     if name == "mean_squared_error":
         return rng.standard_normal((n, n_out)), p
-    if name == "binary_crossentropy":
+    if name in ("binary_crossentropy", "hinge", "squared_hinge"):
         return rng.integers(0, 2, (n, n_out)).astype("float64"), p
+    if name in inputs.LOSSES[4:]:
+        return rng.uniform(0.01, 1, (n, n_out)), p
     labels = rng.integers(0, n_out, n).astype("int32")
     return (labels, p) if name.startswith("sparse") else (np.eye(n_out)[labels], p)
 

@@ -138,9 +138,19 @@ def assert_gradient(layers, x, y, loss, sample_weight=None, h=1e-6):
 # ------------------------------------------------ gradients
 
 
+POSITIVE = ("relu", "sigmoid", "softmax", "relu6", "exponential", "softplus", "hard_sigmoid")
+
+
 @pytest.mark.parametrize("head", ["dense", "dropout"])
-@pytest.mark.parametrize("loss", reference.LOSSES)
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "loss"),
+    [
+        (activation, loss)
+        for activation in reference.ACTIVATIONS
+        for loss in reference.LOSSES
+        if loss != "poisson" or activation in POSITIVE  # it has the logarithm of the output
+    ],
+)
 def test_gradient_of_every_loss_after_every_activation(activation, loss, head):
     """With a dropout layer last nothing is fused: the clipped crossentropies are differentiated."""
     rng = np.random.default_rng(2)
@@ -209,7 +219,7 @@ def test_loss_gradient_is_that_of_loss_also_where_clipped(name):
     p = rng.uniform(0.1, 0.9, (6, 3))
     y = targets(name, 6, 3, rng)
     if name != "mean_squared_error":
-        p[0], p[1, 1] = [1.0, 1e-9, 1e-9], 1e-9
+        p[0], p[1, 1] = [1.0 + (name == "kl_divergence"), 1e-9, 1e-9], 1e-9
     w = rng.uniform(0.5, 2.0, 6)
     gradient = reference.loss_gradient(name, y, p, w)
     h = np.where((p < 1e-8) | (p == 1), 1e-10, 1e-6)  # p + h stays on its side of the clip

@@ -153,22 +153,63 @@ static wide categorical(bounds b, ptrdiff_t n, const wide *y, const wide *t, wid
     return loss;
 }
 
+/* Of one output; the row's is their mean, that of kl_divergence their sum. */
+static wide output_loss(int loss, bounds b, wide y, wide t, wide *slope)
+{
+    wide e = y - t, low = b.low;
+    switch (loss) {
+    case FR_LOSS_mean_absolute_error: *slope = sign(e); return fabsl(e);
+    case FR_LOSS_mean_absolute_percentage_error:
+        *slope = 100 * sign(e) / fmaxl(low, fabsl(t));
+        return 100 * fabsl(e) / fmaxl(low, fabsl(t));
+    case FR_LOSS_mean_squared_logarithmic_error:
+        e = log1pl(fmaxl(low, y)) - log1pl(fmaxl(low, t));
+        *slope = y < low ? 0 : 2 * e / (1 + y);
+        return e * e;
+    case FR_LOSS_log_cosh: *slope = tanhl(e); return logl(coshl(e));
+    case FR_LOSS_poisson: *slope = 1 - t / (y + low); return y - t * logl(y + low);
+    case FR_LOSS_kl_divergence: {
+        wide p = fminl(1, fmaxl(low, y)), q = fminl(1, fmaxl(low, t));
+        *slope = y < low || y > 1 ? 0 : -q / p;
+        return q * logl(q / p);
+    }
+    }
+    wide s = t == 0 ? -1 : t, margin = fmaxl(0, 1 - s * y);
+    *slope = margin > 0 ? -s : 0;
+    if (loss == FR_LOSS_hinge) return margin;
+    *slope *= 2 * margin;
+    return margin * margin;
+}
+
+static wide over_outputs(int loss, bounds b, ptrdiff_t n, const wide *y, const wide *t, wide *dy)
+{
+    wide total = 0, divisor = loss == FR_LOSS_kl_divergence ? 1 : n;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        total += output_loss(loss, b, y[j], t[j], &dy[j]) / divisor;
+        dy[j] /= divisor;
+    }
+    return total;
+}
+
 wide oracle_loss(int loss, fr_dtype dtype, ptrdiff_t n, const wide *y, const wide *target, wide *dy)
 {
     bounds b = clip_bounds(dtype);
     switch (loss) {
     case FR_LOSS_mean_squared_error: return squared_error(n, y, target, dy);
     case FR_LOSS_binary_crossentropy: return binary(b, n, y, target, dy);
-    default: return categorical(b, n, y, target, dy);
+    case FR_LOSS_categorical_crossentropy:
+    case FR_LOSS_sparse_categorical_crossentropy: return categorical(b, n, y, target, dy);
+    default: return over_outputs(loss, b, n, y, target, dy);
     }
 }
 
 bool oracle_fuses(int loss, int activation)
 {
     switch (loss) {
-    case FR_LOSS_mean_squared_error: return false;
     case FR_LOSS_binary_crossentropy: return activation == FR_ACTIVATION_sigmoid;
-    default: return activation == FR_ACTIVATION_softmax;
+    case FR_LOSS_categorical_crossentropy:
+    case FR_LOSS_sparse_categorical_crossentropy: return activation == FR_ACTIVATION_softmax;
+    default: return false;
     }
 }
 

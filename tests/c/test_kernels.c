@@ -301,6 +301,12 @@ static void loss_bounds(int loss, bool fused, double unit, fr_dtype dtype, ptrdi
         wide q = fminl(fmaxl(fused ? 0.5L : y[j], low), high);
         if (loss == FR_LOSS_mean_squared_error) {
             size += (y[j] - t[j]) * (y[j] - t[j]) / n;
+        } else if (loss > FR_LOSS_sparse_categorical_crossentropy) { /* of each output apart */
+            wide divisor = loss == FR_LOSS_kl_divergence ? 1 : n;
+            wide here = (fabsl(dy[j]) * (fabsl(y[j]) + fabsl(t[j])) + 4 / divisor) * FUNCTION;
+            off_dy[j] = unit * FUNCTION * (fabsl(dy[j]) + 4 / divisor);
+            /* the logarithm of the smallest that is taken */
+            size += here + FUNCTION * fabsl(t[j] * logl(low)) / divisor;
         } else if (loss == FR_LOSS_binary_crossentropy && fused) {
             size += (fabsl(y[j]) + fabsl(y[j] * t[j]) + FUNCTION) / n;
             off_dy[j] += 2 * FUNCTION * unit * p[j] / n;
