@@ -1,9 +1,8 @@
 """scikit-learn's MLPClassifier and MLPRegressor on fastreg's engine, and what those two lack.
 
-Every parameter, attribute and method of scikit-learn 1.9's classes is here with the same meaning
-(but `loss="poisson"`), and the same `random_state` gives the same weights but for rounding: initial
-weights, order of the rows and batches come from the same random numbers. `docs/estimators.md` has
-the few differences.
+Every parameter, attribute and method of scikit-learn 1.9's classes is here with the same meaning,
+and the same `random_state` gives the same weights but for rounding: initial weights, order of the
+rows and batches come from the same random numbers. `docs/estimators.md` has the few differences.
 
 `alpha` is scikit-learn's: a batch's loss takes `alpha / 2 * sum(W^2) / (weights of its rows)`, so
 its pull depends on the batch size. All penalties that scikit-learn lacks (`l1`, `bias_l2`, ...) are
@@ -30,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.sparse import issparse
+from scipy.special import xlogy
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -84,7 +84,8 @@ except ImportError:
 Array = NDArray[Any]
 
 # scikit-learn's names of activations and the engine's, which are taken as well.
-ACTIVATIONS = {"identity": "linear", "logistic": "sigmoid", **{a: a for a in inputs.ACTIVATIONS}}
+ACTIVATIONS = {"identity": "linear", "logistic": "sigmoid", "exp": "exponential"}
+ACTIVATIONS |= {a: a for a in inputs.ACTIVATIONS}
 
 STOCHASTIC = ("sgd", "adam")
 SMALLEST_RATE = 1e-6  # at which learning_rate="adaptive" ends the fit
@@ -98,12 +99,19 @@ NOT_FINITE = (
 # ------------------------------------------------ the network
 
 
+def _deviance_offset(y: Array) -> Array:
+    """What half the Poisson deviance has beside p - y log p."""
+    offset: Array = xlogy(y, y) - y
+    return offset
+
+
 class _Loss(NamedTuple):
     """What the engine minimizes, and how scikit-learn's loss of a row follows from its own."""
 
     name: str
     half: bool = False  # scikit-learn takes half of it
     sums: bool = True  # over the outputs, where the engine takes the mean
+    offset: Callable[[Array], Array] | None = None  # of the targets: added to each output's loss
 
     def factor(self, n_out: int) -> float:
         return (n_out if self.sums else 1) * (0.5 if self.half else 1.0)
@@ -113,11 +121,15 @@ _LOSSES = [
     _Loss("mean_squared_error", half=True),
     _Loss("binary_crossentropy"),
     _Loss("sparse_categorical_crossentropy", sums=False),
+    _Loss("poisson", offset=_deviance_offset),
 ]
 LOSSES = {loss.name: loss for loss in _LOSSES}
 
 # The regressor's losses: the engine's name, and the activation of the outputs.
-REGRESSION = {"squared_error": ("mean_squared_error", "identity")}
+REGRESSION = {
+    "squared_error": ("mean_squared_error", "identity"),
+    "poisson": ("poisson", "exp"),
+}
 
 # A step of gradient descent with rate 1 moves a weight by its gradient.
 DESCENT = {"kind": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
@@ -184,6 +196,14 @@ class _AlphaNetwork:
             self._weights = np.full(n, value, dtype)
         return self._weights
 
+    @staticmethod
+    def _add_offset(loss: str, y: Array, weight: Array | None, rows: Any, ledger: Array) -> None:
+        """To the sum of the rows' losses."""
+        offset = LOSSES[loss].offset
+        if offset is not None:
+            each = offset(y[rows].astype(np.float64)).mean(axis=1)
+            ledger[0] += each.sum() if weight is None else each @ weight[rows]
+
     def train(
         self,
         x: Rows,
@@ -230,6 +250,8 @@ class _AlphaNetwork:
                 None if outputs is None else outputs[first - start : last - start],
             )
             steps += done
+            seen = slice(first, min(last, first + done * batch_size))
+            self._add_offset(loss, y, weight, seen if index is None else index[seen], ledger)
             if done < wanted:
                 break
         return steps
@@ -254,6 +276,7 @@ class _AlphaNetwork:
         self._divide_by(total)
         call = (batch_size, loss, accuracy, ledger, n_threads, outputs)
         self._network.evaluate(x, y, weight, start, stop, *call)
+        self._add_offset(loss, y, weight, slice(start, stop), ledger)
 
 
 class _Perceptron(Sequential):
@@ -1194,9 +1217,10 @@ class MLPClassifier(ClassifierMixin, _MultilayerPerceptron):
 class MLPRegressor(RegressorMixin, _MultilayerPerceptron):
     """scikit-learn's MLPRegressor on fastreg's engine.
 
-    `loss` stands first, as in scikit-learn >= 1.7. The squared error of several outputs is half
-    their sum of squares, the function whose gradient scikit-learn uses; its own value is smaller
-    by the number of outputs (its issue 8349).
+    `loss` stands first, as in scikit-learn >= 1.7: "squared_error" or "poisson", half the Poisson
+    deviance of targets of at least 0 from the exponential of the network's output, summed over the
+    outputs. The squared error of several outputs is half their sum of squares, the function whose
+    gradient scikit-learn uses; its own value is smaller by the number of outputs (its issue 8349).
 
     Parameters and attributes of scikit-learn 1.9's class are here with its defaults and meaning;
     those below come on top. Penalties of fastreg are added to the mean loss as they stand, while
@@ -1336,8 +1360,13 @@ class MLPRegressor(RegressorMixin, _MultilayerPerceptron):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        self._check_range(y)
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
         return X, y.reshape(len(y), -1), weight
+
+    def _check_range(self, y: Array) -> None:
+        if self.loss == "poisson" and y.min() < 0:
+            raise ValueError(f"y: got {y.min():g}; loss='poisson' needs numbers of at least 0")
 
     def _validation(self, given: Any, dtype: Any) -> Any:
         if given is None:
@@ -1353,6 +1382,7 @@ class MLPRegressor(RegressorMixin, _MultilayerPerceptron):
             dtype=dtype,
             reset=False,
         )
+        self._check_range(y)
         weight = None if weight is None else _check_sample_weight(weight, X)
         return X, y.reshape(len(y), -1), weight
 

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import SelectFromModel
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import Lasso, LassoCV, LogisticRegression
+from sklearn.metrics import mean_poisson_deviance
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -106,6 +107,49 @@ def test_trajectory_of_a_regressor_with_weights(solver, activation):
         for mlp in (fr.estimators, theirs)
     )
     assert_same_path(ours, his)
+
+
+COUNTS = np.random.default_rng(5).poisson(np.exp(XR[:, :2] / 2 + [0.5, 1.0])).astype(float)
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
+@pytest.mark.parametrize("y", [COUNTS[:, 0], COUNTS], ids=["one", "two"])
+@pytest.mark.parametrize("solver", ["nesterov", "adam", "lbfgs"])
+def test_trajectory_of_counts(solver, y, weight):
+    """The engine takes the logarithm of p + 1e-7, as Keras does."""
+    both = {"loss": "poisson", "hidden_layer_sizes": 6, "activation": "tanh", "random_state": 3}
+    both |= {"max_iter": 12, "batch_size": 64, "alpha": 1.0}
+    both |= SOLVERS.get(solver, {"solver": solver})
+    ours, his = (
+        mlp.MLPRegressor(**both).fit(XR, y, sample_weight=weight) for mlp in (fr.estimators, theirs)
+    )
+    assert ours.loss_ == pytest.approx(his.loss_, rel=2e-6)
+    if solver != "lbfgs":
+        np.testing.assert_allclose(ours.loss_curve_, his.loss_curve_, rtol=2e-6)
+    for a, b in zip(ours.coefs_ + ours.intercepts_, his.coefs_ + his.intercepts_, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    np.testing.assert_allclose(ours.predict(XR), his.predict(XR), rtol=1e-5)
+    assert ours.out_activation_ == his.out_activation_ == "exp"
+
+
+def test_loss_of_counts_is_half_the_deviance():
+    """On the rows of validation, too."""
+    model = MLPRegressor("poisson", 5, max_iter=3, random_state=0, alpha=0.0)
+    x, y, weight = XR[:70], COUNTS[:70], WEIGHT[:70]
+    model.fit(XR, COUNTS, validation_data=(x, y, weight))
+    found = model.predict(x)
+    deviance = sum(
+        mean_poisson_deviance(y[:, o], found[:, o], sample_weight=weight) for o in (0, 1)
+    )
+    assert model.validation_curve_[-1] == pytest.approx(deviance / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("where", ["y", "validation_data"])
+def test_counts_are_not_negative(where):
+    good, bad = (XR, COUNTS[:, 0]), (XR, COUNTS[:, 0] - 1)
+    model = MLPRegressor("poisson", 5, max_iter=3)
+    with pytest.raises(ValueError, match="y: got -1; loss='poisson' needs"):
+        model.fit(*bad) if where == "y" else model.fit(*good, validation_data=bad)
 
 
 @pytest.mark.parametrize("y", [CLASSES > 0, CLASSES], ids=["binary", "multiclass"])

@@ -15,8 +15,6 @@ source = PATH.read_text()
 assert source.count(THEIRS) == 1
 exec(compile(source.replace(THEIRS, OURS), PATH, "exec"), globals())
 
-del globals()["test_mlp_vs_poisson_glm_equivalent"]  # needs loss="poisson", which is not here yet
-
 
 @pytest.fixture
 def global_random_seed():
