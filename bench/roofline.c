@@ -170,8 +170,8 @@ static void product_task(void *context, int thread, ptrdiff_t i)
     const layer *a = &step->net->layers[MEASURED];
     if (run->product == OF_FORWARD)
         fr_forward_layer(step->net, a, a->spec.activation, rows,
-                      (layer_input){.x = input_of(step, MEASURED, first)},
-                      rows_of(step, MEASURED, a->y, first));
+                         (layer_input){.x = input_of(step, MEASURED, first)},
+                         rows_of(step, MEASURED, a->y, first), slope_of(step, MEASURED, first));
     else
         dense_backward(step, MEASURED, first, rows);
 }
