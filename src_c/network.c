@@ -10,8 +10,9 @@
 
 /* ---- rules ---- */
 
-/* Of a small L2. */
-enum { L2_BYTES = 256 * 1024 };
+/* Weights that with their slots come from memory in every step. Of layers of 1024 at batch 32 a step takes 17% less
+ * when it fetches ahead; of layers of 512, which stand in L3, 8% more. */
+enum { BEYOND_CACHE = 4 << 20 };
 
 ptrdiff_t fr_panel_rows(ptrdiff_t n_batch)
 {
@@ -152,7 +153,7 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
     }
     fr_status status = FR_OK;
     net->n_weights = place_weights(net);
-    net->fetches_ahead = net->native && net->n_weights > L2_BYTES / net->size;
+    net->fetches_ahead = net->native && net->n_weights > BEYOND_CACHE / net->size;
     if (net->n_weights < 0) {
         status = FR_TOO_LARGE;
     } else {

@@ -115,7 +115,7 @@ struct fr_network {
     double flops;              /* of one row's forward pass */
     bool native;               /* our products on panels, else BLAS */
     const fr_pair_kernels *pairs; /* training's products in bfloat16, or NULL */
-    bool fetches_ahead;        /* its weights do not stay in L2 from step to step */
+    bool fetches_ahead;        /* its weights do not stay in cache from step to step */
     bool transposed_stale;     /* weights were set since the transposes were made */
     fr_sparse_use sparse;
     bool nonzeros_stale;       /* weights have changed since the nonzeros were found */

@@ -259,7 +259,7 @@ def change(keys, value):
         change(["dtype"], "float16"),
         change(["iterations"], -1),
         change(["compile", "optimizer", "class_name"], "Exec"),
-        change(["compile", "loss"], "hinge"),
+        change(["compile", "loss"], "huge"),
         change(["random", "rng"], {"bit_generator": "MT19937"}),
     ],
 )
