@@ -17,6 +17,6 @@ static inline void *fr_at(const void *array, ptrdiff_t element, ptrdiff_t size)
 static inline ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t larger(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static inline ptrdiff_t round_up(ptrdiff_t a, ptrdiff_t to) { return (a + to - 1) / to * to; }
-static inline ptrdiff_t pieces(ptrdiff_t n, ptrdiff_t piece) { return (n + piece - 1) / piece; }
+static inline ptrdiff_t pieces(ptrdiff_t n, ptrdiff_t piece) { return n / piece + (n % piece > 0); }
 
 #endif
