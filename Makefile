@@ -105,11 +105,11 @@ $(eval $(call c_kind,neon,aarch64-linux-gnu-gcc,$(C_FLAGS) -static -DSWEEP_STEP=
 $(eval $(call c_kind,gcc,gcc,$(C_FLAGS)))
 $(eval $(call c_kind,clang,clang,$(C_FLAGS)))
 
-# The engine as bench/roofline.c opens it: that file includes training.c.
+# The engine as bench/roofline.c opens it.
 build/roofline/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(C_FLAGS) -fPIC -MMD -MP -c $< -o $@
-roofline_OBJECTS := $(patsubst %.c,build/roofline/%.o,bench/roofline.c $(filter-out src_c/training.c,$(C_SOURCES)))
+roofline_OBJECTS := $(patsubst %.c,build/roofline/%.o,bench/roofline.c $(C_SOURCES))
 -include $(roofline_OBJECTS:.o=.d)
 build/roofline/library.so: $(roofline_OBJECTS)
 	@$(CC) $(C_FLAGS) -shared $^ -lm -o $@

@@ -1,14 +1,20 @@
 /* What the machine can do, and what the engine's three products make of it: called by roofline.py.
  *
- * It includes training.c to time the very functions of a training step, each alone, with its epilogue:
+ * It times the very functions of a training step, each alone, with its epilogue:
  *   forward    y = relu(x W + b)
  *   backward   dz = f'(y) dy, db = sum dz, dx = dz W'
  *   update     dW = x'dz, L1 + L2, Adam
  */
-#include "../src_c/training.c"
+#include "../src_c/training.h"
 
 #include "base/platform.h"
+#include "base/threads.h"
+#include "blas.h"
+#include "optimizers.h"
 
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define EXPORT __attribute__((visibility("default")))
@@ -163,7 +169,7 @@ static void product_task(void *context, int thread, ptrdiff_t i)
     training_run *step = &run->step;
     training_plan *plan = step->plan;
     if (run->product == OF_UPDATE) {
-        block(step, &plan->tasks[i], plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
+        fr_update_block(step, &plan->tasks[i], plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
         return;
     }
     ptrdiff_t first = i * plan->n_rows, rows = smaller(plan->n_rows, step->n_batch - first);
@@ -173,7 +179,7 @@ static void product_task(void *context, int thread, ptrdiff_t i)
                          (layer_input){.x = input_of(step, MEASURED, first)},
                          rows_of(step, MEASURED, a->y, first), slope_of(step, MEASURED, first));
     else
-        dense_backward(step, MEASURED, first, rows);
+        fr_backward_layer(step, MEASURED, first, rows);
 }
 
 static double product_seconds(product_run run, int n_threads, double seconds)
@@ -236,7 +242,7 @@ EXPORT fr_status roofline_products(int dtype, ptrdiff_t n_batch, ptrdiff_t n_in,
     if (status == FR_OK) status = fr_network_set(net, -1, MEASURED, 0, numbers);
     if (status == FR_OK) status = fr_network_train(net, &call, ledger, &steps);
     if (status == FR_OK) {
-        n_threads = fr_threads_for(step_flops(net, n_batch), n_threads);
+        n_threads = fr_threads_for(fr_step_flops(net, n_batch), n_threads);
         product_run run = {
             .step = {.net = net,
                      .phase = COLUMNS,

@@ -1,4 +1,4 @@
-/* A network and its plans: what network.c, products.c, forward.c, training.c and inference.c share.
+/* A network and its plans: what all files here but functional.c and dispatch.c share.
  *
  * Every matrix stands in column panels, `width` columns wide and contiguous: [n / width][rows][width].
  * The native products take panels of two SIMD vectors; BLAS takes one panel as wide as the matrix, which

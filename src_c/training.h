@@ -1,0 +1,96 @@
+/* A step of training: what plan.c, rows.c, columns.c, constraints.c and training.c share. */
+#ifndef FR_TRAINING_H
+#define FR_TRAINING_H
+
+#include "network.h"
+
+typedef struct {
+    fr_network *net;
+    training_plan *plan;
+    const fr_training *call;
+    const fr_kernels *kernels;
+    bool fused;
+    double *ledger;
+    fr_optimizer optimizer; /* as it is in the step at hand, of which all that follows is */
+    enum { BEFORE, ROWS, COLUMNS, GRADIENTS, UPDATES, BOUNDS } phase;
+    ptrdiff_t row, stop, n_batch, n_panels, steps_done; /* rows up to `stop`, for now */
+    bool not_finite;
+    fr_update_step update;
+    fr_gradient_step change; /* of the gradients; its regularizer is that of the array */
+    double ema_momentum;
+    bool overwrites; /* the weights become their mean */
+} training_run;
+
+/* ---- where things of the batch stand ---- */
+
+/* Rows `first`.. of the batch: of layer l's output, of one of its companions, and of its input. */
+static inline matrix rows_of(const training_run *run, ptrdiff_t l, void *array, ptrdiff_t first)
+{
+    return view(run->net, array, run->net->layers[l].width, run->plan->n_batch, first);
+}
+
+static inline matrix slope_of(const training_run *run, ptrdiff_t l, ptrdiff_t first)
+{
+    void *slope = run->net->layers[l].slope;
+    return slope ? rows_of(run, l, slope, first) : (matrix){0};
+}
+
+static inline matrix input_of(const training_run *run, ptrdiff_t l, ptrdiff_t first)
+{
+    if (l == 0)
+        return view(run->net, run->plan->x, run->net->width_x, run->plan->n_batch, first);
+    return rows_of(run, l - 1, run->net->layers[l - 1].y, first);
+}
+
+/* Whether the products of layer l are those on pairs of bfloat16. */
+static inline bool paired(const training_run *run, ptrdiff_t l)
+{
+    return run->net->pairs && !(l == 0 && run->plan->compressed);
+}
+
+static inline matrix across(const training_run *run, const matrix_pairs *pairs, ptrdiff_t first)
+{
+    return view(run->net, pairs->across.at, pairs->across.width, pairs->across.height, first);
+}
+
+/* ---- plan.c ---- */
+
+/* Rows of a block whose terms of x' are listed at once. */
+enum { TERM_ROWS = 64 };
+
+/* The terms of x' for some rows of a kernel, in a thread's scratch. */
+typedef struct {
+    fr_sparse_rows x, turned;
+    int64_t *cursor, *start; /* (n_batch), (TERM_ROWS + 2) */
+    int32_t *row;            /* (n_batch, TERM_ROWS) */
+    void *value;
+} terms;
+
+/* Of a training step: each of the three products takes what the forward one does. */
+double fr_step_flops(const fr_network *net, ptrdiff_t n_batch);
+/* Rows of a block whose dw stands in scratch at once, in L1 with the weights. */
+ptrdiff_t fr_update_rows(const fr_network *net, const layer *a, ptrdiff_t n_i);
+void fr_take_terms(const fr_network *net, fr_arena *arena, ptrdiff_t n_batch, terms *t);
+/* The plan for this call; buffers that are large enough stay. */
+fr_status fr_plan_training(fr_network *net, const fr_training *call, int n_threads);
+
+/* ---- rows.c ---- */
+
+void fr_backward_layer(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows);
+/* A panel of rows: gathered, forward through all layers and the loss, backward to the first trainable one. */
+void fr_train_rows(training_run *run, ptrdiff_t panel);
+
+/* ---- columns.c ---- */
+
+/* A block of a kernel, and of the bias where it begins: what the phase does to it. */
+void fr_update_block(training_run *run, task *t, void *scratch);
+/* How much of the gradients a bound of their norms leaves, when their squares are known. */
+void fr_set_gradient_scales(const training_run *run);
+
+/* ---- constraints.c ---- */
+
+enum { FR_BOUND_NORMS = 64 }; /* of a task, at most */
+
+void fr_bound_block(const training_run *run, const task *t);
+
+#endif
