@@ -46,7 +46,19 @@ OPTIONAL = {
     *("matplotlib", "tqdm", "sklearn", "safetensors", "pandas"),
     *("IPython", "keras", "torch"),
 }
+# The same within the package of the estimators.
+ROWS_OF_ESTIMATORS = [
+    {"__init__"},
+    {"cross_validation", "onnx_converters"},
+    {"classifier", "regressor"},
+    {"base"},
+    {"lbfgs", "stochastic"},
+    {"network", "rules"},
+    {"parameters"},
+]
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+OF_ESTIMATORS = sorted(path.stem for path in FOLDER.glob("estimators/*.py"))
+MODULES += [f"estimators/{name}" for name in OF_ESTIMATORS]
 
 
 def imports(nodes):
@@ -57,8 +69,8 @@ def imports(nodes):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports"
-            if node.module == "fastreg":
-                found |= {f"fastreg.{alias.name}" for alias in node.names}
+            if node.module in ("fastreg", "fastreg.estimators"):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
             elif node.module != "__future__":
                 found.add(node.module)
     return found
@@ -73,14 +85,23 @@ def of_fastreg(module):
     return {name.split(".")[1] for name in names if name.startswith("fastreg.")}
 
 
-def row(module):
-    return next(i for i, modules in enumerate(ROWS) if module in modules)
+def row(module, rows=ROWS):
+    return next(i for i, modules in enumerate(rows) if module in modules)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_arrows_point_down(module):
-    for other in of_fastreg(module) - {"_engine"}:
-        assert row(other) > row(module), f"{module} imports {other}"
+    package = module.split("/")[0]
+    for other in of_fastreg(module) - {"_engine"} - ({package} if package != module else set()):
+        assert row(other) > row(package), f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("module", OF_ESTIMATORS)
+def test_arrows_point_down_among_the_estimators(module):
+    for name in imports(ast.walk(tree(f"estimators/{module}"))):
+        if name.startswith("fastreg.estimators."):
+            other = name.split(".")[2]
+            assert row(other, ROWS_OF_ESTIMATORS) > row(module, ROWS_OF_ESTIMATORS), other
 
 
 def test_few_modules_see_the_engine():
@@ -102,7 +123,7 @@ def test_the_reference_needs_numpy_alone():
 @pytest.mark.parametrize("module", MODULES)
 def test_optional_packages_are_imported_where_they_are_needed(module):
     at_import = {name.split(".")[0] for name in imports(tree(module).body)}
-    assert at_import & OPTIONAL == ({"sklearn"} if module == "estimators" else set())
+    assert at_import & OPTIONAL <= ({"sklearn"} if "estimators/" in module else set())
 
 
 def run(code):
