@@ -64,7 +64,19 @@ from fastreg.callbacks import (
 )
 from fastreg.config import get_num_threads, set_num_threads, set_random_seed
 from fastreg.errors import check_choice
-from fastreg.layers import Dense, Dropout, Flatten, Input, Normalization, Rescaling
+from fastreg.layers import (
+    Activation,
+    ActivityRegularization,
+    AlphaDropout,
+    Dense,
+    Dropout,
+    Flatten,
+    GaussianDropout,
+    GaussianNoise,
+    Input,
+    Normalization,
+    Rescaling,
+)
 from fastreg.models import Sequential, from_keras, from_torch, load_model, to_onnx
 from fastreg.optimizers import (
     LBFGS,
@@ -93,7 +105,12 @@ __all__ = [
     "from_torch",
     "Input",
     "Dense",
+    "Activation",
+    "ActivityRegularization",
     "Dropout",
+    "GaussianNoise",
+    "GaussianDropout",
+    "AlphaDropout",
     "Flatten",
     "Normalization",
     "Rescaling",

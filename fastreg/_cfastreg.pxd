@@ -68,7 +68,7 @@ cdef extern from "fastreg.h" nogil:
         int keeps_bias
         fr_constraint kernel_constraint
         fr_constraint bias_constraint
-        double rate
+        double rate, stddev
         uint64_t seed
         int has_seed
 
@@ -214,7 +214,7 @@ cdef extern from "fastreg.h" nogil:
                             double l1, const fr_groups *groups)
     fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
                       const void *y_pred, const void *weight, double *value, void *dy)
-    fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, double rate,
-                         uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y)
+    fr_status fr_noise(fr_dtype dtype, int kind, ptrdiff_t rows, ptrdiff_t n, const void *x,
+                       double amount, uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y)
     fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t iteration,
                         ptrdiff_t n, void *w, const void *dw, void **slots, fr_regularizer r)

@@ -56,7 +56,9 @@ def loss(name: str, y_true: Array, y_pred: Array, sample_weight: Array | None) -
 def loss_gradient(
     name: str, y_true: Array, y_pred: Array, sample_weight: Array | None, out: Array
 ) -> None: ...
-def dropout(x: Array, rate: float, seed: int, iteration: int, layer: int, out: Array) -> None: ...
+def noise(
+    kind: str, x: Array, amount: float, seed: int, iteration: int, layer: int, out: Array
+) -> None: ...
 def update(
     w: Array,
     dw: Array,

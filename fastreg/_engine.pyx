@@ -267,7 +267,7 @@ cdef fr_layer _layer(dict layer) except *:
     out.kind = _id(_LAYER_KINDS, "kind", layer["kind"])
     out.n_in, out.n_out = layer["n_in"], layer["n_out"]
     seed = layer.get("seed")
-    out.rate = layer.get("rate", 0.0)
+    out.rate, out.stddev = layer.get("rate", 0.0), layer.get("stddev", 0.0)
     out.has_seed = seed is not None
     out.seed = 0 if seed is None else seed
     out.activation = _id(_ACTIVATIONS, "activation", layer.get("activation", "linear"))
@@ -801,10 +801,11 @@ def loss_gradient(name, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight, c
                    _data(y_true), _data(y_pred), _data_or_null(sample_weight), NULL, _data(out)))
 
 
-def dropout(cnp.ndarray x, double rate, uint64_t seed, int64_t iteration, ptrdiff_t layer,
-            cnp.ndarray out):
-    _check(fr_dropout(_dtype(x), _rows(x), x.shape[x.ndim - 1], _data(x), rate, seed, iteration,
-                      layer, _data(out)))
+def noise(str kind, cnp.ndarray x, double amount, uint64_t seed, int64_t iteration, ptrdiff_t layer,
+          cnp.ndarray out):
+    """A layer of noise; amount: its rate, or its standard deviation."""
+    _check(fr_noise(_dtype(x), _id(_LAYER_KINDS, "kind", kind), _rows(x), x.shape[x.ndim - 1],
+                    _data(x), amount, seed, iteration, layer, _data(out)))
 
 
 def update(cnp.ndarray w, cnp.ndarray dw, list slots, dict optimizer, int64_t iteration, double l1,

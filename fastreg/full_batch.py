@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastreg import config, owlqn, training
 from fastreg.callbacks import CallbackList, ProgressLine
-from fastreg.layers import Dense, Layer
+from fastreg.layers import Layer, Noise
 from fastreg.objective import Objective
 from fastreg.optimizers import LBFGS
 from fastreg.regularizers import GroupL1
@@ -33,8 +33,7 @@ def check(layers: list[Layer], batch_size: int, n_rows: int) -> None:
     Raises
     ------
     ValueError
-        For a layer with a part in a step that is not Dense, a penalty by its prox, a schedule,
-        batches.
+        For a layer of noise, a penalty by its prox, a schedule, batches.
     """
     if batch_size < n_rows:
         raise ValueError(
@@ -42,8 +41,8 @@ def check(layers: list[Layer], batch_size: int, n_rows: int) -> None:
         )
     for layer in layers:
         name = f"layer {layer.name!r} ({type(layer).__name__})"
-        if not isinstance(layer, Dense) and not layer.at_entry:
-            raise ValueError(f"{name}: LBFGS minimizes one function, of Dense layers alone")
+        if isinstance(layer, Noise):
+            raise ValueError(f"{name}: LBFGS minimizes one function, which has no noise in it")
         if layer.schedules():
             raise ValueError(f"{name}: a setting follows a schedule, but LBFGS has one function")
         if isinstance(getattr(layer, "kernel_regularizer", None), GroupL1):

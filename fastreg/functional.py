@@ -28,6 +28,9 @@ __all__ = [
     "loss",
     "loss_gradient",
     "dropout",
+    "gaussian_noise",
+    "gaussian_dropout",
+    "alpha_dropout",
     "sgd_update",
     "adam_update",
     "optimizer_slots",
@@ -364,8 +367,107 @@ def dropout(
     >>> dropout([[1.0, 1.0, 1.0, 1.0]], 0.5, seed=7)
     array([[2., 2., 0., 0.]])
     """
-    args = inputs.check_dropout(x, rate, seed, iteration, layer, out)
-    _engine.dropout(*args)
+    args = inputs.check_noise(x, "rate", rate, seed, iteration, layer, out)
+    _engine.noise("dropout", *args)
+    return args[-1]
+
+
+def gaussian_noise(
+    x: ArrayLike,
+    stddev: float,
+    *,
+    seed: int,
+    iteration: int = 0,
+    layer: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """x with normal numbers of standard deviation `stddev` added to its elements.
+
+    Two words of `dropout`'s block give two numbers (Box and Muller 1958): r cos(t) and r sin(t),
+    r = sqrt(-2 log u), u = (word 0 + 1/2) / 2^32, with t in a quarter of the circle by the 30 low
+    bits of word 1, whose two high bits are the signs.
+
+    Parameters
+    ----------
+    x : (n, units) float32 or float64.
+    stddev : >= 0.
+    seed : 0 to 2^64 - 1. iteration, layer : integers >= 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> gaussian_noise([[1.0, 1.0, 1.0, 1.0]], 0.1, seed=7).round(3)
+    array([[0.97 , 1.   , 1.179, 1.107]])
+    """
+    args = inputs.check_noise(x, "stddev", stddev, seed, iteration, layer, out)
+    _engine.noise("gaussian_noise", *args)
+    return args[-1]
+
+
+def gaussian_dropout(
+    x: ArrayLike,
+    rate: float,
+    *,
+    seed: int,
+    iteration: int = 0,
+    layer: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """x times normal numbers of mean 1 and standard deviation sqrt(rate / (1 - rate)).
+
+    The numbers are those of `gaussian_noise` (Srivastava et al. 2014, section 10).
+
+    Parameters
+    ----------
+    x : (n, units) float32 or float64.
+    rate : in [0, 1).
+    seed : 0 to 2^64 - 1. iteration, layer : integers >= 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> gaussian_dropout([[1.0, 1.0, 1.0, 1.0]], 0.5, seed=7).round(3)
+    array([[0.695, 1.   , 2.789, 2.068]])
+    """
+    args = inputs.check_noise(x, "rate", rate, seed, iteration, layer, out)
+    _engine.noise("gaussian_dropout", *args)
+    return args[-1]
+
+
+def alpha_dropout(
+    x: ArrayLike,
+    rate: float,
+    *,
+    seed: int,
+    iteration: int = 0,
+    layer: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """x with a share `rate` of its elements set to selu's limit, then scaled and shifted.
+
+    An element is dropped where `dropout` drops it; a mean of 0 and a variance of 1 stay what they
+    are (Klambauer, Unterthiner, Mayr and Hochreiter 2017).
+
+    Parameters
+    ----------
+    x : (n, units) float32 or float64.
+    rate : in [0, 1).
+    seed : 0 to 2^64 - 1. iteration, layer : integers >= 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> alpha_dropout([[1.0, 1.0, 1.0, 1.0]], 0.5, seed=7).round(3)
+    array([[ 1.666,  1.666, -0.779, -0.779]])
+    """
+    args = inputs.check_noise(x, "rate", rate, seed, iteration, layer, out)
+    _engine.noise("alpha_dropout", *args)
     return args[-1]
 
 

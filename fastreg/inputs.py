@@ -660,14 +660,21 @@ def check_loss_gradient(
     return name, y_true_, y_pred_, weight_, check_out(out, y_pred_.shape, y_pred_.dtype, read)
 
 
-def check_dropout(
-    x: ArrayLike, rate: float, seed: int, iteration: int, layer: int, out: Array | None
+def check_noise(
+    x: ArrayLike,
+    name: str,
+    amount: float,
+    seed: int,
+    iteration: int,
+    layer: int,
+    out: Array | None,
 ) -> tuple[Array, float, int, int, int, Array]:
-    """Checked (x, rate, seed, iteration, layer, out); `out` may be `x`."""
+    """Checked (x, amount, seed, iteration, layer, out), of a rate or stddev; `out` may be `x`."""
     x_ = _array("x", x, ("n", "units"))
+    high = 1.0 if name == "rate" else math.inf
     return (
         x_,
-        check_real("rate", rate, low=0, high=1, high_open=True),
+        check_real(name, amount, low=0, high=high, high_open=True),
         check_int("seed", seed, low=0, high=2**64 - 1),
         check_int("iteration", iteration, low=0, high=2**63 - 1),
         check_int("layer", layer, low=0, high=2**32 - 1),

@@ -217,6 +217,8 @@ TORCH_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "softmax": ("Softmax", {"dim": -1}),
 }
 
+WITHOUT_MODULE = ("Input", "Activation", "ActivityRegularization")
+
 
 def of_torch(model: Any) -> Moved:
     """What a `torch.nn.Sequential` of linear layers, activations and dropout is made of.
@@ -253,6 +255,8 @@ def of_torch(model: Any) -> Moved:
             config["dtype"] = dtype
         elif isinstance(module, torch.nn.Dropout):
             kind, config = "Dropout", {"rate": module.p}
+        elif isinstance(module, torch.nn.AlphaDropout):
+            kind, config = "AlphaDropout", {"rate": module.p}
         elif isinstance(module, torch.nn.Flatten):
             continue  # rows are flat
         else:
@@ -274,7 +278,13 @@ def _activation_of(module: Any) -> str:
         same = all(getattr(module, key) == value for key, value in arguments.items())
         if same or (kind == "Softmax" and module.dim == 1):
             return name
-    known = ["Linear", "Dropout", "Flatten", *(kind for kind, _ in TORCH_ACTIVATIONS.values())]
+    known = [
+        "Linear",
+        "Dropout",
+        "AlphaDropout",
+        "Flatten",
+        *(kind for kind, _ in TORCH_ACTIVATIONS.values()),
+    ]
     raise unknown_name("model", str(module), known)
 
 
@@ -304,12 +314,12 @@ def to_torch(moved: Moved) -> Any:
                     linear.bias.copy_(tensors[1])
             linear.requires_grad_(config["trainable"])
             modules.append(linear)
-        elif kind == "Dropout":
-            modules.append(torch.nn.Dropout(config["rate"]))
+        elif kind in ("Dropout", "AlphaDropout"):
+            modules.append(getattr(torch.nn, kind)(config["rate"]))
         elif kind == "Flatten":
             modules.append(torch.nn.Flatten())
-        elif kind != "Input":
-            raise unknown_name("layer", kind, ["Dense", "Dropout", "Flatten"])
+        elif kind not in WITHOUT_MODULE:
+            raise unknown_name("layer", kind, ["Dense", "Dropout", "AlphaDropout", "Flatten"])
         activation = activations.get(config.get("activation", "linear")).kind
         if activation != "linear":
             if activation not in TORCH_ACTIVATIONS:
@@ -334,15 +344,15 @@ ONNX_ACTIVATIONS = {
 }
 
 
-def to_onnx(name: str, dense: list[tuple[Array, Array | None, str]], selected: Any, n: int) -> Any:
-    """An `onnx.ModelProto` of dense layers: (kernel, bias or None, activation) each.
+def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, n: int) -> Any:
+    """An `onnx.ModelProto` of layers, each its configuration and "weights".
 
     `selected` are the columns that the first layer reads (None: all), `n` is the width of a row.
     """
     onnx = _package("onnx", " (or fastreg-dense[onnx])")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    dtype = helper.np_dtype_to_tensor_dtype(dense[0][0].dtype)
-    nodes, constants, last = [], [], "x"
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    nodes, constants, last, width = [], [], "x", n
 
     def add(operator: str, inputs: list[str], output: str, **more: Any) -> str:
         nodes.append(helper.make_node(operator, inputs, [output], **more))
@@ -354,20 +364,26 @@ def to_onnx(name: str, dense: list[tuple[Array, Array | None, str]], selected: A
 
     if selected is not None:
         index = constant(np.asarray(selected, np.int64), "selected_inputs")
-        last = add("Gather", ["x", index], "selected", axis=1)
-    for i, (kernel, bias, activation) in enumerate(dense):
-        if activation not in ONNX_ACTIVATIONS:
-            raise unknown_name("activation (of those that ONNX has)", activation, ONNX_ACTIVATIONS)
-        last = add("MatMul", [last, constant(kernel, f"kernel_{i}")], f"product_{i}")
-        if bias is not None:
-            last = add("Add", [last, constant(bias, f"bias_{i}")], f"z_{i}")
-        last = add(ONNX_ACTIVATIONS[activation], [last], f"y_{i}")
+        last, width = add("Gather", ["x", index], "selected", axis=1), len(selected)
+    for i, layer in enumerate(layers):
+        if layer["class_name"] == "Dense":
+            kernel, *bias = layer["weights"]
+            last = add("MatMul", [last, constant(kernel, f"kernel_{i}")], f"product_{i}")
+            for each in bias:
+                last = add("Add", [last, constant(each, f"bias_{i}")], f"z_{i}")
+            width = kernel.shape[1]
+        if "activation" in layer["config"]:
+            activation = activations.get(layer["config"]["activation"]).kind
+            if activation not in ONNX_ACTIVATIONS:
+                what = "activation (of those that ONNX has)"
+                raise unknown_name(what, activation, ONNX_ACTIVATIONS)
+            last = add(ONNX_ACTIVATIONS[activation], [last], f"y_{i}")
     nodes[-1].output[0] = "y"
     graph = helper.make_graph(
         nodes,
         name,
-        [helper.make_tensor_value_info("x", dtype, ["n", n])],
-        [helper.make_tensor_value_info("y", dtype, ["n", dense[-1][0].shape[1]])],
+        [helper.make_tensor_value_info("x", kind, ["n", n])],
+        [helper.make_tensor_value_info("y", kind, ["n", width])],
         constants,
     )
     opset = helper.make_opsetid("", 17)

@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,6 +71,14 @@ def _of_activity(argument: str, value: Any) -> regularizers.Regularizer | None:
     if isinstance(found, regularizers.Whole):
         raise ValueError(f"{argument}: got {found!r}; L1, L2 or L1L2 is needed for an activity")
     return found
+
+
+class Draw(NamedTuple):
+    """What the random numbers of a layer follow from."""
+
+    seed: int
+    iteration: int
+    position: int  # of the layer
 
 
 class Home(Protocol):
@@ -257,6 +265,31 @@ class Layer:
         if self.at_entry:
             return None
         raise NotImplementedError
+
+    def _alone(self, activation: activations.Activation) -> dict[str, Any]:
+        """A layer that is an activation, as `Network` takes it."""
+        n, _ = self._sizes()
+        return {
+            "kind": "activation",
+            "n_in": n,
+            "n_out": n,
+            "activation": activation.kind,
+            "curve": activation.curve,
+            "activity_l1": 0.0,
+            "activity_l2": 0.0,
+        }
+
+    def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
+        """What the layer makes of rows x (n, n_in), by the functions of `face`.
+
+        In training with a `draw`, else at inference. x is not written to.
+        """
+        return x
+
+    def constraints(self) -> dict[str, constraints.Constraint]:
+        """Those of the weights, by their names."""
+        found = {name: getattr(self, f"{name}_constraint", None) for name in self.weight_names}
+        return {name: each for name, each in found.items() if each is not None}
 
     def whole_penalties(self) -> dict[str, regularizers.Whole]:
         """Penalties whose gradient is added in Python, by the names of the weights."""
@@ -519,6 +552,10 @@ class Dense(Layer):
         self._sizes()
         return self.get_weights()[1] if self.use_bias else None
 
+    def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
+        y: Array = face.dense_forward(x, self.kernel, self.bias, self.activation)
+        return y
+
     def _regularizers(self) -> dict[str, regularizers.Regularizer]:
         found = {of: getattr(self, f"{of}_regularizer") for of in ("kernel", "bias", "activity")}
         return {of: regularizer for of, regularizer in found.items() if regularizer is not None}
@@ -573,14 +610,191 @@ class Dense(Layer):
         }
 
 
+class Activation(Layer):
+    """An activation on its own: `y = activation(x)`.
+
+    Parameters
+    ----------
+    activation : str or Activation
+        As in `Dense`; None is "linear".
+    dtype, name, trainable
+        As in `Layer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown name.
+
+    Examples
+    --------
+    >>> Activation("relu").activation
+    Activation(name='relu')
+    """
+
+    fixed = (*Layer.fixed, "activation")
+
+    def __init__(
+        self,
+        activation: str | activations.Activation | None,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        super().__init__(name, dtype, trainable, keras)
+        self.activation = _named(activations.get, "activation", activation)
+
+    def describe(self, step: int = 0) -> dict[str, Any]:
+        return self._alone(self.activation)
+
+    def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
+        y: Array = face.activation_forward(x, self.activation)
+        return y
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "activation": activations.serialize(self.activation)}
+
+
+class ActivityRegularization(Layer):
+    """Adds the penalty `l1 * sum |x| + l2 * sum x^2` of its input, over the rows of the batch.
+
+    Parameters
+    ----------
+    l1, l2 : float or LearningRateSchedule, default 0.0
+        Coefficients, finite and >= 0. May be set later.
+    dtype, name, trainable
+        As in `Layer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a negative or non-finite coefficient.
+
+    Examples
+    --------
+    >>> ActivityRegularization(l1=1e-3).l1
+    0.001
+    """
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Layer.checks,
+        "l1": partial(or_schedule, regularizers.check_strength),
+        "l2": partial(or_schedule, regularizers.check_strength),
+    }
+
+    l1: float | LearningRateSchedule
+    l2: float | LearningRateSchedule
+
+    def __init__(
+        self,
+        l1: float | LearningRateSchedule = 0.0,
+        l2: float | LearningRateSchedule = 0.0,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        super().__init__(name, dtype, trainable, keras)
+        self.l1, self.l2 = l1, l2
+
+    @property
+    def activity_regularizer(self) -> regularizers.L1L2:
+        """Both as one regularizer."""
+        return regularizers.L1L2(self.l1, self.l2)
+
+    def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
+        return {
+            f"activity_{name}": (schedule, regularizers.check_strength)
+            for name, schedule in self.activity_regularizer.schedules().items()
+        }
+
+    def describe(self, step: int = 0) -> dict[str, Any]:
+        at_step = self.activity_regularizer.at(step)
+        described = self._alone(activations.get("linear"))
+        return {**described, "activity_l1": at_step.l1, "activity_l2": at_step.l2}
+
+    def get_config(self) -> dict[str, Any]:
+        strengths = {name: serialize_if_schedule(getattr(self, name)) for name in ("l1", "l2")}
+        return {**super().get_config(), **strengths}
+
+
 _share_below_1 = partial(check_real, low=0.0, high=1.0, high_open=True)
+_deviation = partial(check_real, low=0.0)
 
 
-class Dropout(Layer):
+class Noise(Layer):
+    """Base of the layers that change their inputs at random in training, and not at inference.
+
+    The numbers of a step follow from the seed, the step and the place alone (Philox4x32-10, Salmon
+    et al. 2011), so they are the same for any number of threads. One setting says how much: `rate`,
+    or `stddev`.
+    """
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Layer.checks,
+        "rate": partial(or_schedule, _share_below_1),
+    }
+    fixed = (*Layer.fixed, "seed")
+    amount: ClassVar[str] = "rate"
+
+    def __init__(
+        self,
+        amount: float | LearningRateSchedule,
+        seed: int | None,
+        name: str | None,
+        dtype: str | None,
+        trainable: bool,
+        keras: Mapping[str, object],
+    ) -> None:
+        super().__init__(name, dtype, trainable, keras)
+        setattr(self, self.amount, amount)
+        self.seed = None if seed is None else check_int("seed", seed, low=0, high=2**64 - 1)
+
+    @property
+    def _check(self) -> Callable[[str, Any], Any]:
+        return _deviation if self.amount == "stddev" else _share_below_1
+
+    def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
+        found = getattr(self, self.amount)
+        return (
+            {self.amount: (found, self._check)} if isinstance(found, LearningRateSchedule) else {}
+        )
+
+    def _now(self, step: int) -> float:
+        value: float = self._check(self.amount, now(getattr(self, self.amount), step))
+        return value
+
+    def describe(self, step: int = 0) -> dict[str, Any]:
+        n, _ = self._sizes()
+        kind = snake_case(type(self).__name__)
+        return {
+            "kind": kind,
+            "n_in": n,
+            "n_out": n,
+            self.amount: self._now(step),
+            "seed": self.seed,
+        }
+
+    def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
+        if draw is None:
+            return x
+        noise = getattr(face, snake_case(type(self).__name__))
+        seed = draw.seed if self.seed is None else self.seed
+        amount = self._now(0)
+        y: Array = noise(x, amount, seed=seed, iteration=draw.iteration, layer=draw.position)
+        return y
+
+    def get_config(self) -> dict[str, Any]:
+        amount = serialize_if_schedule(getattr(self, self.amount))
+        return {**super().get_config(), self.amount: amount, "seed": self.seed}
+
+
+class Dropout(Noise):
     """Drop inputs at random in training: each is 0 with probability `rate`, else `x / (1 - rate)`.
 
-    The mask of a step follows from the seed, the step and the place alone (Philox4x32-10, Salmon et
-    al. 2011), so it is the same for any number of threads.
+    See `Noise`.
 
     Parameters
     ----------
@@ -604,11 +818,130 @@ class Dropout(Layer):
     0.2
     """
 
+    rate: float | LearningRateSchedule
+
+    def __init__(
+        self,
+        rate: float | LearningRateSchedule,
+        noise_shape: None = None,
+        seed: int | None = None,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        if noise_shape is not None:
+            raise ValueError(f"noise_shape: got {noise_shape!r}; only None is supported")
+        super().__init__(rate, seed, name, dtype, trainable, keras)
+
+
+class GaussianNoise(Noise):
+    """Add normal numbers of mean 0 in training.
+
+    See `Noise`.
+
+    Parameters
+    ----------
+    stddev : float >= 0, or LearningRateSchedule
+        Their standard deviation; Keras has it at most 1. May be set later.
+    seed, dtype, name, trainable
+        As in `Dropout`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a negative or non-finite `stddev`, a seed out of range.
+
+    Examples
+    --------
+    >>> GaussianNoise(0.1).stddev
+    0.1
+    """
+
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
         **Layer.checks,
-        "rate": partial(or_schedule, _share_below_1),
+        "stddev": partial(or_schedule, _deviation),
     }
-    fixed = (*Layer.fixed, "seed")
+    amount = "stddev"
+
+    stddev: float | LearningRateSchedule
+
+    def __init__(
+        self,
+        stddev: float | LearningRateSchedule,
+        seed: int | None = None,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        super().__init__(stddev, seed, name, dtype, trainable, keras)
+
+
+class GaussianDropout(Noise):
+    """Multiply by normal numbers of mean 1 and variance `rate / (1 - rate)` in training.
+
+    Mean and variance are those of `Dropout`'s factors (Srivastava et al. 2014). See `Noise`.
+
+    Parameters
+    ----------
+    rate : float in [0, 1), or LearningRateSchedule
+        May be set later.
+    seed, dtype, name, trainable
+        As in `Dropout`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a rate or a seed out of range.
+
+    Examples
+    --------
+    >>> GaussianDropout(0.2).rate
+    0.2
+    """
+
+    rate: float | LearningRateSchedule
+
+    def __init__(
+        self,
+        rate: float | LearningRateSchedule,
+        seed: int | None = None,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        super().__init__(rate, seed, name, dtype, trainable, keras)
+
+
+class AlphaDropout(Noise):
+    """Dropout for selu: what is dropped takes selu's limit, and mean and variance stay 0 and 1.
+
+    Klambauer, Unterthiner, Mayr and Hochreiter 2017. See `Noise`.
+
+    Parameters
+    ----------
+    rate : float in [0, 1), or LearningRateSchedule
+        Share of the inputs that are dropped. May be set later.
+    noise_shape : None
+        Stands where Keras has it; only None is supported.
+    seed, dtype, name, trainable
+        As in `Dropout`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a rate or a seed out of range.
+
+    Examples
+    --------
+    >>> AlphaDropout(0.2).rate
+    0.2
+    """
 
     rate: float | LearningRateSchedule
 
@@ -625,23 +958,7 @@ class Dropout(Layer):
     ) -> None:
         if noise_shape is not None:
             raise ValueError(f"noise_shape: got {noise_shape!r}; only None is supported")
-        super().__init__(name, dtype, trainable, keras)
-        self.rate = rate
-        self.seed = None if seed is None else check_int("seed", seed, low=0, high=2**64 - 1)
-
-    def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
-        if not isinstance(self.rate, LearningRateSchedule):
-            return {}
-        return {"rate": (self.rate, _share_below_1)}
-
-    def describe(self, step: int = 0) -> dict[str, Any]:
-        n, _ = self._sizes()
-        rate = _share_below_1("rate", now(self.rate, step))
-        return {"kind": "dropout", "n_in": n, "n_out": n, "rate": rate, "seed": self.seed}
-
-    def get_config(self) -> dict[str, Any]:
-        rate = serialize_if_schedule(self.rate)
-        return {**super().get_config(), "rate": rate, "seed": self.seed}
+        super().__init__(rate, seed, name, dtype, trainable, keras)
 
 
 class Flatten(Layer):
@@ -871,7 +1188,11 @@ def _check_width(layer: Layer, what: str, row: Array, x: Array) -> None:
 REGISTRY: Registry[Layer] = Registry(
     "layer",
     Layer,
-    (Input, Dense, Dropout, Flatten, Rescaling, Normalization),
+    (
+        *(Input, Dense, Activation, ActivityRegularization),
+        *(Dropout, GaussianNoise, GaussianDropout, AlphaDropout),
+        *(Flatten, Rescaling, Normalization),
+    ),
     aliases={"InputLayer": Input},
 )
 

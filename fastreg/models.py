@@ -41,10 +41,11 @@ from fastreg.errors import check_choice, check_int, check_real
 from fastreg.inputs import Rows, SparseRows, is_sparse
 from fastreg.layers import (
     Dense,
-    Dropout,
+    Draw,
     Flatten,
     Input,
     Layer,
+    Noise,
     auto_name,
     check_name,
     check_weights,
@@ -120,8 +121,8 @@ class Sequential:
     Parameters
     ----------
     layers : sequence of Layer, optional
-        `Input`, `Dense`, `Dropout`; `Flatten`, `Rescaling`, `Normalization` at the entry. More with
-        `add`.
+        `Input`, `Dense` and others of `fastreg.layers`; `Flatten`, `Rescaling`, `Normalization` at
+        the entry. More with `add`.
     trainable : bool, default True
         False makes every layer untrainable.
     name : str, optional
@@ -448,10 +449,7 @@ class Sequential:
         assert optimizer is not None
         if whole.prox is None or optimizer.l1_step == "sign":
             return None
-        bounded = any(
-            isinstance(layer, Dense) and (layer.kernel_constraint or layer.bias_constraint)
-            for layer in self._layers
-        )
+        bounded = any(layer.constraints() for layer in self._layers)
         plain = isinstance(optimizer, optimizers.SGD) and optimizer.l1_step == "proximal"
         if not plain or bounded or optimizer.use_ema or optimizer.gradient_accumulation_steps:
             raise ValueError(
@@ -850,15 +848,19 @@ class Sequential:
 
     def _objective(self, task: Task, data: Data) -> Objective:
         with self._core.lock:
-            dense = [layer for layer in self._layers if isinstance(layer, Dense)]
-            for layer in dense:
-                if layer.trainable and (layer.kernel_constraint or layer.bias_constraint):
+            layers = [
+                layer
+                for layer in self._layers
+                if not layer.at_entry and not isinstance(layer, Noise)
+            ]
+            for layer in layers:
+                if layer.trainable and layer.constraints():
                     raise ValueError(
                         f"objective: layer {layer.name!r} has a constraint, which is no part of it"
                     )
             assert self.optimizer is not None
             step = self.optimizer.iterations  # where schedules stand
-            return Objective(self._new_network, dense, data, task.loss, self.n_threads, step)
+            return Objective(self._new_network, layers, data, task.loss, self.n_threads, step)
 
     def polish(
         self,
@@ -1191,11 +1193,7 @@ class Sequential:
         iteration = int(self.rng.integers(2**32))
         with self._core.lock:
             for position, layer in enumerate(self._layers):
-                if isinstance(layer, Dense):
-                    y = face.dense_forward(y, layer.kernel, layer.bias, layer.activation)
-                elif isinstance(layer, Dropout):
-                    seed = self.dropout_seed if layer.seed is None else layer.seed
-                    y = face.dropout(y, layer.rate, seed=seed, iteration=iteration, layer=position)
+                y = layer.apply(y, face, Draw(self.dropout_seed, iteration, position))
         return y
 
     # ------------------------------------------------------------------ configuration and copies
@@ -1529,12 +1527,9 @@ class Sequential:
                 self.set_weights(weights)
                 return
             found, _ = self.state()
-            dense = [layer["config"] for layer in config["layers"] if "units" in layer["config"]]
+            layers = [deserialize(layer) for layer in config["layers"]]
             names = [
-                f"weights/{layer['name']}/{part}"
-                for layer in dense
-                for part in ("kernel", "bias")
-                if part == "kernel" or layer["use_bias"]
+                f"weights/{layer.name}/{part}" for layer in layers for part in layer.weight_names
             ]
             found = {**found, "model": dict(config), "position": None}
             self.become((found, dict(zip(names, weights, strict=True))))
@@ -1636,7 +1631,7 @@ def from_torch(model: Any, *, backend: str | None = None) -> Sequential:
 def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> Any:
     """The model's inference as an `onnx.ModelProto`, input "x" (n, n_in), output "y" (n, n_out).
 
-    Needs `onnx`. Dropout leaves nothing; a compact model picks its inputs out of a whole row.
+    Needs `onnx`. Noise leaves nothing; a compact model picks its inputs out of a whole row.
 
     Parameters
     ----------
@@ -1660,13 +1655,14 @@ def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> An
                 f"to_onnx: got {layer.name!r} ({type(layer).__name__}) at the entry; hand the rows "
                 "that it makes to a model without it"
             )
-    dense = [
-        (layer.kernel, layer.bias, layer.activation.kind)
+    layers = [
+        {**serialize(layer), "weights": layer.get_weights()}
         for layer in model.layers
-        if isinstance(layer, Dense)
+        if not layer.at_entry
     ]
-    width = model.input_shape[1]
-    made = interchange.to_onnx(model.name, dense, model.selected_inputs_, width)
+    made = interchange.to_onnx(
+        model.name, layers, model.dtype, model.selected_inputs_, model.input_shape[1]
+    )
     if path is not None:
         with open(path, "wb") as file:
             file.write(made.SerializeToString())

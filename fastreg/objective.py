@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastreg.curvature import Curvature
-from fastreg.layers import Dense
+from fastreg.layers import Layer
 from fastreg.regularizers import GroupL1
 from fastreg.training import Data, Network
 
@@ -59,7 +59,7 @@ class Objective:
     def __init__(
         self,
         make: MakeNetwork,
-        layers: Sequence[Dense],
+        layers: Sequence[Layer],
         data: Data,
         loss: str,
         n_threads: int,
@@ -71,7 +71,7 @@ class Objective:
         self._data = Data(data.x.astype(np.float64), y, weight)
         self._loss, self._n_threads = loss, n_threads
         without_l1 = {"kernel_l1": 0.0, "bias_l1": 0.0, "kernel_groups": None}
-        described = [layer.describe(step) for layer in layers]
+        described = [layer.describe(step) or {} for layer in layers]
         self._network = make([{**layer, **without_l1} for layer in described], "float64")
         arrays = [w.astype(np.float64) for layer in layers for w in layer.get_weights()]
         owners = [(layer, name) for layer in layers for name in layer.weight_names]
@@ -97,7 +97,8 @@ class Objective:
             regularizer = regularizer.at(self._step)
             self.l1[piece] = regularizer.l1
             if name == "kernel" and isinstance(regularizer, GroupL1):
-                self._grouped.append((piece, layer.kernel.shape, regularizer))
+                shape = layer.input_shape[1], layer.output_shape[1]
+                self._grouped.append((piece, shape, regularizer))
         self._whole = [
             (piece, getattr(layer, name).shape, layer.whole_penalties()[name])
             for piece, (layer, name) in zip(self.pieces, self.owners, strict=True)

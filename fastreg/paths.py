@@ -266,7 +266,7 @@ def regularization_path(
     """
     check_built("regularization_path", model)
     strength = Strength("regularization_path", model)
-    shallow = sum(isinstance(layer, Dense) for layer in model.layers) == 1
+    shallow = sum(bool(layer.weight_names) for layer in model.layers) == 1
     solver = check_choice("solver", solver, SOLVERS)
     if solver == "auto":
         solver = "polish" if shallow else "fit"
@@ -605,7 +605,7 @@ class _Fitter:
         kernels = [
             (piece, layer)
             for piece, (layer, name) in zip(objective.pieces, objective.owners, strict=True)
-            if name == "kernel" and layer.name in self.strength.shares
+            if isinstance(layer, Dense) and name == "kernel" and layer.name in self.strength.shares
         ]
         return max(_held(layer, gradient[piece], self.strength) for piece, layer in kernels)
 
@@ -714,13 +714,12 @@ def _copy(model: Sequential, n_threads: int | None = None) -> Sequential:
 
 def _free(model: Sequential) -> Sequential:
     """`model`, or an equal one without its constraints, which are no part of an objective."""
-    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
-    if not any(layer.kernel_constraint or layer.bias_constraint for layer in dense):
+    if not any(layer.constraints() for layer in model.layers):
         return model
     free = _copy(model)
     for layer in free.layers:
-        if isinstance(layer, Dense):
-            layer.kernel_constraint = layer.bias_constraint = None
+        for name in layer.constraints():
+            setattr(layer, f"{name}_constraint", None)
     return free
 
 

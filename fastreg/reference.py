@@ -879,7 +879,7 @@ ACCURACIES = {  # rows that are right; a row of binary targets counts by the sha
 }
 
 
-# ------------------------------------------------ dropout
+# ------------------------------------------------ noise
 
 
 def philox4x32(counter: Sequence[Any], key: Sequence[int]) -> tuple[Any, Any, Any, Any]:
@@ -901,16 +901,71 @@ def philox4x32(counter: Sequence[Any], key: Sequence[int]) -> tuple[Any, Any, An
     return c0, c1, c2, c3
 
 
-def _dropout_mask(
-    shape: tuple[int, ...], rate: float, seed: int, iteration: int, layer: int, dtype: DTypeLike
-) -> Array:
-    """(n, units): 0 where dropped, else 1 / (1 - rate). The four words of a block are 4 columns."""
+def _noise_words(shape: tuple[int, ...], seed: int, iteration: int, layer: int) -> Array:
+    """(n, units, uint64): a 32-bit word for each element; the four of a block are four columns."""
     n, units = shape
     block = np.arange((units + 3) // 4, dtype=np.uint64)
     row = np.arange(n, dtype=np.uint64)[:, np.newaxis]
     words = philox4x32((block, row, layer, iteration & 0xFFFFFFFF), (seed & 0xFFFFFFFF, seed >> 32))
-    word = np.stack(words, axis=-1).reshape(n, -1)[:, :units]
-    return np.multiply(word >= math.floor(rate * 2**32), 1 / (1 - rate), dtype=dtype)
+    return np.stack(words, axis=-1).reshape(n, -1)
+
+
+def _drop(words: Array, units: int, rate: float, dtype: DTypeLike) -> tuple[Array, None]:
+    """0 where dropped, else 1 / (1 - rate)."""
+    kept = words[:, :units] >= math.floor(rate * 2**32)
+    return np.multiply(kept, 1 / (1 - rate), dtype=dtype), None
+
+
+def _drop_to_limit(words: Array, units: int, rate: float, dtype: DTypeLike) -> tuple[Array, Array]:
+    """What is dropped becomes selu's limit; then all are scaled and shifted."""
+    limit = -SELU_ALPHA * SELU_SCALE
+    scale = 1 / math.sqrt((1 - rate) * (1 + rate * limit**2))
+    shift = -scale * limit * rate
+    kept = words[:, :units] >= math.floor(rate * 2**32)
+    offset = np.where(kept, shift, scale * limit + shift).astype(dtype)
+    return np.multiply(kept, scale, dtype=dtype), offset
+
+
+def _normal_of(words: Array, units: int, dtype: DTypeLike) -> Array:
+    """(n, units) normal numbers: two of two words."""
+    radius, angle = words[:, 0::2], words[:, 1::2]
+    r = np.sqrt(-np.log(((radius + 0.5) * 2.0**-32).astype(dtype)))
+    quarter = ((angle & 0x3FFFFFFF) + 0.5) * (math.pi / 2 * 2.0**-30) - math.pi / 4
+    cosine, sine = np.cos(quarter.astype(dtype)), np.sin(quarter.astype(dtype))
+    first = np.where(angle >> 31, -1, 1) * (r * (cosine - sine))
+    second = np.where(angle >> 30 & 1, -1, 1) * (r * (cosine + sine))
+    numbers = np.stack([first, second], axis=-1).reshape(len(words), -1)
+    return numbers[:, :units].astype(dtype)
+
+
+def _add_normal(words: Array, units: int, stddev: float, dtype: DTypeLike) -> tuple[None, Array]:
+    return None, np.multiply(_normal_of(words, units, dtype), stddev, dtype=dtype)
+
+
+def _scale_by_normal(words: Array, units: int, rate: float, dtype: DTypeLike) -> tuple[Array, None]:
+    stddev = math.sqrt(rate / (1 - rate))
+    return np.add(1, np.multiply(_normal_of(words, units, dtype), stddev, dtype=dtype)), None
+
+
+# (words, units, rate or stddev, dtype) -> factor, offset of y = x * factor + offset, or None.
+NOISES: dict[str, Callable[[Array, int, float, DTypeLike], tuple[Array | None, Array | None]]] = {
+    "dropout": _drop,
+    "gaussian_noise": _add_normal,
+    "gaussian_dropout": _scale_by_normal,
+    "alpha_dropout": _drop_to_limit,
+}
+
+
+def _noise(
+    kind: str, x: Array, amount: float, seed: int, iteration: int, layer: int, out: Array
+) -> Array | None:
+    """Writes y = x * factor + offset to out; returns the factor, None for 1."""
+    words = _noise_words(x.shape, seed, iteration, layer)
+    factor, offset = NOISES[kind](words, x.shape[1], amount, x.dtype)
+    np.multiply(x, 1 if factor is None else factor, out=out)
+    if offset is not None:
+        out += offset
+    return factor
 
 
 @_quiet
@@ -943,10 +998,111 @@ def dropout(
     >>> dropout([[1.0, 1.0, 1.0, 1.0]], 0.5, seed=7)
     array([[2., 2., 0., 0.]])
     """
-    x, rate, seed, iteration, layer, out = inputs.check_dropout(
-        x, rate, seed, iteration, layer, out
-    )
-    return np.multiply(x, _dropout_mask(x.shape, rate, seed, iteration, layer, x.dtype), out=out)
+    args = inputs.check_noise(x, "rate", rate, seed, iteration, layer, out)
+    _noise("dropout", *args)
+    return args[-1]
+
+
+@_quiet
+def gaussian_noise(
+    x: ArrayLike,
+    stddev: float,
+    *,
+    seed: int,
+    iteration: int = 0,
+    layer: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """x with normal numbers of standard deviation `stddev` added to its elements.
+
+    Two words of `dropout`'s block give two numbers (Box and Muller 1958): r cos(t) and r sin(t),
+    r = sqrt(-2 log u), u = (word 0 + 1/2) / 2^32, with t in a quarter of the circle by the 30 low
+    bits of word 1, whose two high bits are the signs.
+
+    Parameters
+    ----------
+    x : (n, units) float32 or float64.
+    stddev : >= 0.
+    seed : 0 to 2^64 - 1. iteration, layer : integers >= 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> gaussian_noise([[1.0, 1.0, 1.0, 1.0]], 0.1, seed=7).round(3)
+    array([[0.97 , 1.   , 1.179, 1.107]])
+    """
+    args = inputs.check_noise(x, "stddev", stddev, seed, iteration, layer, out)
+    _noise("gaussian_noise", *args)
+    return args[-1]
+
+
+@_quiet
+def gaussian_dropout(
+    x: ArrayLike,
+    rate: float,
+    *,
+    seed: int,
+    iteration: int = 0,
+    layer: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """x times normal numbers of mean 1 and standard deviation sqrt(rate / (1 - rate)).
+
+    The numbers are those of `gaussian_noise` (Srivastava et al. 2014, section 10).
+
+    Parameters
+    ----------
+    x : (n, units) float32 or float64.
+    rate : in [0, 1).
+    seed : 0 to 2^64 - 1. iteration, layer : integers >= 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> gaussian_dropout([[1.0, 1.0, 1.0, 1.0]], 0.5, seed=7).round(3)
+    array([[0.695, 1.   , 2.789, 2.068]])
+    """
+    args = inputs.check_noise(x, "rate", rate, seed, iteration, layer, out)
+    _noise("gaussian_dropout", *args)
+    return args[-1]
+
+
+@_quiet
+def alpha_dropout(
+    x: ArrayLike,
+    rate: float,
+    *,
+    seed: int,
+    iteration: int = 0,
+    layer: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """x with a share `rate` of its elements set to selu's limit, then scaled and shifted.
+
+    An element is dropped where `dropout` drops it; a mean of 0 and a variance of 1 stay what they
+    are (Klambauer, Unterthiner, Mayr and Hochreiter 2017).
+
+    Parameters
+    ----------
+    x : (n, units) float32 or float64.
+    rate : in [0, 1).
+    seed : 0 to 2^64 - 1. iteration, layer : integers >= 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> alpha_dropout([[1.0, 1.0, 1.0, 1.0]], 0.5, seed=7).round(3)
+    array([[ 1.666,  1.666, -0.779, -0.779]])
+    """
+    args = inputs.check_noise(x, "rate", rate, seed, iteration, layer, out)
+    _noise("alpha_dropout", *args)
+    return args[-1]
 
 
 # ------------------------------------------------ optimizers
@@ -1522,6 +1678,12 @@ class _Parameter:
         self.keeps = False  # out of the decoupled weight decay
         self.bound: inputs.Bound | None = None
 
+    def configure(self, of: str, settings: dict[str, Any]) -> None:
+        """Take the settings of a kernel or a bias."""
+        self.l1, self.l2 = settings[f"{of}_l1"], settings[f"{of}_l2"]
+        self.keeps = settings.get(f"keeps_{of}", False)
+        self.bound = settings.get(f"{of}_constraint")
+
     def penalty(self) -> float:
         value = _penalty(self.value, self.l1, self.l2)
         return value if self.groups is None else value + _group_penalty(self.value, self.groups)
@@ -1583,59 +1745,84 @@ def _round_to_bfloat16(x: Array) -> Array:
     return np.where(np.isfinite(x), rounded, x)
 
 
-class _Dense:
-    """y = f(x @ kernel + bias), with the buffers of a batch."""
+class _Context(NamedTuple):
+    """What a layer's way forward depends on beside its rows."""
+
+    position: int  # of the layer in the network
+    training: tuple[int, int] | None  # seed and iteration; None: inference
+    keep_z: bool  # the loss wants z of the layer
+
+
+class _Layer:
+    """What each kind of layer has."""
+
+    trainable = False  # one with parameters that are updated
+    kernel: _Parameter | None = None
+    bias: _Parameter | None = None
+    rounds = False  # the operands of a training step's products to bfloat16
+    z: Array
 
     def __init__(self, settings: dict[str, Any], dtype: DTypeLike) -> None:
         self.n_in, self.n_out, self.dtype = settings["n_in"], settings["n_out"], dtype
-        self.activation = ACTIVATIONS[settings["activation"]]
-        self.curve: Curve | None = settings.get("curve")
-        self.kernel = _Parameter((self.n_in, self.n_out), dtype)
-        self.bias = _Parameter((self.n_out,), dtype) if settings["use_bias"] else None
-        self.parameters = [self.kernel] if self.bias is None else [self.kernel, self.bias]
+        self.make(settings)
+        self.parameters = [each for each in (self.kernel, self.bias) if each is not None]
         self.configure(settings)
         self.reserve(0)
-        self.rounds = False  # the operands of a training step's products to bfloat16
 
-    def operand(self, x: Array) -> Array:
-        """x as a product of a training step takes it."""
-        return _round_to_bfloat16(x) if self.rounds else x
+    def make(self, settings: dict[str, Any]) -> None:
+        """What never changes."""
 
     def configure(self, settings: dict[str, Any]) -> None:
-        self.trainable = settings["trainable"]
-        self.kernel.groups = settings.get("kernel_groups")
-        for of, parameter in (("kernel", self.kernel), ("bias", self.bias)):
-            if parameter is not None:
-                parameter.l1, parameter.l2 = settings[f"{of}_l1"], settings[f"{of}_l2"]
-                parameter.keeps = settings.get(f"keeps_{of}", False)
-                parameter.bound = settings.get(f"{of}_constraint")
-        self.activity_l1, self.activity_l2 = settings["activity_l1"], settings["activity_l2"]
+        """What may change between steps."""
 
     def reserve(self, n: int) -> None:
         """Buffers for batches of n rows; pages that no step writes to cost nothing."""
+
+    def forward(self, x: Array, context: _Context) -> Array:
+        raise NotImplementedError
+
+    def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array:
+        """Gradients of the parameters, and dx where it is needed, from dy, which is overwritten.
+
+        Of a loss that is fused with the activation it is dz.
+        """
+        raise NotImplementedError
+
+    def activity_penalty(self) -> float:
+        """Times n: the penalty itself is divided by the rows of the batch."""
+        return 0.0
+
+
+class _Activation(_Layer):
+    """y = f(x), and the penalty of y."""
+
+    def make(self, settings: dict[str, Any]) -> None:
+        self.activation = ACTIVATIONS[settings["activation"]]
+        self.curve: Curve | None = settings.get("curve")
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        self.activity_l1, self.activity_l2 = settings["activity_l1"], settings["activity_l2"]
+
+    def reserve(self, n: int) -> None:
         self.y_buffer = np.empty((n, self.n_out), self.dtype)
         self.z_buffer = np.empty((n, self.n_out), self.dtype)
-        self.dx_buffer = np.empty((n, self.n_in), self.dtype)
 
-    def forward(self, x: Array, keep_z: bool, training: bool) -> Array:
+    def find_z(self, x: Array, context: _Context) -> None:
+        """Write to z."""
+        self.z[...] = x
+
+    def forward(self, x: Array, context: _Context) -> Array:
         self.x, self.y = x, self.y_buffer[: len(x)]
-        keep_z = keep_z or self.activation.of_z
+        keep_z = context.keep_z or self.activation.of_z
         self.z = self.z_buffer[: len(x)] if keep_z else self.y
-        if training:
-            np.matmul(self.operand(x), self.operand(self.kernel.value), out=self.z)
-        else:
-            np.matmul(x, self.kernel.value, out=self.z)
-        if self.bias is not None:
-            self.z += self.bias.value
+        self.find_z(x, context)
         self.activation.forward(self.z, self.y, self.curve)
         return self.y
 
     def activity_penalty(self) -> float:
-        """Times n: the penalty itself is divided by the rows of the batch."""
         return _penalty(self.y, self.activity_l1, self.activity_l2)
 
-    def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array | None:
-        """Gradients of the parameters, and dx, from dy (dz if `is_dz`), which is overwritten."""
+    def find_dz(self, dy: Array, is_dz: bool) -> Array:
         n = len(dy)
         of = self.z if self.activation.of_z else self.y
         l1, l2 = self.activity_l1 / n, self.activity_l2 / n
@@ -1646,43 +1833,94 @@ class _Dense:
                 _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
                 self.activation.backward(of, dy, dy, self.curve)
                 dz += dy
+            return dz
+        if l1 or l2:
+            _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
+        self.activation.backward(of, dy, dy, self.curve)
+        return dy
+
+    def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array:
+        return self.find_dz(dy, is_dz)
+
+
+class _Dense(_Activation):
+    """y = f(x @ kernel + bias), with the buffers of a batch."""
+
+    kernel: _Parameter
+
+    def make(self, settings: dict[str, Any]) -> None:
+        super().make(settings)
+        self.kernel = _Parameter((self.n_in, self.n_out), self.dtype)
+        self.bias = _Parameter((self.n_out,), self.dtype) if settings["use_bias"] else None
+
+    def operand(self, x: Array) -> Array:
+        """x as a product of a training step takes it."""
+        return _round_to_bfloat16(x) if self.rounds else x
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        super().configure(settings)
+        self.trainable = settings["trainable"]
+        self.kernel.groups = settings.get("kernel_groups")
+        for of, parameter in (("kernel", self.kernel), ("bias", self.bias)):
+            if parameter is not None:
+                parameter.configure(of, settings)
+
+    def reserve(self, n: int) -> None:
+        super().reserve(n)
+        self.dx_buffer = np.empty((n, self.n_in), self.dtype)
+
+    def find_z(self, x: Array, context: _Context) -> None:
+        if context.training is not None:
+            np.matmul(self.operand(x), self.operand(self.kernel.value), out=self.z)
         else:
-            if l1 or l2:
-                _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
-            self.activation.backward(of, dy, dy, self.curve)
-            dz = dy
+            np.matmul(x, self.kernel.value, out=self.z)
+        if self.bias is not None:
+            self.z += self.bias.value
+
+    def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array:
+        dz = self.find_dz(dy, is_dz)
         if self.trainable:
             np.matmul(self.operand(self.x).T, self.operand(dz), out=self.kernel.gradient)
             if self.bias is not None:
                 np.sum(dz, axis=0, out=self.bias.gradient)
         if not need_dx:
-            return None
+            return dz
         kernel = self.operand(self.kernel.value)
-        return np.matmul(self.operand(dz), kernel.T, out=self.dx_buffer[:n])
+        return np.matmul(self.operand(dz), kernel.T, out=self.dx_buffer[: len(dz)])
 
 
-class _Dropout:
-    """Dropout of its inputs, while training."""
+class _Noise(_Layer):
+    """y = x * factor + offset while training; identity at inference."""
 
-    def __init__(self, settings: dict[str, Any], dtype: DTypeLike) -> None:
-        self.n_out, self.dtype = settings["n_out"], dtype
-        self.configure(settings)
-        self.reserve(0)
+    def make(self, settings: dict[str, Any]) -> None:
+        self.kind: str = settings["kind"]
 
     def configure(self, settings: dict[str, Any]) -> None:
-        self.rate, self.seed = settings["rate"], settings["seed"]
+        amount = "stddev" if self.kind == "gaussian_noise" else "rate"
+        self.amount, self.seed = settings[amount], settings["seed"]
 
     def reserve(self, n: int) -> None:
         self.y_buffer = np.empty((n, self.n_out), self.dtype)
 
-    def forward(self, x: Array, seed: int, iteration: int, layer: int) -> Array:
+    def forward(self, x: Array, context: _Context) -> Array:
+        if context.training is None:
+            return x
+        (seed, iteration), y = context.training, self.y_buffer[: len(x)]
         seed = seed if self.seed is None else self.seed
-        self.mask = _dropout_mask(x.shape, self.rate, seed, iteration, layer, self.dtype)
-        return np.multiply(x, self.mask, out=self.y_buffer[: len(x)])
+        self.factor = _noise(self.kind, x, self.amount, seed, iteration, context.position, y)
+        return y
 
-    def backward(self, dy: Array) -> Array:
-        dy *= self.mask
+    def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array:
+        if self.factor is not None:
+            dy *= self.factor
         return dy
+
+
+LAYERS: dict[str, type[_Layer]] = {
+    "dense": _Dense,
+    "activation": _Activation,
+    **dict.fromkeys(NOISES, _Noise),
+}
 
 
 def _take(rows: inputs.Rows | None, index: Array | None, first: int, last: int) -> Any:
@@ -1694,7 +1932,7 @@ def _take(rows: inputs.Rows | None, index: Array | None, first: int, last: int) 
 
 
 class Network:
-    """A stack of dense and dropout layers that trains in place; the engine's class in NumPy.
+    """A stack of layers that trains in place; the engine's class in NumPy.
 
     The face is that of the compiled class. Arguments are taken as checked: `fastreg.Sequential`
     is the door for users.
@@ -1705,7 +1943,9 @@ class Network:
         {"kind": "dense", "n_in", "n_out", "activation", "use_bias", "trainable", "kernel_l1",
         "kernel_l2", "bias_l1", "bias_l2", "activity_l1", "activity_l2"}, with a group penalty
         "kernel_groups" (`inputs.Groups`), or
-        {"kind": "dropout", "n_in", "n_out", "rate", "seed"}, where seed None means the call's.
+        {"kind": "activation", "n_in", "n_out", "activation", "activity_l1", "activity_l2"}, or one
+        of noise, {"kind": "dropout", "n_in", "n_out", "rate", "seed"}, where seed None means the
+        call's ("stddev" for a "gaussian_noise").
     dtype : "float32" or "float64".
 
     >>> no_penalties = dict.fromkeys(
@@ -1721,13 +1961,9 @@ class Network:
     """
 
     def __init__(self, layers: list[dict[str, Any]], dtype: str) -> None:
-        self._layers: list[_Dense | _Dropout] = [
-            (_Dense if settings["kind"] == "dense" else _Dropout)(settings, dtype)
-            for settings in layers
-        ]
+        self._layers = [LAYERS[settings["kind"]](settings, dtype) for settings in layers]
         self._settings = layers
-        self._dense = [layer for layer in self._layers if isinstance(layer, _Dense)]
-        self._parameters = [parameter for layer in self._dense for parameter in layer.parameters]
+        self._parameters = [parameter for layer in self._layers for parameter in layer.parameters]
         self._last_activation: str = layers[-1].get("activation", "")
         self._slots: list[list[Array]] = []
         self._reserved = 0
@@ -1740,7 +1976,7 @@ class Network:
 
     def compute_in(self, compute_dtype: str | None) -> None:
         """What training's products round their operands to: None, or "bfloat16"."""
-        for layer in self._dense:
+        for layer in self._layers:
             layer.rounds = compute_dtype == "bfloat16"
 
     def get_weights(self) -> list[Array]:
@@ -1815,7 +2051,8 @@ class Network:
         `outputs` (stop - start, n_out) gets what the loss of each row saw.
         The first step whose loss is not finite ends the call; it changes nothing.
         """
-        if any(layer.trainable and layer.kernel.groups is not None for layer in self._dense):
+        kernels = [layer.kernel for layer in self._layers if layer.trainable]
+        if any(kernel is not None and kernel.groups is not None for kernel in kernels):
             inputs.check_group_step(optimizer["l1_step"])
         self._reserve(min(batch_size, stop - start))
         steps = 0
@@ -1916,16 +2153,11 @@ class Network:
         return FUSED.get((self._last_activation, loss))
 
     def _forward(self, x: Array, loss: str, training: tuple[int, int] | None) -> Array:
-        """The output; `training` is (seed, iteration) for dropout, None for inference."""
+        """The output; `training` is (seed, iteration) for noise, None for inference."""
         y = x
         fused = self._fused(loss) is not None
         for position, layer in enumerate(self._layers):
-            if isinstance(layer, _Dense):
-                y = layer.forward(
-                    y, keep_z=fused and layer is self._layers[-1], training=training is not None
-                )
-            elif training is not None:
-                y = layer.forward(y, *training, position)
+            y = layer.forward(y, _Context(position, training, fused and layer is self._layers[-1]))
         return y
 
     def _ledger_entry(
@@ -1933,14 +2165,14 @@ class Network:
     ) -> Array:
         n = len(p)
         fused = self._fused(loss)
-        rows = LOSSES[loss].rows(y, p) if fused is None else fused.rows(y, self._dense[-1].z)
-        trained = [layer for layer in self._dense if layer.trainable]
+        rows = LOSSES[loss].rows(y, p) if fused is None else fused.rows(y, self._layers[-1].z)
+        trained = [layer for layer in self._layers if layer.trainable]
         return np.array(
             [
                 _weighted_sum(rows, sample_weight),
-                n * sum(layer.kernel.penalty() for layer in trained),
+                n * sum(layer.kernel.penalty() for layer in trained if layer.kernel is not None),
                 n * sum(layer.bias.penalty() for layer in trained if layer.bias is not None),
-                sum(layer.activity_penalty() for layer in self._dense),
+                sum(layer.activity_penalty() for layer in self._layers),
                 ACCURACIES[accuracy](y, p) if accuracy is not None else 0,
                 n,
             ]
@@ -1948,7 +2180,7 @@ class Network:
 
     def _backward(self, p: Array, y: Array, sample_weight: Array | None, loss: str) -> None:
         """Gradients of the trainable layers: nothing below the first of them is needed."""
-        lowest = next((layer for layer in self._dense if layer.trainable), None)
+        lowest = next((layer for layer in self._layers if layer.trainable), None)
         if lowest is None:
             return
         fused = self._fused(loss)
@@ -1957,19 +2189,16 @@ class Network:
         _weigh(dy, sample_weight)
         is_dz = fused is not None
         for layer in reversed(self._layers):
-            if isinstance(layer, _Dropout):
-                dy = layer.backward(dy)
-                continue
-            dx = layer.backward(dy, is_dz, need_dx=layer is not lowest)
-            if dx is None:
+            dy = layer.backward(dy, is_dz, need_dx=layer is not lowest)
+            if layer is lowest:
                 return
-            dy, is_dz = dx, False
+            is_dz = False
 
     def _update(self, optimizer: dict[str, Any], iteration: int) -> None:
         if len(self._slots) != inputs.n_slots(optimizer):
             new = [inputs.new_slots(parameter.value, optimizer) for parameter in self._parameters]
             self._slots = [list(slot) for slot in zip(*new, strict=True)]
-        owners = [layer for layer in self._dense for _ in layer.parameters]
+        owners = [layer for layer in self._layers for _ in layer.parameters]
         trained = [
             (parameter, [slot[position] for slot in self._slots])
             for position, (parameter, layer) in enumerate(

@@ -26,7 +26,8 @@ from fastreg import activations, functional, inputs, regularizers
 from fastreg.activations import Activation
 from fastreg.callbacks import Callback, Logs
 from fastreg.errors import check_choice, check_int, check_real
-from fastreg.layers import Dense, Layer
+from fastreg.layers import Activation as ActivationLayer
+from fastreg.layers import Dense, Layer, Noise
 from fastreg.models import Sequential
 from fastreg.objective import ROWS_AT_ONCE, Objective
 from fastreg.regularizers import GroupL1
@@ -329,7 +330,7 @@ def compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
     kernels = [arrays[f"weights/{name}/kernel"].copy() for name in names]
     biases = [arrays.get(f"weights/{name}/bias") for name in names]
     biases = [None if bias is None else bias.copy() for bias in biases]
-    kept = _kept(kernels, biases, [activations.get(c["activation"]) for c in dense])
+    kept = _kept(kernels, biases, _between(layers))
 
     small = dict(arrays)
     for i, name in enumerate(names):
@@ -375,8 +376,25 @@ def _resized(
     return {**layer, "config": config}
 
 
+MIXING = ("softmax", "log_softmax")  # a unit shapes its neighbours
+
+# What inference does to the inputs of a dense layer, after the product before it.
+Between = list[Activation]
+
+
+def _between(layers: list[dict[str, Any]]) -> list[Between]:
+    """Of each dense layer."""
+    found: list[Between] = [[]]
+    for layer in layers:
+        if layer["class_name"] == "Dense":
+            found.append([])
+        if "activation" in layer["config"]:
+            found[-1].append(activations.get(layer["config"]["activation"]))
+    return found
+
+
 def _kept(
-    kernels: list[Array], biases: list[Array | None], functions: list[Activation]
+    kernels: list[Array], biases: list[Array | None], between: list[Between]
 ) -> list[NDArray[np.bool_]]:
     """Which inputs, and which units of each layer, stay; constants go into `biases`.
 
@@ -388,14 +406,11 @@ def _kept(
         changed = False
         for i in range(len(kernels)):  # the inputs of layer i: unit for unit, the outputs of i - 1
             rows, columns = kept[i], kept[i + 1]
-            if i > 0 and functions[i - 1].name in (
-                "softmax",
-                "log_softmax",
-            ):  # a unit shapes its neighbours
+            if any(function.name in MIXING for function in between[i]):
                 continue
             goes = rows & ~kernels[i][:, columns].any(axis=1)
             if i > 0:
-                goes |= _foldable(i, kernels, biases, functions, kept, goes)
+                goes |= _foldable(i, kernels, biases, between[i], kept, goes)
             if not (rows & ~goes).any():
                 stays = np.flatnonzero(rows)[0]
                 goes[stays] = False
@@ -410,7 +425,7 @@ def _foldable(
     i: int,
     kernels: list[Array],
     biases: list[Array | None],
-    functions: list[Activation],
+    between: Between,
     kept: list[NDArray[np.bool_]],
     unread: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
@@ -421,8 +436,9 @@ def _foldable(
     if kept[i].sum() == constant.sum() + (kept[i] & unread).sum():
         constant[np.flatnonzero(constant)[0]] = False  # the one that stays
     bias, own = biases[i], biases[i - 1]
-    z = np.zeros(len(constant), kernels[i].dtype) if own is None else own
-    value = functional.activation_forward(z, functions[i - 1])
+    value = np.zeros(len(constant), kernels[i].dtype) if own is None else own
+    for function in between:
+        value = functional.activation_forward(value, function)
     if bias is None:
         constant &= value == 0
     else:
@@ -558,27 +574,36 @@ def _rows(model: Sequential, x: ArrayLike, dtype: str) -> inputs.Rows:
     return rows if index is None else rows.take(index, axis=1)
 
 
-def _outputs(layer: Dense, rows: inputs.Rows) -> Array:
-    if isinstance(rows, inputs.SparseRows):
-        from scipy.sparse import csr_array
+def _outputs(layer: Layer, rows: inputs.Rows) -> inputs.Rows:
+    if not isinstance(rows, inputs.SparseRows):
+        return layer.apply(rows, functional)
+    if isinstance(layer, Noise):
+        return rows
+    if not isinstance(layer, Dense):
+        return layer.apply(rows.dense(), functional)
+    from scipy.sparse import csr_array
 
-        parts = rows.values, rows.columns, rows.start
-        z: Array = csr_array(parts, shape=rows.shape) @ layer.kernel
-        z = z if layer.bias is None else z + layer.bias
-        return functional.activation_forward(z, layer.activation)
-    return functional.dense_forward(rows, layer.kernel, layer.bias, layer.activation)
+    parts = rows.values, rows.columns, rows.start
+    z: Array = csr_array(parts, shape=rows.shape) @ layer.kernel
+    z = z if layer.bias is None else z + layer.bias
+    return functional.activation_forward(z, layer.activation)
 
 
 def _silent_units(model: Sequential, x: ArrayLike) -> list[int]:
-    """Of each dense layer: units whose output is 0 for every row."""
-    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
-    speaks = [np.zeros(layer.units, bool) for layer in dense]
+    """Of each dense layer: units whose output, after activations, is 0 for every row."""
+    layers = [layer for layer in model.layers if not layer.at_entry]
+    speaks = [np.zeros(layer.units, bool) for layer in layers if isinstance(layer, Dense)]
     rows = _rows(model, x, model.dtype or "float32")
     for first in range(0, len(rows), ROWS_AT_ONCE):
-        y = rows[first : first + ROWS_AT_ONCE]
-        for layer, spoke in zip(dense, speaks, strict=True):
+        y: Any = rows[first : first + ROWS_AT_ONCE]
+        spoke = iter(speaks)
+        speaker: NDArray[np.bool_] | None = None
+        for layer, after in itertools.zip_longest(layers, layers[1:]):
             y = _outputs(layer, y)
-            spoke |= (y != 0).any(axis=0)
+            speaker = next(spoke) if isinstance(layer, Dense) else speaker
+            if speaker is not None and not isinstance(after, ActivationLayer):
+                speaker |= (y != 0).any(axis=0)
+                speaker = None
     return [int((~spoke).sum()) for spoke in speaks]
 
 

@@ -69,12 +69,14 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
 #define FR_ACCURACIES(ENTRY) ENTRY(none) ENTRY(binary) ENTRY(categorical) ENTRY(sparse_categorical)
 /* norm: w *= (rate clip(|w|, low, high) + (1 - rate) |w|) / (1e-7 + |w|), |w| the Euclidean norm. */
 #define FR_CONSTRAINTS(ENTRY) ENTRY(none) ENTRY(non_neg) ENTRY(norm)
-#define FR_LAYER_KINDS(ENTRY) ENTRY(dense) ENTRY(dropout)
-/* What may change from step to step: the optimizer's, dense layers', dropout's. */
+/* activation: f alone, and penalties of activities */
+#define FR_LAYER_KINDS(ENTRY) ENTRY(dense) ENTRY(activation) FR_NOISES(ENTRY)
+#define FR_NOISES(ENTRY) ENTRY(dropout) ENTRY(gaussian_noise) ENTRY(gaussian_dropout) ENTRY(alpha_dropout)
+/* What may change from step to step: the optimizer's, layers', noise's. */
 #define FR_SETTINGS(ENTRY)                                                                         \
     ENTRY(learning_rate)                                                                           \
     ENTRY(kernel_l1)                                                                               \
-    ENTRY(kernel_l2) ENTRY(bias_l1) ENTRY(bias_l2) ENTRY(activity_l1) ENTRY(activity_l2) ENTRY(rate)
+    ENTRY(kernel_l2) ENTRY(bias_l1) ENTRY(bias_l2) ENTRY(activity_l1) ENTRY(activity_l2) ENTRY(rate) ENTRY(stddev)
 
 #define FR_CONSTRAINT_ID(name) FR_CONSTRAINT_##name,
 #define FR_SETTING_ID(name) FR_SETTING_##name,
@@ -136,15 +138,18 @@ typedef struct {
 typedef struct {
     int kind; /* FR_LAYER_... */
     ptrdiff_t n_in, n_out;
-    /* dense */
-    int activation, use_bias, trainable;
+    /* dense, activation */
+    int activation;
     fr_curve curve;
-    fr_regularizer kernel, bias, activity;
+    fr_regularizer activity;
+    /* dense */
+    int use_bias, trainable;
+    fr_regularizer kernel, bias;
     fr_groups groups; /* of the kernel; copied */
     int keeps_kernel, keeps_bias; /* out of the decoupled weight decay */
     fr_constraint kernel_constraint, bias_constraint;
-    /* dropout: `seed` replaces the call's seed when has_seed */
-    double rate;
+    /* noise: `seed` replaces the call's seed when has_seed */
+    double rate, stddev;
     uint64_t seed;
     int has_seed;
 } fr_layer;
@@ -268,7 +273,7 @@ typedef struct {
     int loss, accuracy;
     fr_optimizer optimizer;
     int64_t iteration; /* optimizer steps done before this call */
-    uint64_t seed;     /* of dropout */
+    uint64_t seed;     /* of noise */
     int n_threads;
     int part; /* FR_WHOLE_STEPS, or a half of one */
     void *outputs; /* (stop - start, n_out) or NULL: what the loss saw of each row */
@@ -326,8 +331,9 @@ int fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x);
 /* dy NULL: the value alone; value NULL: the gradient alone. The value is sum(weight * loss) / rows. */
 fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
                   const void *y_pred, const void *weight, double *value, void *dy);
-fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, double rate,
-                     uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y);
+/* kind: one of FR_NOISES; amount: its rate, or its standard deviation */
+fr_status fr_noise(fr_dtype dtype, int kind, ptrdiff_t rows, ptrdiff_t n, const void *x, double amount,
+                   uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y);
 /* slots: the optimizer's state for w, fr_optimizer_slots arrays; with l1_step cumulative the last two are
  * its own. */
 fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t iteration, ptrdiff_t n,

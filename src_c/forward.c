@@ -1,13 +1,23 @@
 /* A layer's way forward and the loss, on a panel of rows: what training and inference share. */
 #include "network.h"
 
-/* y = f(x W + b) on a panel of rows, each panel of columns finished while it is hot; returns the
- * activity penalty where f is the layer's own. */
-double fr_forward_layer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
-                            layer_input in, matrix y, matrix slope)
+/* One panel of columns of f, or all of them; o is where it begins. */
+static void activate(const fr_network *net, const layer *a, int activation, fr_forward_tile *tile, matrix y,
+                     matrix slope, ptrdiff_t o, ptrdiff_t n)
 {
-    const fr_kernels *kernels = net->kernels;
-    bool whole = kernels->whole_rows[activation];
+    tile->n = n;
+    tile->y = column(net, y, o);
+    tile->slope = column(net, slope, o);
+    tile->bias = a->bias < 0 ? NULL : weight_at(net, a->bias + o);
+    net->kernels->forward[activation](tile);
+}
+
+/* f on a panel of rows of z, which `in` gives, or which stands in y where that is NULL: each panel of columns
+ * is finished while it is hot. */
+static double forward_rows(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
+                           const layer_input *in, matrix y, matrix slope)
+{
+    bool whole = net->kernels->whole_rows[activation];
     bool counted = penalizes(a->spec.activity) && activation == a->spec.activation;
     fr_sums sums = {0, 0};
     fr_forward_tile tile = {.rows = rows,
@@ -15,24 +25,26 @@ double fr_forward_layer(const fr_network *net, const layer *a, int activation, p
                             .gap = gap(net, y),
                             .sums = counted ? &sums : NULL,
                             .curve = a->spec.curve};
-    if (in.lanes)
-        fr_to_lanes(kernels, rows, a->spec.n_in, in.x.at, in.x.width, gap(net, in.x), in.lanes);
     for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) {
-        fr_multiply_forward(net, a, rows, in, o, y);
-        if (whole) continue;
-        tile.n = smaller(a->width, a->spec.n_out - o);
-        tile.y = column(net, y, o);
-        tile.slope = column(net, slope, o);
-        tile.bias = a->bias < 0 ? NULL : weight_at(net, a->bias + o);
-        kernels->forward[activation](&tile);
+        if (in) fr_multiply_forward(net, a, rows, *in, o, y);
+        if (!whole) activate(net, a, activation, &tile, y, slope, o, smaller(a->width, a->spec.n_out - o));
     }
-    if (whole) {
-        tile.n = a->spec.n_out;
-        tile.y = y.at;
-        tile.bias = a->bias < 0 ? NULL : weight_at(net, a->bias);
-        kernels->forward[activation](&tile);
-    }
+    if (whole) activate(net, a, activation, &tile, y, slope, 0, a->spec.n_out);
     return penalty(a->spec.activity, sums);
+}
+
+double fr_forward_layer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
+                        layer_input in, matrix y, matrix slope)
+{
+    if (in.lanes)
+        fr_to_lanes(net->kernels, rows, a->spec.n_in, in.x.at, in.x.width, gap(net, in.x), in.lanes);
+    return forward_rows(net, a, activation, rows, &in, y, slope);
+}
+
+double fr_activate_rows(const fr_network *net, const layer *a, int activation, ptrdiff_t rows, matrix y,
+                        matrix slope)
+{
+    return forward_rows(net, a, activation, rows, NULL, y, slope);
 }
 
 /* The loss of a panel of rows. When fused, y holds z of the last layer and becomes f(z); the activity

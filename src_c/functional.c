@@ -318,23 +318,26 @@ fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const v
     return FR_OK;
 }
 
-fr_status fr_dropout(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, double rate,
-                     uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y)
+fr_status fr_noise(fr_dtype dtype, int kind, ptrdiff_t rows, ptrdiff_t n, const void *x, double amount,
+                   uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y)
 {
-    if (!(rate >= 0 && rate < 1)) return FR_BAD_ARGUMENT;
-    fr_dropout_tile tile = {
+    if (kind < 0 || kind >= FR_N_LAYER_KINDS || !fr_kernels_for(dtype)->noise[kind]) return FR_BAD_ARGUMENT;
+    double most = kind == FR_LAYER_gaussian_noise ? INFINITY : 1;
+    if (!(amount >= 0 && amount < most)) return FR_BAD_ARGUMENT;
+    fr_noise_tile tile = {
         .rows = rows,
         .n = n,
         .x = x,
         .ld_x = n,
         .y = y,
         .ld_y = n,
-        .rate = rate,
+        .rate = amount,
+        .stddev = amount,
         .seed = seed,
         .layer = (uint32_t)layer,
         .iteration = (uint32_t)iteration,
     };
-    fr_kernels_for(dtype)->dropout(&tile);
+    fr_kernels_for(dtype)->noise[kind](&tile);
     return FR_OK;
 }
 

@@ -54,7 +54,7 @@ typedef struct {
     void *out;                    /* (n_rows, n_out), or NULL when evaluating */
     const fr_training *call;      /* NULL when predicting */
     panel_sums *panels;
-    bool fused, begun;
+    bool fused, begun, compressed; /* the last: the first layer reads compressed rows as they stand */
 } inference_run;
 
 /* Forward for rows `first`.. of the call, between the thread's two matrices; returns the output. */
@@ -69,22 +69,28 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
     matrix x = view(net, here, net->width_x, plan->n_rows, 0);
     fr_sparse_rows nonzeros = {0};
     layer_input in = {0};
-    if (run->data->start) {
-        nonzeros = nonzeros_of(run->data, NULL, row);
+    if (run->data->start) nonzeros = nonzeros_of(run->data, NULL, row);
+    if (run->compressed) {
         in.nonzeros = &nonzeros;
+    } else if (run->data->start) {
+        net->kernels->spread(rows, net->n_in, &nonzeros, x.at, x.width, gap(net, x));
     } else {
         net->kernels->pack(rows, net->n_in, fr_at(run->data->x, row * net->n_in, net->size), NULL, x.at,
                            x.width, gap(net, x));
     }
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
-        if (a->spec.kind != FR_LAYER_dense) continue;
+        int activation = fr_activation_at(net, l, run->fused);
+        if (a->spec.kind != FR_LAYER_dense) {
+            const layer_kind *kind = &fr_layer_kinds[a->spec.kind];
+            if (kind->infer) *activity += kind->infer(net, a, activation, rows, x);
+            continue;
+        }
         matrix y = view(net, other, a->width, plan->n_rows, 0);
         in.x = x;
         if (!in.nonzeros && runs_sparse(net, a, run->panel_rows))
             in.lanes = plan->lanes + (ptrdiff_t)thread * plan->lanes_size;
-        *activity += fr_forward_layer(net, a, fr_activation_at(net, l, run->fused), rows, in, y,
-                                      (matrix){0});
+        *activity += fr_forward_layer(net, a, activation, rows, in, y, (matrix){0});
         in = (layer_input){0};
         other = here;
         here = y.at;
@@ -164,6 +170,16 @@ static ptrdiff_t lanes_size(const fr_network *net, bool compressed, ptrdiff_t ro
     return bytes;
 }
 
+/* Whether the first layer that does anything is dense. */
+static bool begins_dense(const fr_network *net)
+{
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        int kind = net->layers[l].spec.kind;
+        if (kind == FR_LAYER_dense || fr_layer_kinds[kind].infer) return kind == FR_LAYER_dense;
+    }
+    return false;
+}
+
 static fr_status infer(fr_network *net, inference_run *run, int n_threads)
 {
     if (!fr_blas_ready()) return FR_NO_BLAS;
@@ -174,8 +190,7 @@ static fr_status infer(fr_network *net, inference_run *run, int n_threads)
     ptrdiff_t n_rows = inference_rows(net, run->n_rows);
     fr_status status = find_nonzeros(net);
     if (status != FR_OK) return status;
-    bool compressed = run->data->start != NULL;
-    if (compressed && net->flops == 0) return FR_BAD_ARGUMENT; /* no layer reads them as they stand */
+    bool compressed = run->data->start && begins_dense(net);
     ptrdiff_t lanes = lanes_size(net, compressed, n_rows), n_padded = widest(net, compressed);
     if (lanes < 0) return FR_TOO_LARGE;
     if (!plan->arena.base || plan->n_rows < n_rows || plan->n_threads < n_threads ||
@@ -190,6 +205,7 @@ static fr_status infer(fr_network *net, inference_run *run, int n_threads)
     }
     run->net = net;
     run->plan = plan;
+    run->compressed = compressed;
     run->panel_rows = n_rows;
     run->n_panels = pieces(run->n_rows, n_rows);
     fr_parallel(n_threads, next_inference_phase, inference_task, run);

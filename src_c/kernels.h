@@ -55,12 +55,12 @@ typedef struct {
     ptrdiff_t ld_x;
     void *y;
     ptrdiff_t ld_y, gap;
-    void *factor; /* 0 or 1 / (1 - rate), for the backward pass; laid out as y, or NULL */
-    double rate;
+    void *factor; /* dy/dx, for the backward pass; laid out as y, or NULL; gaussian_noise has none */
+    double rate, stddev;
     uint64_t seed;
     ptrdiff_t first_row; /* in the batch */
     uint32_t layer, iteration;
-} fr_dropout_tile;
+} fr_noise_tile;
 
 /* Rows of which the nonzeros alone are listed: the terms of row r stand from start[i] to start[i + 1],
  * i = order[r], or r without an order. */
@@ -108,6 +108,7 @@ enum { FR_L1_STEP_group = FR_N_L1_STEPS };
 typedef void fr_forward_kernel(const fr_forward_tile *tile);
 typedef void fr_backward_kernel(const fr_backward_tile *tile);
 typedef void fr_loss_kernel(fr_loss_tile *tile);
+typedef void fr_noise_kernel(const fr_noise_tile *tile);
 /* rows x n with ld from row to row, in all arrays. sums: += of the old w, abs where the regularizer has
  * l1, square where it has l2; the other one may change. */
 typedef void fr_update_kernel(const fr_update_step *step, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld,
@@ -149,7 +150,7 @@ typedef struct {
     void (*group_scale)(bool by_column, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *shared,
                         void *w);
     void (*fill)(ptrdiff_t n, double value, void *y);
-    void (*dropout)(const fr_dropout_tile *tile);
+    fr_noise_kernel *noise[FR_N_LAYER_KINDS]; /* NULL of the kinds that are none */
     /* The products on contiguous panels: c = a b and dw = x'dz for one panel of columns, n of them live.
      * a_next: elements from a panel of a to the next. */
     void (*product)(ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t n, const void *a, ptrdiff_t a_next,

@@ -40,35 +40,10 @@ ptrdiff_t fr_rows_of_panel(const fr_network *net, ptrdiff_t n_batch, double flop
 
 /* ---- life ---- */
 
-static bool regularizer_valid(fr_regularizer r)
-{
-    return r.l1 >= 0 && r.l2 >= 0 && isfinite(r.l1) && isfinite(r.l2);
-}
-
-static bool constraint_valid(const fr_constraint *c)
-{
-    return c->kind >= 0 && c->kind < FR_N_CONSTRAINTS &&
-           (c->kind != FR_CONSTRAINT_norm || (c->low >= 0 && c->high >= c->low && isfinite(c->rate)));
-}
-
-static bool curve_valid(fr_curve c)
-{
-    return isfinite(c.alpha) && isfinite(c.threshold) && c.max_value >= 0;
-}
-
 static bool layer_valid(const fr_layer *l)
 {
-    if (l->n_in < 1 || l->n_out < 1) return false;
-    switch (l->kind) {
-    case FR_LAYER_dense:
-        return l->activation >= 0 && l->activation < FR_N_ACTIVATIONS &&
-               curve_valid(l->curve) &&
-               regularizer_valid(l->kernel) && regularizer_valid(l->bias) &&
-               regularizer_valid(l->activity) && constraint_valid(&l->kernel_constraint) &&
-               constraint_valid(&l->bias_constraint);
-    case FR_LAYER_dropout: return l->n_in == l->n_out && l->rate >= 0 && l->rate < 1;
-    }
-    return false;
+    return l->n_in >= 1 && l->n_out >= 1 && l->kind >= 0 && l->kind < FR_N_LAYER_KINDS &&
+           fr_layer_kinds[l->kind].valid(l);
 }
 
 fr_status fr_network_update_layers(fr_network *net, const fr_layer *layers)

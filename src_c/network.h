@@ -44,7 +44,7 @@ typedef struct {
     void *slope;      /* as y: f'(z), where the activation keeps it */
     void *dbias;      /* (row panels, n_padded): column sums of each row panel's dz */
     void *transposed; /* native: the kernel's transpose, for dx; kept up by the update */
-    void *factor;     /* dropout: as y */
+    void *factor;     /* noise: as y, dy/dx */
     /* where products are in bfloat16: the input, d, the kernel and its transpose */
     matrix_pairs x_pairs, d_pairs;
     void *w_down, *wt_down;
@@ -129,6 +129,26 @@ struct fr_network {
     inference_plan inference;
 };
 
+/* ---- layers.c ---- */
+
+typedef struct training_run training_run; /* training.h */
+
+/* What a kind of layer is. Rows `first`.. of the batch, `rows` of them, are a panel. */
+typedef struct {
+    bool (*valid)(const fr_layer *layer);
+    double *(*setting)(fr_layer *layer, int setting); /* one that may change from step to step, or NULL */
+    bool has_activation;
+    /* Training's buffers beside y and d, or NULL. */
+    void (*take)(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch);
+    /* y from the y below; returns the activity penalty. */
+    double (*forward)(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows);
+    /* d below from d, where a layer below is trainable. */
+    void (*backward)(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows);
+    /* At inference, in place; NULL where the layer does nothing, or is dense. */
+    double (*infer)(const fr_network *net, const layer *a, int activation, ptrdiff_t rows, matrix y);
+} layer_kind;
+extern const layer_kind fr_layer_kinds[FR_N_LAYER_KINDS];
+
 /* ---- sizes ---- */
 
 /* Rows of a panel, a rule of the batch alone: results must not depend on the number of threads. */
@@ -166,8 +186,7 @@ static inline bool takes_labels(int loss) { return loss == FR_LOSS_sparse_catego
 static inline fr_loss_kernel *fused_loss(const fr_network *net, int loss)
 {
     const fr_layer *last = &net->layers[net->n_layers - 1].spec;
-    if (last->kind != FR_LAYER_dense) return NULL;
-    return net->kernels->fused_loss[loss][last->activation];
+    return fr_layer_kinds[last->kind].has_activation ? net->kernels->fused_loss[loss][last->activation] : NULL;
 }
 
 /* ---- where things stand ---- */
@@ -246,6 +265,9 @@ void fr_transpose_all(fr_network *net);
  * `slope` where f keeps them and training needs them; elsewhere it is at NULL. */
 double fr_forward_layer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows,
                         layer_input in, matrix y, matrix slope);
+/* y = f(y) for a layer that is f alone. */
+double fr_activate_rows(const fr_network *net, const layer *a, int activation, ptrdiff_t rows, matrix y,
+                        matrix slope);
 /* The loss of a panel of rows, with the activity penalty of a fused last layer. */
 panel_sums fr_loss_of_rows(const fr_network *net, int loss, matrix y, fr_loss_tile *tile);
 /* The activation to run at layer l: the last one is left to a loss that fuses it. */

@@ -143,12 +143,9 @@ static void take_training(fr_network *net, training_plan *plan)
         ptrdiff_t batch = fr_size_product(plan->n_batch, a->n_padded), n_i, n_o;
         a->y = fr_arena_take(arena, batch, net->size);
         a->d = fr_arena_take(arena, batch, net->size);
-        bool keeps = a->spec.kind == FR_LAYER_dense && net->kernels->keeps_slope[a->spec.activation];
-        a->slope = keeps ? fr_arena_take(arena, batch, net->size) : NULL;
-        if (a->spec.kind == FR_LAYER_dropout) {
-            a->factor = fr_arena_take(arena, batch, net->size);
-            continue;
-        }
+        const layer_kind *kind = &fr_layer_kinds[a->spec.kind];
+        if (kind->take) kind->take(net, arena, a, plan->n_batch);
+        if (a->spec.kind != FR_LAYER_dense) continue;
         a->dbias = fr_arena_take(arena, fr_size_product(n_panels, a->n_padded), net->size);
         a->transposed = a->w_down = NULL;
         if (net->pairs && !(l == 0 && plan->compressed))

@@ -54,19 +54,9 @@ static void add_step_to_ledger(training_run *run)
     run->ledger[FR_LEDGER_ROWS] += rows;
 }
 
-/* A setting of a layer that may change from step to step, NULL where it has none such. */
 static double *setting_of(fr_layer *layer, int setting)
 {
-    if (layer->kind == FR_LAYER_dropout) return setting == FR_SETTING_rate ? &layer->rate : NULL;
-    switch (setting) {
-    case FR_SETTING_kernel_l1: return &layer->kernel.l1;
-    case FR_SETTING_kernel_l2: return &layer->kernel.l2;
-    case FR_SETTING_bias_l1: return &layer->bias.l1;
-    case FR_SETTING_bias_l2: return &layer->bias.l2;
-    case FR_SETTING_activity_l1: return &layer->activity.l1;
-    case FR_SETTING_activity_l2: return &layer->activity.l2;
-    }
-    return NULL;
+    return fr_layer_kinds[layer->kind].setting(layer, setting);
 }
 
 static bool schedule_valid(const fr_network *net, const fr_schedule *s, ptrdiff_t n_steps)

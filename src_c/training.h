@@ -4,7 +4,7 @@
 
 #include "network.h"
 
-typedef struct {
+struct training_run {
     fr_network *net;
     training_plan *plan;
     const fr_training *call;
@@ -19,7 +19,7 @@ typedef struct {
     fr_gradient_step change; /* of the gradients; its regularizer is that of the array */
     double ema_momentum;
     bool overwrites; /* the weights become their mean */
-} training_run;
+};
 
 /* ---- where things of the batch stand ---- */
 
@@ -76,7 +76,6 @@ fr_status fr_plan_training(fr_network *net, const fr_training *call, int n_threa
 
 /* ---- rows.c ---- */
 
-void fr_backward_layer(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows);
 /* A panel of rows: gathered, forward through all layers and the loss, backward to the first trainable one. */
 void fr_train_rows(training_run *run, ptrdiff_t panel);
 

@@ -132,7 +132,7 @@ class ByProx:
     ("layers", "options", "words"),
     [
         ([fr.Dense(1)], {"batch_size": 32}, "batch_size: got 32 of 120 rows"),
-        ([fr.Dropout(0.1), fr.Dense(1)], {}, r"Dropout.*of Dense layers alone"),
+        ([fr.Dropout(0.1), fr.Dense(1)], {}, r"Dropout.*which has no noise in it"),
         ([fr.Dense(1, kernel_regularizer=fr.GroupL1(0.1))], {}, "no step for GroupL1"),
         ([fr.Dense(1, kernel_regularizer=ByProx())], {}, "no step for the prox of"),
         ([fr.Dense(1, kernel_constraint="non_neg")], {}, "has a constraint"),

@@ -1,5 +1,5 @@
 /* Philox4x32-10, a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as
- * 1, 2, 3"): any number of the stream can be had without the ones before it, so a dropout mask does not
+ * 1, 2, 3"): any number of the stream can be had without the ones before it, so a layer's noise does not
  * depend on tiles or threads. */
 #ifndef FR_PHILOX_H
 #define FR_PHILOX_H

@@ -253,7 +253,7 @@ double oracle_correct(int accuracy, ptrdiff_t n, const wide *y, const wide *targ
     return right / (double)n;
 }
 
-/* ---- dropout ---- */
+/* ---- noise ---- */
 
 void oracle_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 {
@@ -269,13 +269,45 @@ void oracle_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t ou
     for (int i = 0; i < 4; i++) out[i] = x[i];
 }
 
-bool oracle_drops(double rate, uint64_t seed, ptrdiff_t column, ptrdiff_t row, uint32_t layer,
-                  uint32_t iteration)
+bool oracle_is_noise(int kind)
+{
+    return kind == FR_LAYER_dropout || kind == FR_LAYER_gaussian_noise ||
+           kind == FR_LAYER_gaussian_dropout || kind == FR_LAYER_alpha_dropout;
+}
+
+/* Two numbers of two words; the uniform one and the angle are rounded as they are drawn. */
+static wide normal_of(const uint32_t words[4], int place, fr_dtype dtype)
+{
+    uint32_t radius = words[place & 2], angle = words[(place & 2) + 1];
+    wide u = rounded(dtype, ldexp(radius + 0.5, -32)), quarter = acosl(-1) / 2;
+    wide t = rounded(dtype, (double)(((angle & 0x3FFFFFFF) + 0.5L) / (1 << 30) * quarter - quarter / 2));
+    wide r = sqrtl(-2 * logl(u));
+    if (place & 1) return (angle & 0x40000000 ? -1 : 1) * r * sinl(t + quarter / 2);
+    return (angle & 0x80000000 ? -1 : 1) * r * cosl(t + quarter / 2);
+}
+
+void oracle_noise(const fr_layer *s, fr_dtype dtype, uint64_t seed, ptrdiff_t column, ptrdiff_t row,
+                  uint32_t layer, uint32_t iteration, wide *factor, wide *offset)
 {
     uint32_t counter[4] = {(uint32_t)(column / 4), (uint32_t)row, layer, iteration}, words[4];
     uint32_t key[2] = {(uint32_t)(seed & UINT32_MAX), (uint32_t)(seed >> 32)};
     oracle_philox(counter, key, words);
-    return (double)words[column % 4] < floor(rate * 4294967296.0);
+    bool drops = (double)words[column % 4] < floor(s->rate * 4294967296.0);
+    wide normal = normal_of(words, column % 4, dtype), limit = -1.7580993408473768599L;
+    wide scale = 1 / sqrtl((1 - (wide)s->rate) * (1 + (wide)s->rate * limit * limit));
+    *factor = 1;
+    *offset = 0;
+    switch (s->kind) {
+    case FR_LAYER_dropout: *factor = drops ? 0 : 1 / (1 - (wide)s->rate); break;
+    case FR_LAYER_gaussian_noise: *offset = s->stddev * normal; break;
+    case FR_LAYER_gaussian_dropout: *factor = 1 + sqrtl(s->rate / (1 - (wide)s->rate)) * normal; break;
+    case FR_LAYER_alpha_dropout:
+        *factor = drops ? 0 : scale;
+        *offset = scale * ((drops ? limit : 0) - limit * s->rate);
+        break;
+    }
+    *factor = rounded(dtype, (double)*factor);
+    *offset = rounded(dtype, (double)*offset);
 }
 
 /* ---- optimizers ---- */

@@ -33,8 +33,10 @@ double oracle_correct(int accuracy, ptrdiff_t n, const wide *y, const wide *targ
 
 /* Philox4x32-10: one block of four words. */
 void oracle_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
-bool oracle_drops(double rate, uint64_t seed, ptrdiff_t column, ptrdiff_t row, uint32_t layer,
-                  uint32_t iteration);
+/* An element's y = x factor + offset in a layer of noise, both rounded to that dtype. */
+bool oracle_is_noise(int kind);
+void oracle_noise(const fr_layer *s, fr_dtype dtype, uint64_t seed, ptrdiff_t column, ptrdiff_t row,
+                  uint32_t layer, uint32_t iteration, wide *factor, wide *offset);
 
 /* Of the penalties, what goes into the gradient: all, or without L1 where that has a step of its own. */
 wide oracle_smooth_gradient(const fr_optimizer *o, fr_regularizer r, wide w);

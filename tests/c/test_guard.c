@@ -329,22 +329,25 @@ static void guard_steps(fr_dtype dtype, ptrdiff_t n, layout l)
         for (ptrdiff_t j = 0; j < n; j++) CHECK(get(dtype, w, r * l.ld + j) >= 0, "negative");
 }
 
-static void guard_dropout(fr_dtype dtype, ptrdiff_t n, layout l)
+static void guard_noise(fr_dtype dtype, ptrdiff_t n, layout l)
 {
-    test_case("guard dropout, multiply n %td ld %td %s %s", n, l.ld, name_of(dtype), fr_isa());
+    static const int kinds[] = {FR_LAYER_gaussian_noise, FR_LAYER_gaussian_dropout,
+                                FR_LAYER_alpha_dropout, FR_LAYER_dropout};
+    test_case("guard noise, multiply n %td ld %td %s %s", n, l.ld, name_of(dtype), fr_isa());
     const void *x = locked(0, matrix(0, dtype, ROWS, n, l, -1, 1));
     void *y = matrix(1, dtype, ROWS, n, l, 0, 0), *factor = matrix(2, dtype, ROWS, n, l, 0, 0);
-    fr_dropout_tile tile = {.rows = ROWS,
-                            .n = n,
-                            .x = x,
-                            .ld_x = l.ld,
-                            .y = y,
-                            .ld_y = l.ld,
-                            .gap = l.gap,
-                            .factor = factor,
-                            .rate = 0.4,
-                            .seed = 7};
-    fr_kernels_for(dtype)->dropout(&tile);
+    fr_noise_tile tile = {.rows = ROWS,
+                          .n = n,
+                          .x = x,
+                          .ld_x = l.ld,
+                          .y = y,
+                          .ld_y = l.ld,
+                          .gap = l.gap,
+                          .factor = factor,
+                          .rate = 0.4,
+                          .stddev = 0.3,
+                          .seed = 7};
+    for (int i = 0; i < 4; i++) fr_kernels_for(dtype)->noise[kinds[i]](&tile);
     check_around(1, "y");
     check_around(2, "factor");
     locked(2, factor);
@@ -529,7 +532,7 @@ static void guard_elementwise(fr_dtype dtype, ptrdiff_t n)
     CHECK(fr_penalty_gradient(dtype, n, x, r, out) == FR_OK, "penalty gradient");
     check_around(2, "penalty gradient");
     out = matrix(2, dtype, ROWS, n, plain(n), 0, 0);
-    CHECK(fr_dropout(dtype, ROWS, n, x, 0.5, 3, 0, 0, out) == FR_OK, "dropout");
+    CHECK(fr_noise(dtype, FR_LAYER_dropout, ROWS, n, x, 0.5, 3, 0, 0, out) == FR_OK, "dropout");
     check_around(2, "dropout");
 
     const void *weight = locked(4, array(4, dtype, ROWS, 0, 1));
@@ -633,7 +636,7 @@ static void guard_target(fr_dtype dtype)
                 guard_forward(dtype, n, layouts[i]);
                 guard_backward(dtype, n, layouts[i]);
                 guard_losses(dtype, n, layouts[i]);
-                guard_dropout(dtype, n, layouts[i]);
+                guard_noise(dtype, n, layouts[i]);
                 guard_pack(dtype, n, layouts[i]);
                 guard_rows(dtype, n, layouts[i]);
                 if (!layouts[i].gap) guard_update(dtype, n, layouts[i]);
@@ -650,8 +653,8 @@ static void guard_target(fr_dtype dtype)
         /* blocks of four vectors, and of dropout */
         for (ptrdiff_t n = 63; n <= 66; n++) {
             guard_backward(dtype, n, plain(n));
-            guard_dropout(dtype, n, plain(n));
-            guard_dropout(dtype, n, in_panels(dtype, ROWS));
+            guard_noise(dtype, n, plain(n));
+            guard_noise(dtype, n, in_panels(dtype, ROWS));
         }
     }
 }

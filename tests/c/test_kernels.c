@@ -822,7 +822,7 @@ static void check_multiply(fr_dtype dtype)
     }
 }
 
-/* ---- dropout ---- */
+/* ---- noise ---- */
 
 /* The known answers that Philox' authors publish (Random123, kat_vectors). */
 static void check_philox(void)
@@ -854,48 +854,59 @@ static void check_philox(void)
     }
 }
 
-static void check_dropout(fr_dtype dtype)
+static const int noises[] = {FR_LAYER_dropout, FR_LAYER_gaussian_noise, FR_LAYER_gaussian_dropout,
+                             FR_LAYER_alpha_dropout};
+
+/* Normal numbers are up to 6.8, the logarithm, sine and cosine in them within 2 units each. */
+static void check_noise(fr_dtype dtype)
 {
     static const double rates[] = {0, 0.3, 0.5, 0.999};
     for (int i = 0; i < N_ROW_LENGTHS; i++)
-        for (int variant = 0; variant < 8; variant++) {
+        for (int variant = 0; variant < 16; variant++) {
             ptrdiff_t n = length(i), first = variant * 1000;
-            bool panels = variant & 4;
+            bool panels = variant & 8;
             layout l = layout_of(dtype, n, panels), l_y = l;
             if (!panels) l_y.ld = n + n % 3;
-            double rate = rates[(i + variant) % 4];
+            double rate = rates[(i + variant / 4) % 4];
             uint64_t seed = 0x123456789ABCDEFu * (uint64_t)(i + 1);
             uint32_t layer = (uint32_t)variant, iteration = 0xFFFFFFFEu + (uint32_t)variant;
-            test_case("dropout n %td variant %d %s %s", n, variant, name_of(dtype), fr_isa());
+            fr_layer spec = {.kind = noises[variant % 4], .rate = rate, .stddev = 3 * rate};
+            const char *kind = fr_layer_kind_name(spec.kind);
+            test_case("%s n %td variant %d %s %s", kind, n, variant, name_of(dtype), fr_isa());
             void *x = array_in(&buffer_a, dtype, 1), *y = array_in(&buffer_b, dtype, 3);
             void *factor = array_in(&buffer_c, dtype, 2);
             fill(dtype, x, extent(l, n), -1, 1);
-            fr_dropout_tile tile = {.rows = ROWS,
-                                    .n = n,
-                                    .x = x,
-                                    .ld_x = l.ld,
-                                    .y = y,
-                                    .ld_y = l_y.ld,
-                                    .gap = l.gap,
-                                    .factor = variant & 1 ? factor : NULL,
-                                    .rate = rate,
-                                    .seed = seed,
-                                    .first_row = first,
-                                    .layer = layer,
-                                    .iteration = iteration};
-            fr_kernels_for(dtype)->dropout(&tile);
-            double kept = rounded(dtype, 1 / (1 - rate));
-            ptrdiff_t wrong = 0, n_kept = 0;
+            fr_noise_tile tile = {.rows = ROWS,
+                                  .n = n,
+                                  .x = x,
+                                  .ld_x = l.ld,
+                                  .y = y,
+                                  .ld_y = l_y.ld,
+                                  .gap = l.gap,
+                                  .factor = variant & 4 ? factor : NULL,
+                                  .rate = rate,
+                                  .stddev = spec.stddev,
+                                  .seed = seed,
+                                  .first_row = first,
+                                  .layer = layer,
+                                  .iteration = iteration};
+            fr_kernels_for(dtype)->noise[spec.kind](&tile);
+            bool exact = spec.kind == FR_LAYER_dropout;
+            bool keeps = tile.factor && spec.kind != FR_LAYER_gaussian_noise;
+            double worst = 0, spread = spec.kind == FR_LAYER_gaussian_noise ? spec.stddev : sqrt(rate / (1 - rate));
             for (ptrdiff_t r = 0; r < ROWS; r++)
                 for (ptrdiff_t j = 0; j < n; j++) {
-                    bool drops = oracle_drops(rate, seed, j, first + r, layer, iteration);
-                    double f = drops ? 0 : kept, a = get(dtype, x, spot(l, r, j));
-                    wrong += get(dtype, y, spot(l_y, r, j)) != rounded(dtype, a * f);
-                    wrong += tile.factor && get(dtype, factor, spot(l_y, r, j)) != f;
-                    n_kept += !drops;
+                    wide f, offset, a = get(dtype, x, spot(l, r, j));
+                    oracle_noise(&spec, dtype, seed, j, first + r, layer, iteration, &f, &offset);
+                    double size = exact ? 0 : (double)(fabsl(a * f) + fabsl(offset) + 7 * spread);
+                    double want = rounded(dtype, (double)(a * f + offset));
+                    double gap = fabs(get(dtype, y, spot(l_y, r, j)) - want);
+                    if (keeps) gap = fmax(gap, fabs(get(dtype, factor, spot(l_y, r, j)) - (double)f));
+                    gap = size > 0 ? gap / (8 * unit_of(dtype) * size) : gap > 0 ? INFINITY : 0;
+                    worst = gap <= worst ? worst : gap;
+                    CHECK(rate > 0 || want == (double)a, "rate 0 changes");
                 }
-            CHECK(wrong == 0, "%td wrong elements at rate %g", wrong, rate);
-            CHECK(rate > 0 || n_kept == ROWS * n, "rate 0 drops");
+            CHECK(worst <= 1, "%g bounds off at %g", worst, rate);
         }
 }
 
@@ -1318,7 +1329,7 @@ void test_kernels(void)
     test_each_target(check_all_optimizers);
     test_each_target(check_sums);
     test_each_target(check_multiply);
-    test_each_target(check_dropout);
+    test_each_target(check_noise);
     test_each_target(check_products);
     check_pairs();
     test_each_target(check_pack);

@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MOST_LAYERS = 4, MOST_UNITS = 600, MOST_KERNEL = 8000, MOST_BATCH = 64, MOST_ROWS = 128 };
+enum { MOST_LAYERS = 8, MOST_UNITS = 600, MOST_KERNEL = 8000, MOST_BATCH = 64, MOST_ROWS = 128 };
 enum { KERNEL, BIAS };
 
 /* ---- the model ---- */
@@ -30,7 +30,7 @@ typedef struct {
 typedef struct {
     parameter part[2]; /* kernel, bias */
     wide z[MOST_BATCH][MOST_UNITS], y[MOST_BATCH][MOST_UNITS], d[MOST_BATCH][MOST_UNITS];
-    wide factor[MOST_BATCH][MOST_UNITS];
+    wide factor[MOST_BATCH][MOST_UNITS]; /* of noise */
 } model_layer;
 
 typedef struct {
@@ -52,10 +52,15 @@ static const fr_regularizer *regularizer_of(const fr_layer *s, int part)
     return part == KERNEL ? &s->kernel : &s->bias;
 }
 
+static bool has_activation(const fr_layer *s)
+{
+    return s->kind == FR_LAYER_dense || s->kind == FR_LAYER_activation;
+}
+
 static const fr_layer *last_of(const model *m) { return &m->specs[m->n_layers - 1]; }
 
 /* z of the last layer where the loss takes z, y everywhere else. */
-static void model_forward(model *m, ptrdiff_t n, bool keep_z, const fr_training *dropout_of,
+static void model_forward(model *m, ptrdiff_t n, bool keep_z, const fr_training *noise_of,
                           int64_t iteration)
 {
     for (int l = 0; l < m->n_layers; l++) {
@@ -63,23 +68,22 @@ static void model_forward(model *m, ptrdiff_t n, bool keep_z, const fr_training 
         model_layer *a = &m->layers[l];
         for (ptrdiff_t r = 0; r < n; r++) {
             const wide *x = l ? m->layers[l - 1].y[r] : m->x[r];
-            if (s->kind == FR_LAYER_dropout) {
+            if (oracle_is_noise(s->kind)) {
                 for (ptrdiff_t o = 0; o < s->n_out; o++) {
+                    wide offset = 0;
                     a->factor[r][o] = 1;
-                    if (dropout_of)
-                        a->factor[r][o] =
-                            oracle_drops(s->rate, s->has_seed ? s->seed : dropout_of->seed, o, r,
-                                         (uint32_t)l, (uint32_t)iteration)
-                                ? 0
-                                : rounded(m->dtype, 1 / (1 - s->rate));
-                    a->y[r][o] = x[o] * a->factor[r][o];
+                    if (noise_of)
+                        oracle_noise(s, m->dtype, s->has_seed ? s->seed : noise_of->seed, o, r,
+                                     (uint32_t)l, (uint32_t)iteration, &a->factor[r][o], &offset);
+                    a->y[r][o] = x[o] * a->factor[r][o] + offset;
                 }
                 continue;
             }
             wide z[MOST_UNITS];
             for (ptrdiff_t o = 0; o < s->n_out; o++) {
                 z[o] = s->use_bias ? a->part[BIAS].value[o] : 0;
-                for (ptrdiff_t i = 0; i < s->n_in; i++)
+                if (s->kind == FR_LAYER_activation) z[o] = x[o];
+                for (ptrdiff_t i = 0; i < s->n_in && s->kind == FR_LAYER_dense; i++)
                     z[o] += x[i] * a->part[KERNEL].value[i * s->n_out + o];
             }
             if (keep_z && l == m->n_layers - 1)
@@ -106,7 +110,7 @@ static void model_loss(model *m, const fr_training *call, const ptrdiff_t *rows,
 {
     const fr_layer *last = last_of(m);
     model_layer *a = &m->layers[m->n_layers - 1];
-    bool fused = last->kind == FR_LAYER_dense && oracle_fuses(call->loss, last->activation);
+    bool fused = has_activation(last) && oracle_fuses(call->loss, last->activation);
     for (ptrdiff_t r = 0; r < n; r++) {
         wide target[MOST_UNITS], z[MOST_UNITS];
         wide weight = call->data.weight ? get(m->dtype, call->data.weight, rows[r]) : 1;
@@ -125,7 +129,7 @@ static void model_loss(model *m, const fr_training *call, const ptrdiff_t *rows,
             for (ptrdiff_t i = 0; i < size_of_part(s, part); i++)
                 ledger[part == KERNEL ? FR_LEDGER_KERNEL_PENALTY : FR_LEDGER_BIAS_PENALTY] +=
                     n * oracle_penalty(*regularizer_of(s, part), m->layers[l].part[part].value[i]);
-        for (ptrdiff_t r = 0; r < n && s->kind == FR_LAYER_dense; r++)
+        for (ptrdiff_t r = 0; r < n && has_activation(s); r++)
             for (ptrdiff_t o = 0; o < s->n_out; o++)
                 ledger[FR_LEDGER_ACTIVITY_PENALTY] +=
                     oracle_penalty(s->activity, m->layers[l].y[r][o]);
@@ -143,7 +147,7 @@ static void model_backward(model *m, ptrdiff_t n, bool fused)
         for (ptrdiff_t r = 0; r < n; r++) {
             wide *below = l ? m->layers[l - 1].d[r] : NULL, dz[MOST_UNITS], dy[MOST_UNITS];
             const wide *x = l ? m->layers[l - 1].y[r] : m->x[r];
-            if (s->kind == FR_LAYER_dropout) {
+            if (oracle_is_noise(s->kind)) {
                 for (ptrdiff_t o = 0; o < s->n_out && l; o++)
                     below[o] = a->d[r][o] * a->factor[r][o];
                 continue;
@@ -156,11 +160,15 @@ static void model_backward(model *m, ptrdiff_t n, bool fused)
                                        oracle_wants_z(s->activation) ? a->z[r] : a->y[r], dy, dz);
             for (ptrdiff_t o = 0; o < s->n_out; o++) {
                 if (has_dz) dz[o] += a->d[r][o];
+                if (s->kind != FR_LAYER_dense) {
+                    if (l) below[o] = dz[o];
+                    continue;
+                }
                 a->part[BIAS].gradient[o] += dz[o];
                 for (ptrdiff_t i = 0; i < s->n_in; i++)
                     a->part[KERNEL].gradient[i * s->n_out + o] += x[i] * dz[o];
             }
-            for (ptrdiff_t i = 0; i < s->n_in && l; i++) {
+            for (ptrdiff_t i = 0; i < s->n_in && l && s->kind == FR_LAYER_dense; i++) {
                 below[i] = 0;
                 for (ptrdiff_t o = 0; o < s->n_out; o++)
                     below[i] += dz[o] * a->part[KERNEL].value[i * s->n_out + o];
@@ -189,7 +197,7 @@ static void model_update(model *m, const fr_optimizer *o, int64_t iteration)
 static void model_run(model *m, const fr_training *call, bool training, wide *ledger)
 {
     const fr_layer *last = last_of(m);
-    bool fused = last->kind == FR_LAYER_dense && oracle_fuses(call->loss, last->activation);
+    bool fused = has_activation(last) && oracle_fuses(call->loss, last->activation);
     int64_t iteration = call->iteration;
     for (ptrdiff_t first = call->start; first < call->stop;
          first += call->batch_size, iteration++) {
@@ -819,6 +827,45 @@ static void check_dropout_layers(fr_dtype dtype)
     destroy_pair(p);
 }
 
+/* Every kind of layer between dense ones, at the entry, and, where it has an activation, at the end. */
+static void check_layer_kinds(fr_dtype dtype)
+{
+    const fr_layer dense = {.kind = FR_LAYER_dense, .use_bias = 1, .trainable = 1, .kernel = {1e-3, 1e-3}};
+    for (int kind = 1; kind < FR_N_LAYER_KINDS; kind++)
+        for (int width = 0; width < 3; width++) {
+            ptrdiff_t n = ((ptrdiff_t[]){1, 9, 70})[width];
+            test_case("%s of %td %s %s %s", fr_layer_kind_name(kind), n, name_of(dtype), fr_isa(), fr_gemm());
+            fr_layer middle = {.kind = kind,
+                               .n_in = n,
+                               .n_out = n,
+                               .activation = FR_ACTIVATION_tanh,
+                               .curve = test_curve,
+                               .activity = {0.01, 0.02},
+                               .rate = 0.3,
+                               .stddev = 0.2};
+            fr_layer first = middle, slopes = middle, last = middle;
+            first.n_in = first.n_out = 5;
+            slopes.activation = FR_ACTIVATION_softsign;
+            last.n_in = last.n_out = 4;
+            last.activation = FR_ACTIVATION_softmax;
+            fr_layer layers[] = {first, dense, middle, slopes, dense, dense, last};
+            layers[1].n_in = 5, layers[1].n_out = layers[4].n_in = n;
+            layers[4].n_out = layers[5].n_in = 7, layers[5].n_out = 4;
+            layers[4].activation = FR_ACTIVATION_softsign;
+            fr_training call = make_call(dtype, FR_LOSS_categorical_crossentropy, 60, 5, 4);
+            call.batch_size = 25, call.optimizer = optimizers[1];
+            /* A loss of probabilities wants a softmax last: noise stands below it. */
+            if (kind != FR_LAYER_activation) layers[5].activation = FR_ACTIVATION_softmax;
+            pair p = create_pair(dtype, layers, kind == FR_LAYER_activation ? 7 : 6);
+            train_both(p, &call, "train");
+            call.iteration += 3;
+            train_both(p, &call, "again");
+            evaluate_both(p, &call);
+            forward_both(p, 60);
+            destroy_pair(p);
+        }
+}
+
 /* Kernels of several panels and blocks. */
 static void check_wide_layers(fr_dtype dtype)
 {
@@ -1401,7 +1448,7 @@ static void check_layer_arguments(void)
         fr_layer layers[2];
         fr_status status;
     } cases[] = {
-        {{{.kind = 9, .n_in = 3, .n_out = 2}, dropout}, FR_BAD_ARGUMENT},
+        {{{.kind = FR_N_LAYER_KINDS, .n_in = 3, .n_out = 2}, dropout}, FR_BAD_ARGUMENT},
         {{{.kind = -1, .n_in = 3, .n_out = 2}, dropout}, FR_BAD_ARGUMENT},
         {{{.n_in = 0, .n_out = 2}, dropout}, FR_BAD_ARGUMENT},
         {{{.n_in = 3, .n_out = -2}, dropout}, FR_BAD_ARGUMENT},
@@ -1415,6 +1462,10 @@ static void check_layer_arguments(void)
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = 1}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = -0.1}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = NAN}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_gaussian_noise, .n_in = 2, .n_out = 2, .stddev = -1}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_gaussian_noise, .n_in = 2, .n_out = 2, .stddev = INFINITY}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_activation, .n_in = 2, .n_out = 3}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_activation, .n_in = 2, .n_out = 2, .activity = {-1, 0}}}, FR_BAD_ARGUMENT},
         {{{.n_in = PTRDIFF_MAX, .n_out = 2}, dropout}, FR_TOO_LARGE},
         {{{.n_in = INT_MAX, .n_out = 2}, dropout}, FR_TOO_LARGE},
         {{{.n_in = INT_MAX / 2, .n_out = INT_MAX / 2}, {.n_in = INT_MAX / 2, .n_out = 1}},
@@ -1570,8 +1621,10 @@ static void check_function_arguments(void)
     STATUS(FR_BAD_ARGUMENT, fr_loss(d, -1, 1, 1, a, a, NULL, &value, b));
     STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, 0, 1, a, a, NULL, &value, b));
     STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, 1, 0, a, a, NULL, &value, b));
-    STATUS(FR_BAD_ARGUMENT, fr_dropout(d, 1, 1, a, 1, 0, 0, 0, b));
-    STATUS(FR_BAD_ARGUMENT, fr_dropout(d, 1, 1, a, NAN, 0, 0, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dropout, 1, 1, a, 1, 0, 0, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_gaussian_noise, 1, 1, a, -1, 0, 0, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dense, 1, 1, a, 0, 0, 0, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dropout, 1, 1, a, NAN, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_update(d, &none, 0, 1, a, a, (void *const *)slots, r));
     STATUS(FR_BAD_ARGUMENT, fr_update(d, &sgd, -1, 1, a, a, (void *const *)slots, r));
     none = sgd, none.l1_step = FR_N_L1_STEPS;
@@ -1736,7 +1789,7 @@ static void check_float_state(void)
         KEEPS(fr_penalty(FR_FLOAT32, 20, data.x, r, &value));
         KEEPS(fr_penalty_gradient(FR_FLOAT32, 20, data.x, r, out));
         KEEPS(fr_loss(FR_FLOAT32, call.loss, 29, 4, data.y, data.y, NULL, &value, out));
-        KEEPS(fr_dropout(FR_FLOAT32, 5, 4, data.x, 0.5, 1, 0, 0, out));
+        KEEPS(fr_noise(FR_FLOAT32, FR_LAYER_dropout, 5, 4, data.x, 0.5, 1, 0, 0, out));
         CHECK(fr_network_update_layers(p.network, layers) == FR_OK, "update layers");
         put(FR_FLOAT32, data.x, 0, NAN);
         call.data.index = NULL;
@@ -1759,6 +1812,7 @@ void test_network(void)
     fr_blas_set(naive_sgemm, naive_dgemm);
     test_each_network(check_against_model);
     test_each_network(check_panels);
+    test_each_network(check_layer_kinds);
     test_each_network(check_wide_layers);
     test_each_network(check_sparse_kernels);
     test_each_network(check_sparse_choice);

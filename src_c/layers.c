@@ -1,0 +1,288 @@
+/* What each kind of layer does to a panel of rows, in training and at inference: forward beside backward. */
+#include "training.h"
+
+#include "bfloat16.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- what layers with an activation share ---- */
+
+static bool regularizer_valid(fr_regularizer r)
+{
+    return r.l1 >= 0 && r.l2 >= 0 && isfinite(r.l1) && isfinite(r.l2);
+}
+
+static bool constraint_valid(const fr_constraint *c)
+{
+    return c->kind >= 0 && c->kind < FR_N_CONSTRAINTS &&
+           (c->kind != FR_CONSTRAINT_norm || (c->low >= 0 && c->high >= c->low && isfinite(c->rate)));
+}
+
+static bool activation_valid(const fr_layer *l)
+{
+    return l->activation >= 0 && l->activation < FR_N_ACTIVATIONS && isfinite(l->curve.alpha) &&
+           isfinite(l->curve.threshold) && l->curve.max_value >= 0 && regularizer_valid(l->activity);
+}
+
+static double *activity_setting(fr_layer *layer, int setting)
+{
+    switch (setting) {
+    case FR_SETTING_activity_l1: return &layer->activity.l1;
+    case FR_SETTING_activity_l2: return &layer->activity.l2;
+    }
+    return NULL;
+}
+
+static void take_slopes(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch)
+{
+    bool keeps = net->kernels->keeps_slope[a->spec.activation];
+    a->slope = keeps ? fr_arena_take(arena, fr_size_product(n_batch, a->n_padded), net->size) : NULL;
+}
+
+/* Runs a backward kernel over all columns; one call where it wants whole rows. */
+static void backward_columns(const training_run *run, int activation, ptrdiff_t width,
+                             const fr_backward_tile *whole, matrix y, matrix slope, matrix d)
+{
+    const fr_network *net = run->net;
+    if (run->kernels->whole_rows[activation]) {
+        run->kernels->backward[activation](whole);
+        return;
+    }
+    for (ptrdiff_t o = 0; o < whole->n; o += width) {
+        fr_backward_tile tile = *whole;
+        tile.n = smaller(width, whole->n - o);
+        tile.y = column(net, y, o);
+        tile.slope = column(net, slope, o);
+        tile.d = column(net, d, o);
+        tile.dbias = whole->dbias ? fr_at(whole->dbias, o, net->size) : NULL;
+        run->kernels->backward[activation](&tile);
+    }
+}
+
+/* d of the fused last layer already is dz of the loss; an activity penalty adds its own dz. */
+static void add_activity_of_fused(const training_run *run, ptrdiff_t first, fr_backward_tile tile)
+{
+    const fr_network *net = run->net;
+    ptrdiff_t last = net->n_layers - 1;
+    const layer *a = &net->layers[last];
+    matrix y = rows_of(run, last, a->y, first), d = rows_of(run, last, a->d, first);
+    matrix own = rows_of(run, last, run->plan->own_d, first);
+    size_t bytes = (size_t)(tile.rows * a->width * net->size);
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) memset(column(net, own, o), 0, bytes);
+    tile.d = own.at;
+    tile.dbias = NULL;
+    backward_columns(run, a->spec.activation, a->width, &tile, y, slope_of(run, last, first), own);
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
+        run->kernels->add(tile.rows * a->width, column(net, own, o), column(net, d, o));
+}
+
+/* dy, in its place, to dz = f'(z) (dy + the activity penalty's), with its column sums where there is a bias. */
+static matrix activation_gradient(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[l];
+    ptrdiff_t row_panel = first / run->plan->n_rows;
+    double each = 1.0 / (double)run->n_batch;
+    matrix y = rows_of(run, l, a->y, first), d = rows_of(run, l, a->d, first);
+    fr_backward_tile tile = {
+        .rows = rows,
+        .n = a->spec.n_out,
+        .y = y.at,
+        .ld = y.width,
+        .d = d.at,
+        .ld_d = d.width,
+        .gap = gap(net, y),
+        .activity = {a->spec.activity.l1 * each, a->spec.activity.l2 * each},
+        .dbias = a->bias < 0 ? NULL : fr_at(a->dbias, row_panel * a->n_padded, net->size),
+    };
+    if (run->fused && l == net->n_layers - 1) {
+        if (penalizes(tile.activity)) add_activity_of_fused(run, first, tile);
+        tile.activity = (fr_regularizer){0, 0};
+    }
+    backward_columns(run, fr_activation_at(net, l, run->fused), a->width, &tile, y,
+                     slope_of(run, l, first), d);
+    return d;
+}
+
+/* ---- dense ---- */
+
+static bool dense_valid(const fr_layer *l)
+{
+    return activation_valid(l) && regularizer_valid(l->kernel) && regularizer_valid(l->bias) &&
+           constraint_valid(&l->kernel_constraint) && constraint_valid(&l->bias_constraint);
+}
+
+static double *dense_setting(fr_layer *layer, int setting)
+{
+    switch (setting) {
+    case FR_SETTING_kernel_l1: return &layer->kernel.l1;
+    case FR_SETTING_kernel_l2: return &layer->kernel.l2;
+    case FR_SETTING_bias_l1: return &layer->bias.l1;
+    case FR_SETTING_bias_l2: return &layer->bias.l2;
+    }
+    return activity_setting(layer, setting);
+}
+
+static double dense_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[l];
+    const fr_data *data = &run->call->data;
+    layer_input in = {0};
+    fr_sparse_rows nonzeros;
+    if (l == 0 && run->plan->compressed) {
+        nonzeros = nonzeros_of(data, data->index, run->row + first);
+        in.nonzeros = &nonzeros;
+    } else {
+        in.x = input_of(run, l, first);
+    }
+    if (paired(run, l)) {
+        fr_pair_rows(net, rows, a->spec.n_in, in.x, first, &a->x_pairs);
+        in = (layer_input){.x = across(run, &a->x_pairs, first), .paired = true};
+    }
+    return fr_forward_layer(net, a, fr_activation_at(net, l, run->fused), rows, in,
+                            rows_of(run, l, a->y, first), slope_of(run, l, first));
+}
+
+static void dense_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[l];
+    matrix d = activation_gradient(run, l, first, rows);
+    if (paired(run, l)) {
+        fr_pair_rows(net, rows, a->spec.n_out, d, first, &a->d_pairs);
+        d = across(run, &a->d_pairs, first);
+    }
+    if (l > net->first_trainable)
+        fr_multiply_backward(net, a, rows, d, rows_of(run, l - 1, net->layers[l - 1].d, first));
+}
+
+/* ---- layers of as many outputs as inputs ---- */
+
+static bool square(const fr_layer *l) { return l->n_in == l->n_out; }
+
+/* A panel of rows into another of the same columns. */
+static void copy_panel(const fr_network *net, const layer *a, ptrdiff_t rows, matrix from, matrix to)
+{
+    size_t bytes = (size_t)(rows * a->width * net->size);
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
+        memcpy(column(net, to, o), column(net, from, o), bytes);
+}
+
+static void copy_down(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l], *below = a - 1;
+    copy_panel(run->net, a, rows, rows_of(run, l, a->d, first), rows_of(run, l - 1, below->d, first));
+}
+
+/* ---- activation: f alone, and penalties of activities ---- */
+
+static bool lone_activation_valid(const fr_layer *l) { return square(l) && activation_valid(l); }
+
+static double activation_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    matrix y = rows_of(run, l, a->y, first);
+    copy_panel(run->net, a, rows, input_of(run, l, first), y);
+    return fr_activate_rows(run->net, a, fr_activation_at(run->net, l, run->fused), rows, y,
+                            slope_of(run, l, first));
+}
+
+static void activation_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    activation_gradient(run, l, first, rows);
+    copy_down(run, l, first, rows);
+}
+
+static double activation_infer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows, matrix y)
+{
+    return fr_activate_rows(net, a, activation, rows, y, (matrix){0});
+}
+
+/* ---- noise ---- */
+
+static bool noise_valid(const fr_layer *l)
+{
+    return square(l) && l->rate >= 0 && l->rate < 1 && l->stddev >= 0 && isfinite(l->stddev);
+}
+
+static double *rate_setting(fr_layer *layer, int setting)
+{
+    return setting == FR_SETTING_rate ? &layer->rate : NULL;
+}
+
+static double *stddev_setting(fr_layer *layer, int setting)
+{
+    return setting == FR_SETTING_stddev ? &layer->stddev : NULL;
+}
+
+static void take_factors(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch)
+{
+    a->factor = fr_arena_take(arena, fr_size_product(n_batch, a->n_padded), net->size);
+}
+
+static double noise_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    matrix x = input_of(run, l, first), y = rows_of(run, l, a->y, first);
+    fr_noise_tile tile = {
+        .rows = rows,
+        .n = a->spec.n_out,
+        .x = x.at,
+        .ld_x = x.width,
+        .y = y.at,
+        .ld_y = y.width,
+        .gap = gap(run->net, y),
+        .factor = a->factor ? rows_of(run, l, a->factor, first).at : NULL,
+        .rate = a->spec.rate,
+        .stddev = a->spec.stddev,
+        .seed = a->spec.has_seed ? a->spec.seed : run->call->seed,
+        .first_row = first,
+        .layer = (uint32_t)l,
+        .iteration = (uint32_t)(run->call->iteration + run->steps_done),
+    };
+    run->kernels->noise[a->spec.kind](&tile);
+    return 0;
+}
+
+static void factor_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[l];
+    matrix dy = rows_of(run, l, a->d, first), factor = rows_of(run, l, a->factor, first);
+    matrix dx = rows_of(run, l - 1, net->layers[l - 1].d, first);
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
+        run->kernels->multiply(rows, smaller(a->width, a->spec.n_out - o), column(net, dy, o),
+                               dy.width, column(net, factor, o), factor.width, column(net, dx, o),
+                               dx.width);
+}
+
+/* ---- the table ---- */
+
+#define DROPS                                                                                      \
+    {.valid = noise_valid, .setting = rate_setting, .take = take_factors, .forward = noise_forward, \
+     .backward = factor_backward}
+
+const layer_kind fr_layer_kinds[FR_N_LAYER_KINDS] = {
+    [FR_LAYER_dense] = {.valid = dense_valid,
+                        .setting = dense_setting,
+                        .has_activation = true,
+                        .take = take_slopes,
+                        .forward = dense_forward,
+                        .backward = dense_backward},
+    [FR_LAYER_activation] = {.valid = lone_activation_valid,
+                             .setting = activity_setting,
+                             .has_activation = true,
+                             .take = take_slopes,
+                             .forward = activation_forward,
+                             .backward = activation_backward,
+                             .infer = activation_infer},
+    [FR_LAYER_dropout] = DROPS,
+    [FR_LAYER_gaussian_noise] = {.valid = noise_valid,
+                                 .setting = stddev_setting,
+                                 .forward = noise_forward,
+                                 .backward = copy_down},
+    [FR_LAYER_gaussian_dropout] = DROPS,
+    [FR_LAYER_alpha_dropout] = DROPS,
+};

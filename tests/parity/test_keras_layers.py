@@ -1,0 +1,174 @@
+"""Layers beside Keras' own: training, inference, weights and configurations.
+
+What Keras draws at random is compared by its formula and its configuration; the rest by numbers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import cases, peers
+
+import fastreg
+
+keras = peers.keras_in_float64()
+
+N_IN = 6
+
+
+def network(
+    api: Any, layers: Any, loss: str, optimizer: Any, dtype: str = "float64", **options: Any
+):
+    """The layers that `layers(api)` makes, with weights from a fixed stream, compiled."""
+    model = api.Sequential([api.Input((N_IN,), dtype=dtype), *layers(api, dtype)], **options)
+    stream = cases.Stream(17)
+    model.set_weights([start(stream, np.shape(w)) for w in model.get_weights()])
+    model.compile(api.optimizers.get(optimizer), loss)
+    return model
+
+
+def start(stream: cases.Stream, shape: tuple[int, ...]) -> np.ndarray:
+    """Kernels around 0; vectors positive, so that they may be variances too."""
+    return (
+        stream.uniform(-0.6, 0.6, *shape) if len(shape) == 2 else stream.uniform(0.2, 1.4, *shape)
+    )
+
+
+def rows(n: int, loss: str, n_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    stream = cases.Stream(n)
+    x = stream.uniform(-1, 1, n, N_IN)
+    y = stream.integers(n_out, n) if loss == cases.SCCE else stream.uniform(0, 1, n, n_out)
+    return x, y, stream.uniform(0, 2, n)
+
+
+def activation(api: Any, dtype: str) -> list[Any]:
+    return [
+        api.layers.Dense(9, kernel_regularizer="l2", dtype=dtype),
+        api.layers.Activation("tanh", dtype=dtype),
+        api.layers.Dense(5, "relu", dtype=dtype),
+        api.layers.Activation("gelu", dtype=dtype),
+        api.layers.Dense(3, dtype=dtype),
+        api.layers.Activation("softmax", dtype=dtype),
+    ]
+
+
+def activity(api: Any, dtype: str) -> list[Any]:
+    return [
+        api.layers.ActivityRegularization(l1=0.02, l2=0.01, dtype=dtype),
+        api.layers.Dense(9, dtype=dtype),
+        api.layers.ActivityRegularization(0.01, dtype=dtype),
+        api.layers.Activation(api.activations.elu, dtype=dtype),
+        api.layers.ActivityRegularization(l2=0.03, dtype=dtype),
+        api.layers.Dense(3, "sigmoid", dtype=dtype),
+        api.layers.ActivityRegularization(0.01, 0.02, dtype=dtype),
+    ]
+
+
+ADAM = {"class_name": "Adam", "config": {"learning_rate": 0.01, "epsilon": 1e-4}}
+SGD = {"class_name": "SGD", "config": {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True}}
+BOUNDED = {"class_name": "SGD", "config": {"learning_rate": 0.1, "global_clipnorm": 0.3}}
+MEANS = {"class_name": "Adam", "config": {"learning_rate": 0.01, "epsilon": 1e-4, "use_ema": True}}
+TRAINED = [
+    (activation, cases.SCCE, SGD),
+    (activation, cases.CCE, ADAM),
+    (activation, cases.MSE, BOUNDED),
+    (activity, cases.MSE, SGD),
+    (activity, cases.BCE, ADAM),
+]
+
+
+def describe(value: Any) -> str:
+    return value.__name__ if callable(value) else str(value)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize(("layers", "loss", "optimizer"), TRAINED, ids=describe)
+def test_training_in_float64(layers, loss, optimizer, backend):
+    compare(layers, loss, optimizer, "float64", backend, 1e-9)
+
+
+@pytest.mark.parametrize(("layers", "loss", "optimizer"), TRAINED[::2], ids=describe)
+def test_training_in_float32(layers, loss, optimizer):
+    compare(layers, loss, optimizer, "float32", "compiled", 2e-4)
+
+
+def compare(layers, loss, optimizer, dtype, backend, tolerance):
+    """Batches of 8 of 29 rows: the last one is short; then what evaluate and predict say."""
+    keras.config.set_floatx(dtype)
+    try:
+        ours = network(fastreg, layers, loss, optimizer, dtype, backend=backend)
+        theirs = network(keras, layers, loss, optimizer, dtype)
+        x, y, w = rows(29, loss, 3)
+        options = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
+        got, want = (m.fit(x, y, sample_weight=w, **options).history for m in (ours, theirs))
+        close(got["loss"], want["loss"], tolerance)
+        for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+            close(a, b, tolerance)
+        close(*(m.evaluate(x, y, batch_size=29, verbose=0) for m in (ours, theirs)), tolerance)
+        close(*(np.asarray(m.predict(x, verbose=0)) for m in (ours, theirs)), tolerance)
+    finally:
+        keras.config.set_floatx("float64")
+
+
+def close(got: Any, want: Any, tolerance: float) -> None:
+    got, want = np.asarray(got, "float64"), np.asarray(want, "float64")
+    assert got.shape == want.shape
+    assert np.linalg.norm(got - want) <= tolerance * max(np.linalg.norm(want), 1e-3)
+
+
+# ------------------------------------------------------------------ arguments, configurations
+
+MADE = {
+    "Activation": {"activation": "softplus"},
+    "ActivityRegularization": {"l1": 0.25, "l2": 0.5},
+    "GaussianNoise": {"stddev": 0.25, "seed": 3},
+    "GaussianDropout": {"rate": 0.25, "seed": 3},
+    "AlphaDropout": {"rate": 0.25, "seed": 3},
+    "Dropout": {"rate": 0.25, "seed": 3},
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_arguments_have_keras_names_order_and_defaults(name):
+    def positional(api: Any) -> list[tuple[str, Any]]:
+        found = inspect.signature(getattr(api.layers, name)).parameters.values()
+        return [(p.name, p.default) for p in found if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+    assert positional(fastreg) == positional(keras)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_configurations_cross_both_ways(name):
+    theirs = getattr(keras.layers, name)(**MADE[name], name="same", dtype="float32")
+    model = fastreg.from_keras(
+        keras.Sequential(
+            [keras.Input((4,), dtype="float32"), theirs, keras.layers.Dense(2, dtype="float32")]
+        )
+    )
+    ours = getattr(fastreg.layers, name)(**MADE[name], name="same", dtype="float32")
+    assert model.layers[0].get_config() == ours.get_config()
+    back = model.to_keras().layers[0]
+    assert back.get_config() == theirs.get_config()
+
+
+def test_noise_is_of_keras_formulas():
+    """Of the numbers drawn: AlphaDropout's two values, and moments of the others, at 1."""
+    x = np.ones((300, 200))
+    for name in ("Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout"):
+        model = fastreg.Sequential(
+            [fastreg.Input((200,), dtype="float64"), getattr(fastreg.layers, name)(**MADE[name])]
+        )
+        model.add(fastreg.Dense(200, use_bias=False))
+        model.set_weights([np.eye(200)])
+        got = model(x, training=True)
+        layer = getattr(keras.layers, name)(**MADE[name], dtype="float64")
+        want = np.asarray(layer(x, training=True))
+        np.testing.assert_array_equal(model(x), x)
+        np.testing.assert_array_equal(np.asarray(layer(x, training=False)), x)
+        assert got.mean() == pytest.approx(want.mean(), abs=0.02)
+        assert got.std() == pytest.approx(want.std(), rel=0.03)
+        if "Gaussian" not in name:
+            np.testing.assert_allclose(np.unique(got), np.unique(want), rtol=1e-6)
