@@ -56,6 +56,8 @@ class Objective:
     (2.5, array([-5.]), 1.0, 4.0)
     """
 
+    rows_at_once = ROWS_AT_ONCE
+
     def __init__(
         self,
         make: MakeNetwork,
@@ -128,8 +130,8 @@ class Objective:
         n = len(self._data.x)
         weights = self.weights(w)
         gradient, ledger = np.zeros_like(w), np.zeros(6)
-        for first in range(0, n, ROWS_AT_ONCE):
-            last = min(first + ROWS_AT_ONCE, n)
+        for first in range(0, n, self.rows_at_once):
+            last = min(first + self.rows_at_once, n)
             self._network.set_weights(weights)
             steps = self._network.train(
                 *(*self._data, None, first, last, last - first, self._loss, _DESCENT),

@@ -57,7 +57,7 @@ def minimize(
     l1 : (n,), >= 0, a coefficient for each weight.
     tol : ends when no element of the pseudo-gradient is above it.
     max_iter, max_fun : ends after so many iterations, or evaluations of f.
-    callback : told w and the objective after each iteration.
+    callback : told w and the objective after each iteration; StopIteration ends it there.
 
     Examples
     --------
@@ -107,6 +107,9 @@ def minimize(
             seen.add(s, y)
         w, value, gradient, slope = moved, new_value, new_gradient, new_slope
         n_iter += 1
-        if callback is not None:
-            callback(w, value)
+        try:
+            if callback is not None:
+                callback(w, value)
+        except StopIteration:
+            return Minimum(w, value, n_iter, n_evaluations, False)
     return Minimum(w, value, n_iter, n_evaluations, bool(np.isfinite(value)))

@@ -324,7 +324,6 @@ def test_lists_give_each_layer_its_own():
         ({"dropout": 1.0}, "dropout"),
         ({"hidden_layer_sizes": 0}, "hidden_layer_sizes"),
         ({"solver": "lbfgs", "dropout": 0.1}, "dropout: solver 'lbfgs' has none"),
-        ({"solver": "lbfgs", "group_l1": 0.1}, "group_l1: solver 'lbfgs' has none"),
         ({"l1_step": "cumulative", "group_l1": 0.1}, "l1_step: got 'cumulative'"),
         ({"group_l1": [0.1]}, "group_l1: got 1 values; 2 are needed"),
         ({"l1_step": "proximate"}, "l1_step"),
@@ -368,6 +367,48 @@ def test_group_l1_takes_all_weights_of_an_input(solver, compact):
     assert list(kept.get_feature_names_out()) == ["x2", "x3"]
     again = clone(model)
     assert again.group_l1 == [0.06, 0.0]
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
+@pytest.mark.parametrize("bias_l1", [0.0, 0.02])
+def test_group_l1_with_lbfgs_is_the_group_lasso(weight, bias_l1):
+    """The conditions of its minimum, from the residual alone: two outputs, no hidden layer."""
+    n, alpha, group_l1, l1 = len(XR), 2.0, 0.05, 0.03
+    settings = {"hidden_layer_sizes": (), "solver": "lbfgs", "alpha": alpha, "tol": 1e-9}
+    settings |= {"l1": l1, "group_l1": group_l1, "bias_l1": bias_l1, "max_iter": 1000}
+    model = MLPRegressor(**settings).fit(XR, YR[:, 1:], sample_weight=weight)
+    (w,), (b,) = model.coefs_, model.intercepts_
+    c = np.ones(n) if weight is None else weight
+    residual = c[:, None] * (XR @ w + b - YR[:, 1:]) / c.sum()
+    slope, db = XR.T @ residual + alpha * w / c.sum(), residual.sum(axis=0)
+    norms = np.linalg.norm(w, axis=1)
+    gone = norms == 0
+    assert 0 < gone.sum() < 6
+    reach = np.linalg.norm(np.maximum(np.abs(slope) - l1, 0), axis=1)
+    assert (reach[gone] <= np.sqrt(2) * group_l1).all()
+    pull = slope[~gone] + np.sqrt(2) * group_l1 * w[~gone] / norms[~gone, None]
+    for value, at in ((pull, w[~gone]), (db, b)):
+        strength = l1 if at is not b else bias_l1
+        rest = np.where(
+            at == 0, np.maximum(np.abs(value) - strength, 0), value + strength * np.sign(at)
+        )
+        np.testing.assert_allclose(rest, 0, atol=1e-8)
+    loss = (c[:, None] * (XR @ w + b - YR[:, 1:]) ** 2).sum() / 2 / c.sum()
+    penalty = alpha / 2 * (w**2).sum() / c.sum() + l1 * np.abs(w).sum() + bias_l1 * np.abs(b).sum()
+    assert model.loss_ == pytest.approx(
+        loss + penalty + np.sqrt(2) * group_l1 * norms.sum(), rel=1e-12
+    )
+
+
+def test_group_l1_with_lbfgs_takes_inputs_of_a_deep_network():
+    settings = {"solver": "lbfgs", "max_iter": 2000, "random_state": 0, "activation": "tanh"}
+    model = MLPRegressor(hidden_layer_sizes=8, group_l1=[0.06, 0.02], **settings)
+    model.fit(XR, XR[:, 3] + np.tanh(XR[:, 2]))
+    np.testing.assert_array_equal(model.selected_features_, [2, 3])
+    assert model.n_iter_ < 2000
+    model.set_params(max_iter=3)
+    with pytest.warns(ConvergenceWarning, match="after 3 iteration"):
+        model.fit(XR, XR[:, 3])
 
 
 def test_group_l1_is_the_models_group_l1():
@@ -440,6 +481,15 @@ def test_rows_of_weight_zero_do_not_count():
     )
     c = MLPClassifier(solver="sgd", **both).fit(X, CLASSES)
     np.testing.assert_array_equal(b.coefs_[0], c.coefs_[0])
+
+
+def test_validation_data_has_no_other_classes():
+    model = MLPClassifier(4, max_iter=2)
+    with pytest.raises(ValueError, match=r"validation_data: got the classes \[3\]"):
+        model.fit(X, CLASSES, validation_data=(X[:2], [1, 3]))
+    names = np.array(["a", "b", "c"])[CLASSES]
+    model.fit(X, names, validation_data=(X[60:], names[60:]))
+    assert len(model.validation_curve_) == 2
 
 
 def test_validation_data_gives_a_curve_and_stops():
@@ -618,9 +668,54 @@ def test_scikit_learns_callbacks(capsys):
     model = MLPClassifier(4, max_iter=9).set_callbacks(epochs, bar).fit(X, CLASSES)
     assert model.n_iter_ == 5 and epochs.begun == epochs.ended == 6 and epochs.is_down
     assert "MLPClassifier" in capsys.readouterr().out
-    MLPRegressor(hidden_layer_sizes=4, solver="lbfgs").set_callbacks(callback.ProgressBar()).fit(
-        XR, YR
-    )
+
+
+@pytest.mark.parametrize("penalty", [{}, {"l1": 1e-4}, {"group_l1": 1e-4}], ids=str)
+def test_scikit_learns_callbacks_of_lbfgs(penalty):
+    callback = pytest.importorskip("sklearn.callback")
+
+    class Stop:
+        def setup(self, estimator, context):
+            self.losses = []
+
+        def on_fit_task_begin(self, estimator, context):
+            pass
+
+        def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
+            if context.task_name == "fit":
+                return False
+            assert context.task_name == "lbfgs-iter"
+            self.losses.append(np.mean((fitted_estimator.predict(X) - y) ** 2))
+            return len(self.losses) == stop
+
+        def teardown(self, estimator, context):
+            pass
+
+    settings = {"hidden_layer_sizes": 4, "solver": "lbfgs", "random_state": 0, "max_iter": 15}
+    for stop in (4, 99):
+        losses, monitor = Stop(), callback.ScoringMonitor(scoring="r2")
+        model = MLPRegressor(**settings, **penalty).set_callbacks(losses, monitor)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            model.fit(XR, YR)
+        assert len(found) == (stop == 99)  # asked to stop is no failure
+        assert model.n_iter_ == len(losses.losses) == min(stop, 15)
+        assert losses.losses[-1] < losses.losses[0]
+        assert losses.losses[-1] == pytest.approx(np.mean((model.predict(XR) - YR) ** 2))
+        scores = [row["r2"] for row in monitor.get_logs().data if row["task_name"] == "lbfgs-iter"]
+        assert len(scores) == model.n_iter_ and scores[-1] == pytest.approx(model.score(XR, YR))
+
+
+def test_scikit_learns_callbacks_through_a_search(capsys):
+    callback = pytest.importorskip("sklearn.callback")
+    pytest.importorskip("rich")
+    pipe = make_pipeline(StandardScaler(), MLPClassifier(4, max_iter=3))
+    grid = {"mlpclassifier__l1": [0.0, 0.01], "mlpclassifier__solver": ["adam", "lbfgs"]}
+    bar = callback.ProgressBar(max_propagation_depth=None)
+    search = GridSearchCV(pipe, grid, cv=2).set_callbacks(bar)
+    search.fit(X, CLASSES)
+    shown = capsys.readouterr().out
+    assert "GridSearchCV" in shown and "MLPClassifier - fit" in shown
 
 
 def test_ctrl_c_leaves_a_model():

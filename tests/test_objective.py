@@ -56,7 +56,7 @@ def zeros(model):
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 def test_value_and_gradient(weight, backend, monkeypatch):
     """Against evaluate and central differences; rows come in pieces of 25."""
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 25)
+    monkeypatch.setattr(module.Objective, "rows_at_once", 25)
     model = network(backend=backend)
     objective = model.objective(X, Y, weight)
     w = objective.start + 0.1 * np.random.default_rng(1).standard_normal(objective.start.size)

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastreg import functional, inputs, training
 from fastreg.estimators import lbfgs, stochastic
-from fastreg.estimators.network import Perceptron, interleaved
+from fastreg.estimators.network import Perceptron, interleaved, unpacked
 from fastreg.estimators.parameters import (
     ACTIVATIONS,
     CONSTRAINTS,
@@ -68,19 +68,19 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         anew = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         labels = y
         X, y, weight = self._validate_input(X, y, incremental, anew, sample_weight)
-        self.n_outputs_ = y.shape[1]
+        self.n_outputs_ = self._n_outputs(y)
         self._random_state = check_random_state(self.random_state)
         if anew:
             self._initialize([X.shape[1], *hidden, self.n_outputs_], X.dtype)
         validation = self._validation(validation_data, X.dtype)
         is_stochastic = self.solver in STOCHASTIC
         n_epochs = 1 if incremental else self.max_iter
-        listeners = Listeners(self, X, labels, sample_weight, n_epochs if is_stochastic else 0)
+        listeners = Listeners(self, X, labels, sample_weight, n_epochs)
         if is_stochastic:
             stochastic.fit(self, X, y, weight, validation, n_epochs, incremental, listeners)
         else:
-            lbfgs.fit(self, X, y, weight)
-        listeners.end()
+            lbfgs.fit(self, X, y, weight, listeners)
+        listeners.end_fit()
         if not all(np.isfinite(w).all() for w in [*self.coefs_, *self.intercepts_]):
             raise ValueError(NOT_FINITE)
         return self
@@ -226,7 +226,11 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         self, packed: Array, X: Array, y: Array, sample_weight: Array | None, *buffers: object
     ) -> tuple[float, Array]:
         """scikit-learn's private function; its buffers are not needed."""
-        return lbfgs.smooth_part(self, X, y, sample_weight)(packed)
+        objective = lbfgs.objective_of(self, X, y, sample_weight)
+        coefs, intercepts = unpacked(packed, self.coefs_)
+        value, gradient = objective.smooth(objective.flat(interleaved(coefs, intercepts)))
+        gradients = objective.weights(gradient)
+        return value, np.concatenate([g.ravel() for g in [*gradients[0::2], *gradients[1::2]]])
 
     # ---------------------------------------- both
 

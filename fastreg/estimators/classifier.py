@@ -44,12 +44,12 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         layer and one for the outputs.
     group_l1 : float or list of float, default 0
         `group_l1 * sum over units of sqrt(n_out) * norm(w)`, w the weights out of an input or a
-        hidden unit: these go as one (the group lasso, see `fastreg.GroupL1`). Not for "lbfgs".
+        hidden unit: these go as one (the group lasso, see `fastreg.GroupL1`).
     activity_l1, activity_l2 : float or list of float, default 0
         The same of the hidden layers' outputs, divided by the rows of the batch.
     l1_step : "proximal", "cumulative" or "sign"
         How "sgd" and "adam" apply L1; the first two reach exact zeros. "lbfgs" becomes OWL-QN
-        where there is L1, and reaches them, too.
+        where there is L1, a proximal descent where there is `group_l1`, and reaches them, too.
     dropout : float or list of float in [0, 1), default 0
         Share of a hidden layer's outputs that a step leaves out; not for "lbfgs".
     class_weight : dict, "balanced" or list of dicts, optional
@@ -147,15 +147,16 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     def _targets(self, y: Array, dtype: Any) -> Array:
         if self.out_activation_ == "softmax":
-            return np.asarray(y.argmax(axis=1), np.int32)
+            return np.asarray(y if y.ndim == 1 else y.argmax(axis=1), np.int32)
         return np.ascontiguousarray(y, dtype)
 
-    def _labels(self, y: Array) -> Array:
-        labels: Array = self._label_binarizer.inverse_transform(y)
-        return labels
+    def _decoded(self, y: Array) -> Array:
+        """What `_encoded` was given."""
+        return self._decide(y) if y.ndim == 2 else np.asarray(self.classes_[y])
 
     def _decide(self, outputs: Array) -> Array:
-        return self._labels(outputs.ravel() if self.n_outputs_ == 1 else outputs)
+        found = outputs.ravel() if self.n_outputs_ == 1 else outputs
+        return np.asarray(self._label_binarizer.inverse_transform(found))
 
     def _score(self, truth: Array, found: Array, weight: Array | None) -> float:
         return float(accuracy_score(truth, found, sample_weight=weight))
@@ -200,8 +201,16 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
                 )
             of_class = compute_sample_weight(self.class_weight, y)
             weight = of_class if weight is None else weight * of_class
-        y = self._label_binarizer.transform(y).astype(bool)
-        return X, y, weight
+        return X, self._encoded(y), weight
+
+    def _encoded(self, y: Array) -> Array:
+        """(n, n_outputs) bool; the numbers of the classes, (n,), where there is one of several."""
+        if self._label_binarizer.y_type_ != "multiclass":
+            return np.asarray(self._label_binarizer.transform(y), bool)
+        return np.searchsorted(self.classes_, y)
+
+    def _n_outputs(self, y: Array) -> int:
+        return len(self.classes_) if y.ndim == 1 else y.shape[1]
 
     def _validation(self, given: Any, dtype: Any) -> Any:
         if given is None:
@@ -211,7 +220,12 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             self, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=False
         )
         weight = None if weight is None else _check_sample_weight(weight, X)
-        return X, self._label_binarizer.transform(y).astype(bool), weight
+        unknown = np.setdiff1d(unique_labels(y), self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"validation_data: got the classes {unknown}; y has {self.classes_} alone"
+            )
+        return X, self._encoded(y), weight
 
     def predict(self, X: Any) -> Array:
         """The classes of the rows of `X`, (n,), or the labels, (n, n_outputs)."""

@@ -1,10 +1,15 @@
-"""The solver "lbfgs": all rows at once, through SciPy, and by OWL-QN under L1."""
+"""The solver "lbfgs": all rows at once, down the model's `Objective`.
+
+SciPy's L-BFGS-B; OWL-QN where there is L1; under a group penalty the proximal descent of
+`fastreg.objective`, with L-BFGS among the weights that are not 0.
+"""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,100 +17,125 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
 from fastreg import config, owlqn
-from fastreg.estimators.network import interleaved, packed, unpacked
-from fastreg.estimators.parameters import NOT_FINITE, per_layer
-from fastreg.regularizers import L1L2
+from fastreg.estimators.network import interleaved
+from fastreg.estimators.parameters import NOT_FINITE
+from fastreg.estimators.rules import Listeners, attributes_of
+from fastreg.layers import Dense
+from fastreg.objective import Objective, descend
 
 Array = NDArray[Any]
-
-# A step of gradient descent with rate 1 moves a weight by its gradient.
-DESCENT = {"kind": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+Told = Callable[..., None]  # of w after each iteration; raises StopIteration to end there
 
 
-def fit(estimator: Any, X: Array, y: Array, weight: Array | None) -> None:
+class AllRows(Objective):
+    """In one piece: what `alpha` is divided by is the weight of all of them."""
+
+    rows_at_once = sys.maxsize
+
+
+class Found(NamedTuple):
+    """Where a descent ended: w, the objective there, iterations, and what went wrong, or ""."""
+
+    w: Array
+    value: float
+    n_iter: int
+    failed: str
+
+
+def objective_of(estimator: Any, X: Array, y: Array, weight: Array | None) -> Objective:
+    """The loss over all rows with all penalties, from the weights that the estimator has."""
+    weights = interleaved(estimator.coefs_, estimator.intercepts_)
+    model = estimator._new_network([w.astype(np.float64) for w in weights])
+    estimator._penalize(model)
+    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+    data = estimator._data((X, y, weight), np.float64)
+    threads = estimator.n_threads or config.get_num_threads()
+    return AllRows(model._new_network, dense, data, estimator._loss(), threads)
+
+
+def fit(estimator: Any, X: Array, y: Array, weight: Array | None, listeners: Listeners) -> None:
     """Go down from the weights that the estimator has; its attributes say what came of it."""
     if np.any(estimator.dropout):
         raise ValueError("dropout: solver 'lbfgs' has none; take 'adam' or 'sgd'")
+    dtype = estimator.coefs_[0].dtype
+    objective = objective_of(estimator, X, y, weight)
+
+    def weights(w: Array) -> list[Array]:
+        return [each.astype(dtype) for each in objective.weights(w)]
+
+    def told(w: Array, *_: object) -> None:
+        listeners.begin("lbfgs-iter")
+        if listeners.end(lambda: attributes_of(weights(w), estimator._selected)):
+            raise StopIteration
+
+    descent = _plain
     if np.any(estimator.group_l1):
-        raise ValueError("group_l1: solver 'lbfgs' has none; take 'adam' or 'sgd'")
-    start = packed(estimator.coefs_, estimator.intercepts_).astype(np.float64)
-    l1 = _flat_l1(estimator)
-    smooth = smooth_part(estimator, X, y, weight)
-    if l1.any():
-        with config.one_blas_thread():
-            found = owlqn.minimize(
-                smooth,
-                start,
-                l1,
-                tol=estimator.tol,
-                max_iter=estimator.max_iter,
-                max_fun=estimator.max_fun,
-            )
-        w, estimator.loss_, n_iter = found.w, found.value, found.n_iter
-        failed = "" if found.converged else "stopped before its tolerance was reached"
-    else:
-        options = {
-            "maxfun": estimator.max_fun,
-            "maxiter": estimator.max_iter,
-            "gtol": estimator.tol,
-        }
-        with config.one_blas_thread():
-            result = minimize(smooth, start, method="L-BFGS-B", jac=True, options=options)
-        w, estimator.loss_, n_iter = result.x, float(result.fun), result.nit
-        failed = "" if result.success else f"(status={result.status}): {result.message}"
+        descent = _proximal
+    elif objective.l1.any():
+        descent = _orthantwise
+    with config.one_blas_thread():
+        found = descent(objective, estimator, told)
+    estimator.loss_ = float(found.value)
     if not np.isfinite(estimator.loss_):
         raise ValueError(NOT_FINITE)
-    estimator.n_iter_ = min(n_iter, estimator.max_iter)
+    estimator.n_iter_ = min(found.n_iter, estimator.max_iter)
     if estimator.verbose:
         print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
-    dtype = estimator.coefs_[0].dtype
-    estimator.coefs_, estimator.intercepts_ = unpacked(w.astype(dtype), estimator.coefs_)
-    estimator._model = estimator._new_network(interleaved(estimator.coefs_, estimator.intercepts_))
-    if failed:
+    reached = weights(found.w)
+    estimator.coefs_, estimator.intercepts_ = reached[0::2], reached[1::2]
+    estimator._model = estimator._new_network(reached)
+    if found.failed and not listeners.stopped:
         warnings.warn(
-            f"lbfgs failed to converge after {estimator.n_iter_} iteration(s) {failed}\n"
+            f"lbfgs failed to converge after {estimator.n_iter_} iteration(s) {found.failed}\n"
             f"Increase the number of iterations (max_iter={estimator.max_iter}) or scale the data.",
             ConvergenceWarning,
             stacklevel=5,
         )
 
 
-def _flat_l1(estimator: Any) -> Array:
-    n = len(estimator.coefs_)
-    pairs = [("l1", estimator.coefs_), ("bias_l1", estimator.intercepts_)]
-    return np.concatenate(
-        [
-            np.full(w.size, l1)
-            for name, arrays in pairs
-            for w, l1 in zip(arrays, per_layer(name, getattr(estimator, name), n), strict=True)
-        ]
+_STOPPED = "stopped before its tolerance was reached"
+
+
+def _plain(objective: Objective, estimator: Any, told: Told) -> Found:
+    options = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
+    result = minimize(
+        objective.smooth,
+        objective.start,
+        method="L-BFGS-B",
+        jac=True,
+        options=options,
+        callback=told,
     )
+    failed = "" if result.success else f"(status={result.status}): {result.message}"
+    return Found(result.x, result.fun, result.nit, failed)
 
 
-def smooth_part(
-    estimator: Any, X: Array, y: Array, weight: Array | None
-) -> Callable[[Array], tuple[float, Array]]:
-    """The loss over all rows with all penalties but L1, and its gradient, of flat weights."""
-    weights = [w.astype(np.float64) for w in interleaved(estimator.coefs_, estimator.intercepts_)]
-    model = estimator._new_network(weights)
-    estimator._penalize(model)
-    for layer in model.layers:
-        for what in ("kernel_regularizer", "bias_regularizer"):
-            setattr(layer, what, L1L2(0.0, getattr(layer, what).l2))
-    data = estimator._data((X, y, weight), np.float64)
-    n = len(data.x)
-    threads = estimator.n_threads or config.get_num_threads()
+def _orthantwise(objective: Objective, estimator: Any, told: Told) -> Found:
+    found = owlqn.minimize(
+        objective.smooth,
+        objective.start,
+        objective.l1,
+        tol=estimator.tol,
+        max_iter=estimator.max_iter,
+        max_fun=estimator.max_fun,
+        callback=told,
+    )
+    return Found(found.w, found.value, found.n_iter, "" if found.converged else _STOPPED)
 
-    def smooth(flat: Array) -> tuple[float, Array]:
-        coefs, intercepts = unpacked(flat, estimator.coefs_)
-        ledger = np.zeros(6)
-        with model.lock:
-            network = model.network
-            network.set_weights(interleaved(coefs, intercepts))
-            call: tuple[Any, ...] = (estimator._loss(), DESCENT, 0, 0, None, ledger, threads)
-            if not network.train(*data, None, 0, n, n, *call):
-                return np.inf, np.zeros_like(flat)
-            moved = network.get_weights()
-        return float(ledger[:4].sum() / n), flat - packed(moved[0::2], moved[1::2])
 
-    return smooth
+def _proximal(objective: Objective, estimator: Any, told: Told) -> Found:
+    best, n_iter = None, 0
+    for n_iter, here in enumerate(descend(objective, estimator.tol)):
+        if best is None or here.value <= best.value or here.residual <= estimator.tol:
+            best = here
+        try:
+            if n_iter > 0:  # the first is where it begins
+                told(best.w)
+        except StopIteration:
+            break
+        done = here.residual <= estimator.tol or n_iter == estimator.max_iter
+        if done or objective.evaluations >= estimator.max_fun:
+            break
+    assert best is not None
+    failed = "" if best.residual <= estimator.tol else _STOPPED
+    return Found(best.w, best.value, n_iter, failed)

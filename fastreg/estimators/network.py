@@ -166,9 +166,8 @@ class Perceptron(Sequential):
 
     dropout_seed = 0  # each layer has its own
 
-    def _make_network(self) -> Network:
-        network = super()._make_network()
-        return AlphaNetwork(network, self._describe())
+    def _new_network(self, layers: list[dict[str, Any]], dtype: str) -> Network:
+        return AlphaNetwork(super()._new_network(layers, dtype), layers)
 
 
 def interleaved(coefs: Sequence[Array], intercepts: Sequence[Array]) -> list[Array]:
@@ -176,13 +175,8 @@ def interleaved(coefs: Sequence[Array], intercepts: Sequence[Array]) -> list[Arr
     return [array for pair in zip(coefs, intercepts, strict=True) for array in pair]
 
 
-def packed(coefs: Sequence[Array], intercepts: Sequence[Array]) -> Array:
-    """All weights as one vector, in scikit-learn's order."""
-    return np.concatenate([w.ravel() for w in [*coefs, *intercepts]])
-
-
 def unpacked(flat: Array, coefs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-    """The kernels, shaped as `coefs`, and the biases of a vector like that of `packed`."""
+    """The kernels, shaped as `coefs`, and the biases of one vector in scikit-learn's order."""
     shapes = [*(w.shape for w in coefs), *((w.shape[1],) for w in coefs)]
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     arrays = [

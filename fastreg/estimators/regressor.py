@@ -41,12 +41,12 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         layer and one for the outputs.
     group_l1 : float or list of float, default 0
         `group_l1 * sum over units of sqrt(n_out) * norm(w)`, w the weights out of an input or a
-        hidden unit: these go as one (the group lasso, see `fastreg.GroupL1`). Not for "lbfgs".
+        hidden unit: these go as one (the group lasso, see `fastreg.GroupL1`).
     activity_l1, activity_l2 : float or list of float, default 0
         The same of the hidden layers' outputs, divided by the rows of the batch.
     l1_step : "proximal", "cumulative" or "sign"
         How "sgd" and "adam" apply L1; the first two reach exact zeros. "lbfgs" becomes OWL-QN
-        where there is L1, and reaches them, too.
+        where there is L1, a proximal descent where there is `group_l1`, and reaches them, too.
     dropout : float or list of float in [0, 1), default 0
         Share of a hidden layer's outputs that a step leaves out; not for "lbfgs".
     scoring : str or callable, optional
@@ -138,10 +138,13 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     def _out_activation(self) -> str:
         return REGRESSION[self.loss][1]
 
+    def _n_outputs(self, y: Array) -> int:
+        return int(y.shape[1])
+
     def _targets(self, y: Array, dtype: Any) -> Array:
         return np.ascontiguousarray(y, dtype)
 
-    def _labels(self, y: Array) -> Array:
+    def _decoded(self, y: Array) -> Array:
         return y
 
     def _decide(self, outputs: Array) -> Array:

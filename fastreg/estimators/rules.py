@@ -16,39 +16,43 @@ SMALLEST_RATE = 1e-6  # at which learning_rate="adaptive" ends the fit
 
 
 class Listeners:
-    """scikit-learn's own callbacks (`set_callbacks`), told of the fit and of every epoch."""
+    """scikit-learn's own callbacks (`set_callbacks`), told of the fit and each epoch of it."""
 
-    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, n_epochs: int) -> None:
+    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, n_tasks: int) -> None:
         self.estimator = estimator
         self.context: Any = None
-        self.epoch: Any = None
+        self.task: Any = None
+        self.stopped = False
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         self.facts = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         if hasattr(estimator, "_skl_callbacks"):
-            self.context = estimator._init_callback_context(max_subtasks=n_epochs)
+            self.context = estimator._init_callback_context(max_subtasks=n_tasks)
             self.context.call_on_fit_task_begin(**self.facts)
 
-    def begin_epoch(self) -> None:
+    def begin(self, task: str) -> None:
+        """An epoch, or an iteration."""
         if self.context is not None:
-            self.epoch = self.context.subcontext(task_name="epoch")
-            self.epoch.call_on_fit_task_begin(**self.facts)
+            self.task = self.context.subcontext(task_name=task)
+            self.task.call_on_fit_task_begin(**self.facts)
 
-    def end_epoch(self, model: Any) -> bool:
-        """Whether one of them asks to stop."""
-        if self.epoch is None:
+    def end(self, fitted: Callable[[], dict[str, Any]]) -> bool:
+        """Whether one of them asks to stop; `fitted` makes what `attributes_of` says."""
+        if self.task is None:
             return False
+        told = self.task.call_on_fit_task_end(**self.facts, reconstruction_attributes=fitted)
+        self.stopped = bool(told)
+        return self.stopped
 
-        def fitted() -> dict[str, Any]:
-            weights = model.get_weights()
-            read = {"_selected": model.selected_inputs_, "_model": None}
-            return {"coefs_": weights[0::2], "intercepts_": weights[1::2], **read}
-
-        told = self.epoch.call_on_fit_task_end(**self.facts, reconstruction_attributes=fitted)
-        return bool(told)
-
-    def end(self) -> None:
+    def end_fit(self) -> None:
+        """All is done."""
         if self.context is not None:
             self.context.call_on_fit_task_end(**self.facts, reconstruction_attributes={})
+
+
+def attributes_of(weights: list[Array], selected: Array | None) -> dict[str, Any]:
+    """What an estimator predicts by."""
+    read = {"_selected": selected, "_model": None}
+    return {"coefs_": weights[0::2], "intercepts_": weights[1::2], **read}
 
 
 class Rules(Callback):
@@ -63,12 +67,13 @@ class Rules(Callback):
         self.is_done = False
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self.listeners.begin_epoch()
+        self.listeners.begin("epoch")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         assert logs is not None
         self.note(logs["loss"], logs.get("val_data_loss"))
-        if self.listeners.end_epoch(self.model):
+        model = self.model
+        if self.listeners.end(lambda: attributes_of(model.get_weights(), model.selected_inputs_)):
             self.is_done = self.model.stop_training = True
 
     def diverged(self) -> None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import train_test_split
-from sklearn.utils import shuffle
 
 from fastreg import training
 from fastreg.callbacks import Callback, CallbackList
@@ -116,12 +115,14 @@ def _batch_size(estimator: Any, n: int) -> int:
 
 
 def _order(estimator: Any, n: int) -> Callable[[], Array]:
-    """The order of the rows, epoch after epoch, as scikit-learn draws it."""
+    """The order of the rows, epoch after epoch, as scikit-learn draws it.
+
+    `sklearn.utils.shuffle` permutes its argument by these same swaps.
+    """
     rows = np.arange(n, dtype=np.int64)
 
     def order() -> Array:
-        nonlocal rows
-        rows = np.asarray(shuffle(rows, random_state=estimator._random_state))
+        estimator._random_state.shuffle(rows)
         return rows
 
     return order
@@ -147,7 +148,7 @@ def _split(estimator: Any, X: Array, y: Array, weight: Array | None) -> tuple[An
 
 def _scorer(estimator: Any, X: Array, y: Array, weight: Array | None) -> Callable[[], float]:
     """What `early_stopping` asks after every epoch."""
-    truth = estimator._labels(y)
+    truth = estimator._decoded(y)
 
     def score() -> float:
         model = estimator._model
