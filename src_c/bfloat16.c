@@ -1,6 +1,8 @@
 /* A training step's matrices as pairs of bfloat16, for the products of kernels/bfloat16.inc. */
 #include "bfloat16.h"
 
+#include <stdlib.h>
+
 /* Elements of `n` columns or rows two by two. */
 static ptrdiff_t halves(ptrdiff_t n) { return pieces(n, 2); }
 
@@ -13,8 +15,13 @@ fr_status fr_network_compute_in(fr_network *net, int compute)
     } else if (compute != FR_COMPUTE_own) {
         return FR_BAD_ARGUMENT;
     }
-    if (pairs != net->pairs) fr_arena_free(&net->training.arena);
+    if (pairs == net->pairs) return FR_OK;
+    void *plain = fr_room_for_turning(net);
+    if (!plain) return FR_NO_MEMORY;
     net->pairs = pairs;
+    fr_arena_free(&net->training.arena);
+    fr_turn_kernels(net, plain);
+    free(plain);
     return FR_OK;
 }
 

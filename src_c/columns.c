@@ -137,6 +137,10 @@ static void kernel_block(const training_run *run, task *t, void *scratch)
     matrix x = compressed ? (matrix){0} : input_of(run, t->layer, 0);
     matrix dz = rows_of(run, t->layer, a->d, 0);
     if (paired(run, t->layer)) x = a->x_pairs.down, dz = a->d_pairs.down;
+    if (a->turned) { /* dw' = dz'x */
+        matrix swap = x;
+        x = dz, dz = swap;
+    }
     /* The native products take one panel of x at a time; an update has a price of its own. */
     ptrdiff_t strip = net->native ? a->width : t->n_i, group = fr_update_rows(net, a, t->n_i);
     terms listed;
@@ -148,7 +152,7 @@ static void kernel_block(const training_run *run, task *t, void *scratch)
             run->kernels->turn(run->n_batch, &listed.x, i, n_i, listed.cursor, listed.start, listed.row,
                                listed.value);
         for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
-            ptrdiff_t element = a->kernel + o * a->spec.n_in + i * a->width;
+            ptrdiff_t element = a->kernel + o * kernel_rows(a) + i * a->width;
             void *dw = run->plan->materialize ? gradient_at(net, element) : scratch;
             fr_ahead ahead = {0};
             if (updates(run)) ahead = read_by_update(run, element);
@@ -156,7 +160,7 @@ static void kernel_block(const training_run *run, task *t, void *scratch)
                 gradient_block(run, a, compressed ? &listed : NULL, x, i, n_i, strip, dz, o, dw, &ahead);
             if (!updates(run) && run->phase != GRADIENTS) continue;
             /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
-            ptrdiff_t n_o = smaller(a->width, a->spec.n_out - o);
+            ptrdiff_t n_o = smaller(a->width, kernel_columns(a) - o);
             bool by_rows = n_o < a->width;
             ptrdiff_t rows = by_rows ? n_i : 1, n = by_rows ? n_o : n_i * a->width;
             if (run->phase == GRADIENTS)
@@ -172,17 +176,18 @@ static void bias_block(const training_run *run, task *t, void *scratch)
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[t->layer];
-    void *db = run->plan->materialize ? gradient_at(net, a->bias + t->o) : scratch;
+    ptrdiff_t o = a->turned ? 0 : t->o, n_o = a->turned ? a->n_padded : t->n_o;
+    void *db = run->plan->materialize ? gradient_at(net, a->bias + o) : scratch;
     if (takes_gradients(run)) {
-        memset(db, 0, (size_t)(t->n_o * net->size));
+        memset(db, 0, (size_t)(n_o * net->size));
         for (ptrdiff_t p = 0; p < run->n_panels; p++)
-            run->kernels->add(t->n_o, fr_at(a->dbias, p * a->n_padded + t->o, net->size), db);
+            run->kernels->add(n_o, fr_at(a->dbias, p * a->n_padded + o, net->size), db);
     }
-    ptrdiff_t n = smaller(t->n_o, a->spec.n_out - t->o);
+    ptrdiff_t n = smaller(n_o, a->spec.n_out - o);
     if (run->phase == GRADIENTS)
-        change(run, of_bias(a), a->bias + t->o, 1, n, n, &t->bias, &t->bias_square);
+        change(run, of_bias(a), a->bias + o, 1, n, n, &t->bias, &t->bias_square);
     else if (updates(run))
-        update(run, of_bias(a), a->bias + t->o, 1, n, n, db, &t->bias);
+        update(run, of_bias(a), a->bias + o, 1, n, n, db, &t->bias);
 }
 
 /* ---- under a group penalty: tasks of whole groups, in the update phase ---- */
@@ -286,7 +291,8 @@ void fr_update_block(training_run *run, task *t, void *scratch)
         group_block(run, t);
     else
         kernel_block(run, t, scratch);
-    if (t->i == 0 && run->net->layers[t->layer].bias >= 0) bias_block(run, t, scratch);
+    bool begins_units = run->net->layers[t->layer].turned ? t->o == 0 : t->i == 0;
+    if (begins_units && run->net->layers[t->layer].bias >= 0) bias_block(run, t, scratch);
 }
 
 void fr_set_gradient_scales(const training_run *run)

@@ -44,7 +44,7 @@ static void bound_bias(const training_run *run, const layer *a)
 /* By one norm; what pads the panels is 0. */
 static void bound_whole(const training_run *run, const layer *a)
 {
-    ptrdiff_t n = a->spec.n_in * a->n_padded;
+    ptrdiff_t n = kernel_size(a);
     void *w = weight_at(run->net, a->kernel);
     double share = bounded_share(&a->spec.kernel_constraint, run->kernels->sums(n, w).square);
     run->kernels->scale(1, n, n, share, w);

@@ -17,7 +17,7 @@ static fr_status find_nonzeros(fr_network *net)
     if (!net->nonzeros_stale) return FR_OK;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         layer *a = &net->layers[l];
-        if (a->spec.kind != FR_LAYER_dense) continue;
+        if (a->spec.kind != FR_LAYER_dense || a->turned) continue;
         fr_status status =
             fr_nonzeros_find(&a->nonzeros, net->kernels, net->sparse, weight_at(net, a->kernel),
                              a->spec.n_in, a->spec.n_out, a->width);
@@ -30,7 +30,7 @@ static fr_status find_nonzeros(fr_network *net)
 /* Whether a layer leaves the zeros of its kernel out on panels of that many rows. */
 static bool runs_sparse(const fr_network *net, const layer *a, ptrdiff_t rows)
 {
-    return a->spec.kind == FR_LAYER_dense &&
+    return a->spec.kind == FR_LAYER_dense && !a->turned &&
            fr_nonzeros_pay(&a->nonzeros, net->kernels, net->native, net->sparse, rows);
 }
 
@@ -237,8 +237,7 @@ static void add_weight_penalties(const fr_network *net, double rows, double *led
         /* Padding is zeros: it adds nothing. */
         if (penalizes(a->spec.kernel))
             ledger[FR_LEDGER_KERNEL_PENALTY] +=
-                rows * penalty(a->spec.kernel, kernels->sums(a->spec.n_in * a->n_padded,
-                                                             weight_at(net, a->kernel)));
+                rows * penalty(a->spec.kernel, kernels->sums(kernel_size(a), weight_at(net, a->kernel)));
         if (a->groups.groups.n_groups > 0)
             ledger[FR_LEDGER_KERNEL_PENALTY] +=
                 rows *

@@ -158,6 +158,10 @@ typedef struct {
     void (*kernel_product)(ptrdiff_t n_batch, ptrdiff_t n_i, ptrdiff_t n, const void *x,
                            const void *dz, void *dw, const fr_ahead *ahead);
     void (*transpose)(ptrdiff_t n_i, ptrdiff_t n_o, const void *w, void *wt);
+    /* y (rows, n) = x W, n <= few_units, by W' (n, depth) in panels. */
+    ptrdiff_t few_units;
+    void (*turned_product)(ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t n, const void *x, ptrdiff_t x_next,
+                           const void *wt, void *y);
     /* Plain rows, n apart, into a tile and back; row r is the plain row index[r], or r without one. */
     void (*pack)(ptrdiff_t rows, ptrdiff_t n, const void *plain, const int64_t *index, void *panels,
                  ptrdiff_t ld, ptrdiff_t gap);

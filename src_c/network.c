@@ -38,6 +38,70 @@ ptrdiff_t fr_rows_of_panel(const fr_network *net, ptrdiff_t n_batch, double flop
     return larger(16, round_up(pieces(n_batch, count), 4));
 }
 
+/* ---- layouts ---- */
+
+/* Copies a kernel (part 0) or a bias between its panels and a plain (rows, n_out) array; `get` says which way. */
+static void copy_panels(const fr_network *net, const layer *a, int part, void *panels, void *plain, bool get)
+{
+    ptrdiff_t rows = part == 0 ? a->spec.n_in : 1, n_out = a->spec.n_out, width = a->width;
+    bool turned = part == 0 && a->turned;
+    ptrdiff_t n = turned ? 1 : width; /* that stand side by side both ways */
+    for (ptrdiff_t o = 0; o < n_out; o += n)
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            ptrdiff_t lane = turned ? i % width : 0;
+            ptrdiff_t at = turned ? (i - lane) * n_out + o * width + lane : o * rows + i * width;
+            void *inside = fr_at(panels, at, net->size);
+            void *outside = fr_at(plain, i * n_out + o, net->size);
+            size_t bytes = (size_t)(smaller(n, n_out - o) * net->size);
+            memcpy(get ? outside : inside, get ? inside : outside, bytes);
+        }
+}
+
+/* A kernel of few units stands transposed: its rows fill the panels that its columns would leave empty, both
+ * in memory and in the caches that threads read one another's weights from. Not the first layer's, whose x
+ * may be compressed rows, nor one of which columns or rows are wanted as a whole, nor in pairs of bfloat16. */
+static bool stands_turned(const fr_network *net, const layer *a)
+{
+    return a->few_units && !net->pairs && a->spec.groups.n_groups == 0 &&
+           a->spec.kernel_constraint.kind == FR_CONSTRAINT_none;
+}
+
+static void turn(const fr_network *net, layer *a, void *panels, void *plain)
+{
+    copy_panels(net, a, 0, panels, plain, true);
+    memset(panels, 0, (size_t)(kernel_size(a) * net->size));
+    a->turned = !a->turned;
+    copy_panels(net, a, 0, panels, plain, false);
+    a->turned = !a->turned;
+}
+
+/* Room for fr_turn_kernels, NULL when there is none. */
+void *fr_room_for_turning(const fr_network *net)
+{
+    ptrdiff_t most = 1;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        const layer *a = &net->layers[l];
+        if (a->few_units) most = larger(most, a->spec.n_in * a->spec.n_out);
+    }
+    return malloc((size_t)(most * net->size));
+}
+
+/* Brings kernels of few units, and their slots, into the layout that the layers' settings ask for. */
+void fr_turn_kernels(fr_network *net, void *plain)
+{
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        layer *a = &net->layers[l];
+        if (stands_turned(net, a) == a->turned) continue;
+        turn(net, a, weight_at(net, a->kernel), plain);
+        for (int slot = 0; slot < net->n_slots; slot++) turn(net, a, slot_at(net, slot, a->kernel), plain);
+        for (int i = 0; net->kept.base && i <= net->n_slots_kept; i++)
+            turn(net, a, fr_at(net->kept.base, i * net->n_weights + a->kernel, net->size), plain);
+        a->turned = !a->turned;
+        net->transposed_stale = net->nonzeros_stale = true;
+        fr_arena_free(&net->training.arena);
+    }
+}
+
 /* ---- life ---- */
 
 static bool layer_valid(const fr_layer *l)
@@ -56,13 +120,15 @@ fr_status fr_network_update_layers(fr_network *net, const fr_layer *layers)
             return FR_BAD_ARGUMENT;
     }
     fr_group_plan *groups = calloc((size_t)larger(net->n_layers, 1), sizeof *groups);
-    fr_status status = groups ? FR_OK : FR_NO_MEMORY;
+    void *plain = fr_room_for_turning(net);
+    fr_status status = groups && plain ? FR_OK : FR_NO_MEMORY;
     for (ptrdiff_t l = 0; l < net->n_layers && status == FR_OK; l++)
         status = fr_groups_plan(&groups[l], net->dtype, &layers[l].groups, layers[l].n_in,
                                 layers[l].n_out, net->layers[l].width);
     if (status != FR_OK) {
         for (ptrdiff_t l = 0; l < net->n_layers && groups; l++) fr_groups_free(&groups[l]);
         free(groups);
+        free(plain);
         return status;
     }
     net->first_trainable = net->n_layers;
@@ -73,6 +139,8 @@ fr_status fr_network_update_layers(fr_network *net, const fr_layer *layers)
         if (layers[l].kind == FR_LAYER_dense && layers[l].trainable) net->first_trainable = l;
     }
     free(groups);
+    fr_turn_kernels(net, plain);
+    free(plain);
     return FR_OK;
 }
 
@@ -84,7 +152,8 @@ static ptrdiff_t place_weights(fr_network *net)
         layer *a = &net->layers[l];
         a->kernel = a->bias = -1;
         if (a->spec.kind != FR_LAYER_dense) continue;
-        ptrdiff_t kernel = fr_size_product(a->spec.n_in, a->n_padded);
+        ptrdiff_t rows = a->few_units ? padded(a->spec.n_in, a->width) : a->spec.n_in; /* either way */
+        ptrdiff_t kernel = fr_size_product(rows, a->n_padded);
         if (kernel < 0 || kernel > PTRDIFF_MAX / 64 - used) return -1;
         a->kernel = used;
         used += round_up(kernel, line);
@@ -123,8 +192,10 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
         net->layers[l].spec = layers[l];
         net->layers[l].width = width_of(net, layers[l].n_out);
         net->layers[l].n_padded = padded(layers[l].n_out, net->layers[l].width);
-        if (layers[l].kind == FR_LAYER_dense)
-            net->flops += 2.0 * (double)layers[l].n_in * (double)layers[l].n_out;
+        if (layers[l].kind != FR_LAYER_dense) continue;
+        net->layers[l].few_units =
+            net->native && net->flops > 0 && layers[l].n_out <= net->kernels->few_units;
+        net->flops += 2.0 * (double)layers[l].n_in * (double)layers[l].n_out;
     }
     fr_status status = FR_OK;
     net->n_weights = place_weights(net);
@@ -181,7 +252,6 @@ fr_status fr_network_set_slots(fr_network *net, int n_slots)
     return FR_OK;
 }
 
-/* Copies one array between its panels and a plain (rows, n_out) one; `get` says which way. */
 static fr_status copy_array(const fr_network *net, int slot, ptrdiff_t l, int part, void *plain,
                             bool get)
 {
@@ -189,18 +259,12 @@ static fr_status copy_array(const fr_network *net, int slot, ptrdiff_t l, int pa
         (slot == FR_GRADIENT && !net->training.gradient))
         return FR_BAD_ARGUMENT;
     const layer *a = &net->layers[l];
-    ptrdiff_t offset = part == 0 ? a->kernel : a->bias, rows = part == 0 ? a->spec.n_in : 1;
+    ptrdiff_t offset = part == 0 ? a->kernel : a->bias;
     if (offset < 0) return FR_BAD_ARGUMENT;
     char *panels = slot == FR_GRADIENT  ? gradient_at(net, offset)
                    : slot == FR_WEIGHTS ? weight_at(net, offset)
                                         : slot_at(net, slot, offset);
-    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
-        for (ptrdiff_t i = 0; i < rows; i++) {
-            void *inside = fr_at(panels, o * rows + i * a->width, net->size);
-            void *outside = fr_at(plain, i * a->spec.n_out + o, net->size);
-            size_t bytes = (size_t)(smaller(a->width, a->spec.n_out - o) * net->size);
-            memcpy(get ? outside : inside, get ? inside : outside, bytes);
-        }
+    copy_panels(net, a, part, panels, plain, get);
     return FR_OK;
 }
 

@@ -37,6 +37,8 @@ typedef struct {
     ptrdiff_t kernel, bias; /* offsets in the weights, -1 where there is none */
     ptrdiff_t width;        /* of the panels of y, d and the kernel */
     ptrdiff_t n_padded;     /* n_out in whole panels */
+    bool few_units;         /* the kernel may stand as its transpose */
+    bool turned;            /* the kernel stands as its transpose (n_out, n_in) */
     fr_group_plan groups;   /* of the kernel */
     double kernel_scale, bias_scale; /* of the gradients at hand, where they are clipped by norm */
     /* training */
@@ -60,7 +62,8 @@ typedef struct {
     const fr_sparse_rows *nonzeros;
 } layer_input;
 
-/* A block of a kernel: rows i..i+n_i, columns o..o+n_o. The blocks with i = 0 update the bias too. Under a
+/* A block of a kernel as it stands: rows i..i+n_i, columns o..o+n_o. Those where its units begin update the
+ * bias too. Under a
  * group penalty the update's tasks are whole groups: rows by position, or all rows. */
 typedef struct {
     ptrdiff_t layer, i, n_i, o, n_o;
@@ -207,6 +210,14 @@ static inline void *gradient_at(const fr_network *net, ptrdiff_t element)
     return fr_at(net->training.gradient, element, net->size);
 }
 
+/* Rows, columns and elements of a kernel as it stands. */
+static inline ptrdiff_t kernel_rows(const layer *a) { return a->turned ? a->spec.n_out : a->spec.n_in; }
+static inline ptrdiff_t kernel_columns(const layer *a) { return a->turned ? a->spec.n_in : a->spec.n_out; }
+static inline ptrdiff_t kernel_size(const layer *a)
+{
+    return fr_size_product(kernel_rows(a), padded(kernel_columns(a), a->width));
+}
+
 /* Rows `first`.. of a matrix of `rows` rows. */
 static inline matrix view(const fr_network *net, void *at, ptrdiff_t width, ptrdiff_t rows, ptrdiff_t first)
 {
@@ -228,7 +239,7 @@ static inline ptrdiff_t gap(const fr_network *net, matrix m)
 
 static inline void *kernel_panel(const fr_network *net, const layer *a, ptrdiff_t o)
 {
-    return weight_at(net, a->kernel + o * a->spec.n_in);
+    return weight_at(net, a->kernel + o * kernel_rows(a));
 }
 
 /* Rows `first`.. of data in compressed rows, in the order of `index`. */
@@ -241,6 +252,13 @@ static inline fr_sparse_rows nonzeros_of(const fr_data *data, const int64_t *ind
         .value = data->x,
     };
 }
+
+/* ---- network.c ---- */
+
+/* Brings kernels of few units, and their slots, into the layout that the layers' settings ask for; `plain` is room
+ * for it, NULL where there is none. */
+void *fr_room_for_turning(const fr_network *net);
+void fr_turn_kernels(fr_network *net, void *plain);
 
 /* ---- products.c ---- */
 

@@ -18,6 +18,11 @@ static void block_shape(const fr_network *net, const layer *a, ptrdiff_t *n_i, p
 {
     ptrdiff_t most = 1024 * 1024 / net->size, share = larger(2048, net->n_weights / 8);
     ptrdiff_t elements = smaller(share, most), width = a->width;
+    if (a->turned) {
+        *n_i = kernel_rows(a);
+        *n_o = padded(smaller(kernel_columns(a), larger(width, elements / width)), width);
+        return;
+    }
     *n_o = net->native ? smaller(a->n_padded, larger(width, 512 / width * width)) : a->n_padded;
     ptrdiff_t rows = net->native ? width : 16;
     *n_i = padded(smaller(a->spec.n_in, larger(rows, elements / *n_o)), rows);
@@ -76,14 +81,15 @@ static ptrdiff_t plan_tasks(const fr_network *net, task *tasks, bool for_update)
             }
             continue;
         }
-        for (ptrdiff_t o = 0; o < a->spec.n_out; o += n_o)
-            for (ptrdiff_t i = 0; i < a->spec.n_in; i += n_i, n++)
+        ptrdiff_t rows = kernel_rows(a), columns = kernel_columns(a);
+        for (ptrdiff_t o = 0; o < columns; o += n_o)
+            for (ptrdiff_t i = 0; i < rows; i += n_i, n++)
                 if (tasks)
                     tasks[n] = (task){.layer = l,
                                       .i = i,
-                                      .n_i = smaller(n_i, a->spec.n_in - i),
+                                      .n_i = smaller(n_i, rows - i),
                                       .o = o,
-                                      .n_o = smaller(n_o, a->n_padded - o)};
+                                      .n_o = smaller(n_o, padded(columns, a->width) - o)};
     }
     return n;
 }
@@ -150,7 +156,7 @@ static void take_training(fr_network *net, training_plan *plan)
         a->transposed = a->w_down = NULL;
         if (net->pairs && !(l == 0 && plan->compressed))
             fr_take_pairs(net, arena, a, plan->n_batch, l == 0);
-        else if (net->native && l > 0)
+        else if (net->native && l > 0 && !a->turned)
             a->transposed = fr_arena_take(
                 arena, fr_size_product(padded(a->spec.n_in, a->width), a->spec.n_out), net->size);
         block_shape(net, a, &n_i, &n_o);

@@ -34,6 +34,9 @@ void fr_multiply_forward(const fr_network *net, const layer *a, ptrdiff_t rows, 
     else if (in.lanes)
         fr_product_nonzeros(net->kernels, &a->nonzeros, rows, a->spec.n_in, in.lanes, o,
                             smaller(a->width, a->spec.n_out - o), column(net, y, o), y.width);
+    else if (a->turned)
+        net->kernels->turned_product(rows, a->spec.n_in, a->spec.n_out, x.at, x.height * x.width,
+                                  kernel_panel(net, a, 0), column(net, y, o));
     else if (in.paired) {
         void *panel = fr_kernel_pairs(net, a, o);
         fr_ahead ahead = next_panel(net, rows, panel, pieces(a->spec.n_in, 2), o, a->spec.n_out);
@@ -62,6 +65,7 @@ void fr_multiply_backward(const fr_network *net, const layer *a, ptrdiff_t rows,
     ptrdiff_t depth = net->pairs ? pieces(a->spec.n_out, 2) : a->spec.n_out;
     for (ptrdiff_t i = 0; i < a->spec.n_in; i += dx.width) {
         void *panel = net->pairs ? fr_transposed_pairs(net, a, i)
+                      : a->turned ? kernel_panel(net, a, i)
                                  : fr_at(a->transposed, i * a->spec.n_out, net->size);
         fr_ahead ahead = next_panel(net, rows, panel, depth, i, a->spec.n_in);
         (net->pairs ? net->pairs->product : net->kernels->product)(
@@ -77,7 +81,7 @@ void fr_multiply_kernel(const fr_network *net, const layer *a, ptrdiff_t n_batch
 {
     if (net->native)
         (net->pairs ? net->pairs->kernel_product : net->kernels->kernel_product)(
-            n_batch, n_i, a->spec.n_out - o, column(net, x, i), column(net, dz, o), dw, ahead);
+            n_batch, n_i, kernel_columns(a) - o, column(net, x, i), column(net, dz, o), dw, ahead);
     else
         fr_product_kernel(net->dtype, n_batch, n_i, a->width, (fr_matrix){column(net, x, i), x.width},
                           (fr_matrix){dz.at, dz.width}, dw, a->width);

@@ -636,6 +636,43 @@ def test_update_layers_counts_from_the_next_call(module, change):
     assert bits(other) == bits(built) != bits(one)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("units", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kernel_constraint": inputs.Bound("non_neg")},
+        {"kernel_groups": inputs.resolve_groups((17, 1), 0.1, "rows")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_moves_a_kernel_of_few_units_changes_no_bit(change, units, dtype):
+    """It stands transposed until a setting asks for whole columns or rows, and again thereafter."""
+    rng = np.random.default_rng(units)
+    layers = [dense(33, 17, "tanh"), dense(17, units, use_bias=True)]
+    case = simple(dtype=dtype, layers=layers, weights=draw_weights(rng, layers))
+    case["y"] = case["y"][:, :units].copy()
+    case["optimizer"] = case["optimizer"] | {"l1_step": "sign"}
+    network, other = trained(_engine, case, dtype), trained(_engine, case, dtype)
+    changed = [layers[0], layers[1] | change]
+    other.keep(1)
+    other.update_layers(changed)
+    assert bits(other) == bits(network)
+    there = _engine.Network(changed, dtype)
+    there.set_weights(network.get_weights())
+    there.set_slots(network.get_slots())
+    train(there, case | {"iteration": 4})
+    train(other, case | {"iteration": 4})
+    assert bits(other) == bits(there) != bits(network)
+    other.put_back()
+    assert bits(other) == bits(network)
+    other.update_layers(layers)
+    assert bits(other) == bits(network)
+    for each in (network, other):
+        train(each, case | {"iteration": 4})
+    assert bits(other) == bits(network)
+
+
 @MODULES
 def test_update_layers_changes_rate_and_seed(module):
     case = simple()

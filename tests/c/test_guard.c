@@ -386,6 +386,15 @@ static void guard_products(fr_dtype dtype, ptrdiff_t n)
     kernels->kernel_product(n, some, 1 + 7 * n % panel, x, b, dw, &(fr_ahead){0});
     check_around(2, "kernel product");
 
+    ptrdiff_t parts = (n + panel - 1) / panel;
+    for (ptrdiff_t few = 1; few <= kernels->few_units; few++) {
+        x = locked(0, matrix(0, dtype, n, n, in_panels(dtype, n), -1, 1));
+        b = locked(1, array(1, dtype, parts * few * panel, -1, 1));
+        void *y = matrix(2, dtype, n, few, rows_of_panel, 0, 0);
+        kernels->turned_product(n, n, few, x, n * panel, b, y);
+        check_around(2, "product of a turned kernel");
+    }
+
     ptrdiff_t other = 1 + 5 * n % panel;
     const void *w = locked(0, matrix(0, dtype, some, other, rows_of_panel, -1, 1));
     void *wt = matrix(2, dtype, other, some, rows_of_panel, 0, 0);

@@ -971,6 +971,35 @@ static void kernel_product_case(fr_dtype dtype, ptrdiff_t n_batch, ptrdiff_t n_i
     CHECK_MATCH(m, "kernel product");
 }
 
+/* By a kernel that stands transposed; rows of x hold NaN beyond the depth. */
+static void turned_product_case(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t n)
+{
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    ptrdiff_t panel = kernels->panel, held = rows + 2, parts = (depth + panel - 1) / panel;
+    void *x = array_in(&buffer_a, dtype, 1), *wt = array_in(&buffer_b, dtype, 2);
+    void *y = array_in(&buffer_c, dtype, 3);
+    fill(dtype, x, parts * held * panel, -1, 1);
+    fill(dtype, wt, parts * n * panel, -1, 1);
+    for (ptrdiff_t k = depth; k < parts * panel; k++) {
+        for (ptrdiff_t r = 0; r < rows; r++) put(dtype, x, in_panels(panel, held, r, k), NAN);
+        for (ptrdiff_t o = 0; o < n; o++) put(dtype, wt, in_panels(panel, n, o, k), 0);
+    }
+    kernels->turned_product(rows, depth, n, x, held * panel, wt, y);
+    match m = {0};
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t o = 0; o < n; o++) {
+            wide want = 0, size = 0;
+            for (ptrdiff_t k = 0; k < depth; k++) {
+                wide term = (wide)get(dtype, x, in_panels(panel, held, r, k)) *
+                            get(dtype, wt, in_panels(panel, n, o, k));
+                want += term, size += fabsl(term);
+            }
+            near(&m, dtype, r * panel + o, get(dtype, y, r * panel + o), want,
+                 (depth + 1) * unit_of(dtype) * size);
+        }
+    CHECK_MATCH(m, "product of a turned kernel");
+}
+
 static void transpose_case(fr_dtype dtype, ptrdiff_t n_i, ptrdiff_t n_o)
 {
     ptrdiff_t panel = fr_kernels_for(dtype)->panel, wrong = 0;
@@ -995,6 +1024,8 @@ static void check_products(fr_dtype dtype)
                       fr_isa());
             product_case(dtype, rows, depths[i], n);
             kernel_product_case(dtype, depths[i], 1 + (rows - 1) % panel, n);
+            for (ptrdiff_t few = 1; few <= fr_kernels_for(dtype)->few_units; few++)
+                turned_product_case(dtype, rows, depths[i], few);
         }
     for (ptrdiff_t n = 1; n <= panel; n++) {
         test_case("products n %td %s %s", n, name_of(dtype), fr_isa());
