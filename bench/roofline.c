@@ -179,7 +179,7 @@ static void product_task(void *context, int thread, ptrdiff_t i)
                          (layer_input){.x = input_of(step, MEASURED, first)},
                          rows_of(step, MEASURED, a->y, first), slope_of(step, MEASURED, first));
     else
-        fr_backward_layer(step, MEASURED, first, rows);
+        fr_layer_kinds[FR_LAYER_dense].backward(step, MEASURED, first, rows);
 }
 
 static double product_seconds(product_run run, int n_threads, double seconds)
