@@ -211,10 +211,10 @@ def deserialize(config: str | Mapping[str, Any]) -> Activation:
     Activation(name='leaky_relu', negative_slope=0.1)
     """
     if isinstance(config, str):
-        return Activation(config)
+        return Activation(config.removeprefix("fastreg>"))  # a function that Keras registered
     inner = config.get("config")
     if not isinstance(inner, Mapping):
-        return Activation(str(inner))  # Keras: {"class_name": "function", "config": its name}
+        return deserialize(str(inner))  # Keras: {"class_name": "function", "config": its name}
     if config.get("class_name") not in LAYERS:
         return Activation(**{"name": "", **inner})
     name, defaults = LAYERS[config["class_name"]]

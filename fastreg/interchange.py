@@ -7,7 +7,8 @@ What moves is plain: configurations as Keras writes them and arrays in Keras' or
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,7 +156,8 @@ def to_keras(moved: Moved) -> Any:
             shape, size = tuple(config["shape"]), config["batch_size"]
             made = keras.Input(shape, size, config["dtype"], name=config["name"])
         else:
-            made = _deserialized("layer", keras.layers, layer)
+            config = _with_activation(keras, layer["config"])
+            made = _deserialized("layer", keras.layers, {**layer, "config": config})
         model.add(made)
     if moved.weights is not None:
         for layer, arrays in zip(model.layers, moved.weights[-len(model.layers) :], strict=True):
@@ -196,6 +198,30 @@ def to_keras(moved: Moved) -> Any:
     return model
 
 
+def _with_activation(keras: Any, config: Config) -> Config:
+    """A layer's configuration with its activation in a form that Keras reads."""
+    described = config.get("activation")
+    if not isinstance(described, Mapping):
+        return config
+    if described["class_name"] == "Activation":  # gelu by tanh, of which Keras has a function alone
+        return config | {"activation": _gelu_tanh(keras)}
+    own = described["config"] | {"dtype": config["dtype"]}
+    return config | {"activation": {**described, "config": own, "module": "keras.layers"}}
+
+
+def _gelu_tanh(keras: Any) -> Any:
+    """gelu with approximate=True, under a name that Keras' own files have room for."""
+    name = "fastreg>gelu_tanh"
+    found = keras.saving.get_registered_object(name)
+    if found is None:
+
+        def gelu_tanh(x: Any) -> Any:
+            return keras.activations.gelu(x, approximate=True)
+
+        found = keras.saving.register_keras_serializable("fastreg", "gelu_tanh")(gelu_tanh)
+    return found
+
+
 def _deserialized(what: str, module: Any, found: Config) -> Any:
     cls = getattr(module, found["class_name"], None)
     if cls is None:
@@ -208,14 +234,49 @@ def _deserialized(what: str, module: Any, found: Config) -> Any:
 
 # ------------------------------------------------ PyTorch
 
-# Activation -> torch.nn's class and the arguments that make it the same function.
-TORCH_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "linear": ("Identity", {}),
-    "relu": ("ReLU", {}),
-    "tanh": ("Tanh", {}),
-    "sigmoid": ("Sigmoid", {}),
-    "softmax": ("Softmax", {"dim": -1}),
-}
+
+class TorchActivation(NamedTuple):
+    """A module class of torch.nn (or of torch_modules), and the activation that it is."""
+
+    kind: str
+    name: str
+    attributes: Mapping[str, Any] = MappingProxyType({})  # what they must be
+    fixed: Mapping[str, Any] = MappingProxyType({})  # the activation's parameters, for these
+    own: Mapping[str, str] = MappingProxyType({})  # attribute -> parameter
+
+
+# The first that fits is taken, either way.
+TORCH_ACTIVATIONS = (
+    TorchActivation("Identity", "linear"),
+    TorchActivation("ReLU", "relu"),
+    TorchActivation("Tanh", "tanh"),
+    TorchActivation("Sigmoid", "sigmoid"),
+    TorchActivation("Softmax", "softmax", {"dim": -1}),
+    TorchActivation("LogSoftmax", "log_softmax", {"dim": -1}),
+    TorchActivation("LeakyReLU", "leaky_relu", own={"negative_slope": "negative_slope"}),
+    TorchActivation("ReLU6", "relu6"),
+    TorchActivation("ELU", "elu", own={"alpha": "alpha"}),
+    TorchActivation("SELU", "selu"),
+    # From its threshold on PyTorch's softplus is z, which from 20 on is wrong by 2e-9.
+    TorchActivation("Softplus", "softplus", {"beta": 1, "threshold": 50}),
+    TorchActivation("Softsign", "softsign"),
+    TorchActivation("Hardsigmoid", "hard_sigmoid"),
+    TorchActivation("Hardswish", "hard_silu"),
+    TorchActivation("SiLU", "silu"),
+    TorchActivation("GELU", "gelu", {"approximate": "none"}),
+    TorchActivation("GELU", "gelu", {"approximate": "tanh"}, {"approximate": True}),
+    TorchActivation("Mish", "mish"),
+    TorchActivation("Hardtanh", "relu", {"min_val": 0}, own={"max_val": "max_value"}),
+    TorchActivation("Threshold", "relu", {"value": 0}, own={"threshold": "threshold"}),
+    TorchActivation("Exponential", "exponential"),
+    TorchActivation(
+        "KerasReLU",
+        "relu",
+        own={name: name for name in ("negative_slope", "max_value", "threshold")},
+    ),
+)
+# What else means the same, as rows of theirs are rows of ours.
+_SAME_IN_TORCH = {"dim": {-1, 1}, "threshold": {20, 50}}
 
 WITHOUT_MODULE = ("Input", "Activation", "ActivityRegularization")
 
@@ -271,21 +332,31 @@ def of_torch(model: Any) -> Moved:
     return Moved(None, layers, weights, None)
 
 
-def _activation_of(module: Any) -> str:
-    for name, (kind, arguments) in TORCH_ACTIVATIONS.items():
+def _activation_of(module: Any) -> Any:
+    """A module as the configuration of an activation."""
+    for kind, name, attributes, fixed, own in TORCH_ACTIVATIONS:
         if type(module).__name__ != kind:
             continue
-        same = all(getattr(module, key) == value for key, value in arguments.items())
-        if same or (kind == "Softmax" and module.dim == 1):
-            return name
-    known = [
-        "Linear",
-        "Dropout",
-        "AlphaDropout",
-        "Flatten",
-        *(kind for kind, _ in TORCH_ACTIVATIONS.values()),
-    ]
+        found = {key: getattr(module, key) for key in attributes}
+        if all(found[key] in _SAME_IN_TORCH.get(key, {attributes[key]}) for key in found):
+            parameters = {parameter: getattr(module, key) for key, parameter in own.items()}
+            return activations.serialize(activations.Activation(name, **fixed, **parameters))
+    known = ["Linear", "Dropout", "AlphaDropout", "Flatten"]
+    known += [each.kind for each in TORCH_ACTIVATIONS]
     raise unknown_name("model", str(module), known)
+
+
+def _torch_module(torch: Any, activation: activations.Activation) -> Any:
+    told = dict(activation.parameters)
+    every = activations.PARAMETERS.get(activation.name, {}) | told
+    for kind, name, attributes, fixed, own in TORCH_ACTIVATIONS:
+        free = {key: value for key, value in told.items() if key not in own.values()}
+        if name == activation.name and free == fixed:
+            home = torch.nn
+            if not hasattr(home, kind):
+                home = importlib.import_module("fastreg.torch_modules")
+            return getattr(home, kind)(**attributes, **{key: every[own[key]] for key in own})
+    raise unknown_name("activation", activation.name, [each.name for each in TORCH_ACTIVATIONS])
 
 
 def to_torch(moved: Moved) -> Any:
@@ -296,7 +367,7 @@ def to_torch(moved: Moved) -> Any:
     ImportError
         Without PyTorch.
     ValueError
-        For a layer or activation that PyTorch does not have, or a model that is not built.
+        For a layer that PyTorch does not have, or a model that is not built.
     """
     torch = _package("torch")
     if moved.weights is None:
@@ -320,27 +391,107 @@ def to_torch(moved: Moved) -> Any:
             modules.append(torch.nn.Flatten())
         elif kind not in WITHOUT_MODULE:
             raise unknown_name("layer", kind, ["Dense", "Dropout", "AlphaDropout", "Flatten"])
-        activation = activations.get(config.get("activation", "linear")).kind
-        if activation != "linear":
-            if activation not in TORCH_ACTIVATIONS:
-                raise unknown_name("activation", activation, TORCH_ACTIVATIONS)
-            name, arguments = TORCH_ACTIVATIONS[activation]
-            modules.append(getattr(torch.nn, name)(**arguments))
+        activation = activations.get(config.get("activation"))
+        if activation.name != "linear":
+            modules.append(_torch_module(torch, activation))
     return torch.nn.Sequential(*modules)
 
 
 # ------------------------------------------------ ONNX
 
-# Names of activations that ONNX has an operator for (opset 13 and later).
-ONNX_ACTIVATIONS = {
+
+class _Graph:
+    """Nodes and constants of an ONNX graph, which grow by one call an operator."""
+
+    def __init__(self, onnx: Any, dtype: Any) -> None:
+        self.onnx, self.dtype = onnx, np.dtype(dtype)
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Any] = {}
+
+    def constant(self, value: Any, name: str | None = None) -> str:
+        """The name of an array, or of a number of the graph's dtype."""
+        name = name or f"number_{value!r}"
+        array = np.asarray(value, self.dtype if np.ndim(value) == 0 else None)
+        made = self.onnx.numpy_helper.from_array(
+            np.ascontiguousarray(array).reshape(array.shape), name
+        )
+        self.constants.setdefault(name, made)
+        return name
+
+    def __call__(self, operator: str, *inputs: Any, **attributes: Any) -> str:
+        """The name of the output; inputs are names or numbers."""
+        names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
+        output = f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(operator, names, [output], **attributes))
+        return output
+
+    def clipped(self, z: str, low: float, high: float) -> str:
+        return self("Min", self("Max", z, low), high)
+
+    def normal_below(self, z: str) -> str:
+        """The normal distribution's integral up to z; onnxruntime has erf in float32 alone."""
+        TensorProto = self.onnx.TensorProto
+        scaled = self("Cast", self("Mul", z, 0.5**0.5), to=TensorProto.FLOAT)
+        dtype = self.onnx.helper.np_dtype_to_tensor_dtype(self.dtype)
+        return self("Mul", self("Add", self("Cast", self("Erf", scaled), to=dtype), 1.0), 0.5)
+
+    def softplus(self, z: str) -> str:
+        e = self("Exp", self("Neg", self("Abs", z)))
+        return self("Add", self("Max", z, 0.0), self("Log", self("Add", e, 1.0)))
+
+    def elu(self, z: str, alpha: float, scale: float = 1.0) -> str:
+        e = self("Sub", self("Exp", self("Min", z, 0.0)), 1.0)
+        below = self("Mul", e, scale * alpha)
+        return self("Where", self("Greater", z, 0.0), self("Mul", z, scale), below)
+
+    def leaky_relu(self, z: str, slope: float, most: float, threshold: float) -> str:
+        above = z if most == np.inf else self("Min", z, most)
+        below = self("Mul", self("Sub", z, threshold), slope)
+        return self("Where", self("Greater", z, threshold), above, below)
+
+    def activation(self, f: activations.Activation, z: str) -> str:
+        """f(z), in operators that onnxruntime has for both dtypes."""
+        operator = ONNX_OPERATORS.get(f.kind)
+        if operator is not None:
+            return self(operator, z)
+        if f.kind == "leaky_relu":
+            assert f.curve is not None
+            return self.leaky_relu(z, *f.curve)
+        if f.kind == "elu":
+            assert f.curve is not None
+            return self.elu(z, f.curve[0])
+        return ONNX_FORMULAS[f.kind](self, z)
+
+
+# Activation -> its operator.
+ONNX_OPERATORS = {
     "linear": "Identity",
     "relu": "Relu",
     "tanh": "Tanh",
     "sigmoid": "Sigmoid",
     "softmax": "Softmax",
+    "log_softmax": "LogSoftmax",
     "exponential": "Exp",
-    "softplus": "Softplus",
-    "softsign": "Softsign",
+}
+
+
+def _gelu_by_tanh(g: _Graph, z: str) -> str:
+    u = g("Mul", z, g("Add", g("Mul", g("Mul", z, z), 0.07135481627260025), 1.5957691216057308))
+    return g("Mul", z, g("Sigmoid", u))
+
+
+# Activation -> a function of the graph and z.
+ONNX_FORMULAS: dict[str, Callable[[_Graph, str], str]] = {
+    "relu6": lambda g, z: g.clipped(z, 0.0, 6.0),
+    "selu": lambda g, z: g.elu(z, 1.6732632423543772, 1.0507009873554805),
+    "softplus": _Graph.softplus,
+    "softsign": lambda g, z: g("Div", z, g("Add", g("Abs", z), 1.0)),
+    "hard_sigmoid": lambda g, z: g("Div", g.clipped(g("Add", z, 3.0), 0.0, 6.0), 6.0),
+    "hard_silu": lambda g, z: g("Mul", z, ONNX_FORMULAS["hard_sigmoid"](g, z)),
+    "silu": lambda g, z: g("Mul", z, g("Sigmoid", z)),
+    "gelu": lambda g, z: g("Mul", z, g.normal_below(z)),
+    "gelu_tanh": _gelu_by_tanh,
+    "mish": lambda g, z: g("Mul", z, g("Tanh", g.softplus(z))),
 }
 
 
@@ -350,43 +501,29 @@ def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, n: int) 
     `selected` are the columns that the first layer reads (None: all), `n` is the width of a row.
     """
     onnx = _package("onnx", " (or fastreg-dense[onnx])")
-    helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    nodes, constants, last, width = [], [], "x", n
-
-    def add(operator: str, inputs: list[str], output: str, **more: Any) -> str:
-        nodes.append(helper.make_node(operator, inputs, [output], **more))
-        return output
-
-    def constant(array: Array, name: str) -> str:
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
+    helper, graph, last, width = onnx.helper, _Graph(onnx, dtype), "x", n
     if selected is not None:
-        index = constant(np.asarray(selected, np.int64), "selected_inputs")
-        last, width = add("Gather", ["x", index], "selected", axis=1), len(selected)
+        index = graph.constant(np.asarray(selected, np.int64), "selected_inputs")
+        last, width = graph("Gather", last, index, axis=1), len(selected)
     for i, layer in enumerate(layers):
         if layer["class_name"] == "Dense":
             kernel, *bias = layer["weights"]
-            last = add("MatMul", [last, constant(kernel, f"kernel_{i}")], f"product_{i}")
+            last = graph("MatMul", last, graph.constant(kernel, f"kernel_{i}"))
             for each in bias:
-                last = add("Add", [last, constant(each, f"bias_{i}")], f"z_{i}")
+                last = graph("Add", last, graph.constant(each, f"bias_{i}"))
             width = kernel.shape[1]
         if "activation" in layer["config"]:
-            activation = activations.get(layer["config"]["activation"]).kind
-            if activation not in ONNX_ACTIVATIONS:
-                what = "activation (of those that ONNX has)"
-                raise unknown_name(what, activation, ONNX_ACTIVATIONS)
-            last = add(ONNX_ACTIVATIONS[activation], [last], f"y_{i}")
-    nodes[-1].output[0] = "y"
-    graph = helper.make_graph(
-        nodes,
+            last = graph.activation(activations.get(layer["config"]["activation"]), last)
+    graph.nodes[-1].output[0] = "y"
+    kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
+    made = helper.make_graph(
+        graph.nodes,
         name,
         [helper.make_tensor_value_info("x", kind, ["n", n])],
         [helper.make_tensor_value_info("y", kind, ["n", width])],
-        constants,
+        list(graph.constants.values()),
     )
     opset = helper.make_opsetid("", 17)
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=9, producer_name="fastreg")
+    model = helper.make_model(made, opset_imports=[opset], ir_version=9, producer_name="fastreg")
     onnx.checker.check_model(model)
     return model

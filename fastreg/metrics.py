@@ -295,6 +295,97 @@ class CosineSimilarity(RowMean):
         return np.asarray((y * p).sum(axis=1))
 
 
+def _signs(y: Array) -> Array:
+    """Targets as -1 and 1; those of a batch that are 0 and 1 throughout are meant so."""
+    return np.asarray(2 * y - 1 if np.isin(y, (0, 1)).all() else y)
+
+
+@dataclass(frozen=True)
+class Hinge(RowMean):
+    """Mean of `max(1 - y p, 0)` for targets of -1 and 1 (or 0 and 1).
+
+    >>> Hinge()([-1.0, 1.0], [0.5, 0.5])
+    1.0
+    """
+
+    name: str = "hinge"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray(np.maximum(1 - _signs(y) * p, 0).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class SquaredHinge(RowMean):
+    """Mean of `max(1 - y p, 0)^2` for targets of -1 and 1 (or 0 and 1).
+
+    >>> SquaredHinge()([-1.0, 1.0], [0.5, 0.5])
+    1.25
+    """
+
+    name: str = "squared_hinge"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray(np.square(np.maximum(1 - _signs(y) * p, 0)).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class CategoricalHinge(RowMean):
+    """Mean over rows of `max(largest wrong output - right output + 1, 0)`, targets one-hot.
+
+    >>> CategoricalHinge()([[0.0, 1.0], [1.0, 0.0]], [[0.5, 1.0], [0.0, 1.0]])
+    1.25
+    """
+
+    name: str = "categorical_hinge"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray(np.maximum(((1 - y) * p).max(axis=1) - (y * p).sum(axis=1) + 1, 0))
+
+
+@dataclass(frozen=True)
+class KLDivergence(RowMean):
+    """Mean over rows of the sum of `y log(y / p)`, both clipped to [1e-7, 1].
+
+    >>> round(KLDivergence()([[1.0, 0.0]], [[0.5, 0.5]]), 4)
+    0.6931
+    """
+
+    name: str = "kl_divergence"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        y, p = np.clip(y, EPSILON, 1), np.clip(p, EPSILON, 1)
+        return np.asarray((y * np.log(y / p)).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class LogCoshError(RowMean):
+    """Mean of `log(cosh(p - y))`.
+
+    >>> round(LogCoshError()([0.0, 0.0], [1.0, 0.0]), 4)
+    0.2169
+    """
+
+    name: str = "logcosh"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        apart = np.abs(p - y)
+        return np.asarray((apart + np.log1p(np.exp(-2 * apart)) - math.log(2)).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class Poisson(RowMean):
+    """Mean of `p - y log(p + 1e-7)`.
+
+    >>> round(Poisson()([1.0, 0.0], [2.0, 2.0]), 4)
+    1.6534
+    """
+
+    name: str = "poisson"
+
+    def rows(self, y: Array, p: Array) -> Array:
+        return np.asarray((p - y * np.log(p + EPSILON)).mean(axis=1))
+
+
 class _Crossentropy(RowMean):
     from_logits: bool
 
@@ -669,6 +760,12 @@ REGISTRY: Registry[Metric] = Registry(
         MeanAbsolutePercentageError,
         MeanSquaredLogarithmicError,
         CosineSimilarity,
+        Hinge,
+        SquaredHinge,
+        CategoricalHinge,
+        KLDivergence,
+        LogCoshError,
+        Poisson,
         BinaryCrossentropy,
         CategoricalCrossentropy,
         SparseCategoricalCrossentropy,

@@ -1641,7 +1641,7 @@ def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> An
     Raises
     ------
     TypeError, ValueError
-        For anything else, or an activation that ONNX has no operator for.
+        For anything else, a model that is not built, or a layer at the entry.
     ImportError
         Without onnx.
     """

@@ -149,3 +149,10 @@ def test_refusals():
         Activation("gelu", approximate=1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         activations.relu.name = "tanh"
+
+
+def test_a_function_that_keras_registered_is_read():
+    """As `to_keras` leaves gelu by tanh, which Keras has no class for."""
+    expected = activations.Activation("gelu", approximate=True)
+    for described in ("fastreg>gelu_tanh", {"class_name": "function", "config": "gelu_tanh"}):
+        assert activations.get(described) == expected

@@ -40,7 +40,7 @@ ROWS = [
     },
     {"functional", "reference", "owlqn", "schedules"},
     {"inputs", "config", "serialization", "datasets", "curvature"},
-    {"errors", "_version"},
+    {"errors", "_version", "torch_modules"},
 ]
 OPTIONAL = {
     *("matplotlib", "tqdm", "sklearn", "safetensors", "pandas"),
@@ -123,7 +123,8 @@ def test_the_reference_needs_numpy_alone():
 @pytest.mark.parametrize("module", MODULES)
 def test_optional_packages_are_imported_where_they_are_needed(module):
     at_import = {name.split(".")[0] for name in imports(tree(module).body)}
-    assert at_import & OPTIONAL <= ({"sklearn"} if "estimators/" in module else set())
+    own = {"torch"} if module == "torch_modules" else set()
+    assert at_import & OPTIONAL <= ({"sklearn"} if "estimators/" in module else own)
 
 
 def run(code):

@@ -150,3 +150,10 @@ def test_models_that_are_not_built_stay_here():
     pytest.importorskip("torch", exc_type=ImportError)
     with pytest.raises(ValueError, match="to_torch: the model is not built"):
         fr.Sequential([fr.Dense(1)]).to_torch()
+
+
+def test_every_activation_has_its_module_and_its_operators():
+    kinds = set(fr.inputs.ACTIVATIONS)
+    assert {each.name for each in interchange.TORCH_ACTIVATIONS} == kinds - {"gelu_tanh"}
+    known = {*interchange.ONNX_OPERATORS, *interchange.ONNX_FORMULAS, "elu", "leaky_relu"}
+    assert known == kinds

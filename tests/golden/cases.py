@@ -6,6 +6,8 @@ A case is a plain dictionary (JSON), so that it can stand beside its answers in 
      "loss", "metrics", "optimizer": {"class_name", "config"},
      "weighting": None | "sample" | "class", "soft": bool, "zero_bias": bool}
 
+An activation is a name, or {"name", its parameters}.
+
 Data and first weights follow from the seed through the raw bits of PCG64, which NumPy keeps stable
 for good (its distributions it does not).
 """
@@ -13,6 +15,7 @@ for good (its distributions it does not).
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 from collections.abc import Iterable
@@ -27,6 +30,9 @@ MSE = "mean_squared_error"
 BCE = "binary_crossentropy"
 CCE = "categorical_crossentropy"
 SCCE = "sparse_categorical_crossentropy"
+NEAR_0 = {"log_cosh", "mean_absolute_error", MSE}  # targets in [-1, 1]
+ABOVE_0 = {"mean_absolute_percentage_error", "mean_squared_logarithmic_error", "poisson"}
+SIGNS = {"hinge", "squared_hinge"}
 
 
 class Stream:
@@ -57,7 +63,10 @@ def data(case: Case) -> dict[str, Any]:
     shares = stream.uniform(0, 1, n, n_out)
     one_hot = np.eye(n_out)[labels % n_out]
     y = {
-        MSE: 2 * shares - 1,
+        **dict.fromkeys(NEAR_0, 2 * shares - 1),
+        **dict.fromkeys(ABOVE_0, shares + 0.5),
+        **dict.fromkeys(SIGNS, np.sign(2 * shares - 1)),
+        "kl_divergence": shares / shares.sum(axis=1, keepdims=True),
         BCE: shares if case["soft"] else (labels[:, None] > np.arange(n_out)).astype("float64"),
         CCE: shares if case["soft"] else one_hot,
         SCCE: labels.astype("int32"),
@@ -81,26 +90,49 @@ def data(case: Case) -> dict[str, Any]:
     }
 
 
+def activation_of(api: Any, described: Any) -> Any:
+    """What `api` takes for an activation of a case: the object, or Keras' function of it."""
+    if isinstance(described, str):
+        return described
+    parameters = {key: value for key, value in described.items() if key != "name"}
+    if hasattr(api.activations, "Activation"):
+        return api.activations.Activation(described["name"], **parameters)
+    return functools.partial(getattr(api.activations, described["name"]), **parameters)
+
+
+def network(api: Any, case: Case, dtype: str = "float64", **model_options: Any) -> Any:
+    """The model of `case` with its first weights, compiled."""
+    described = [
+        {**layer, "activation": activation_of(api, layer["activation"])} for layer in case["layers"]
+    ]
+    model = api.Sequential(
+        [
+            api.Input((case["n_in"],), dtype=dtype),
+            *(api.layers.Dense(**layer, dtype=dtype) for layer in described),
+        ],
+        **model_options,
+    )
+    model.set_weights([w.astype(dtype) for w in data(case)["weights"]])
+    model.compile(
+        optimizer=api.optimizers.get(copy.deepcopy(case["optimizer"])),  # Keras writes into it
+        loss=case["loss"],
+        metrics=case["metrics"],
+    )
+    return model
+
+
 def train(api: Any, case: Case, dtype: str = "float64", **model_options: Any) -> dict[str, Any]:
     """Train `case` with `api`, which is keras or fastreg: the same words serve both.
 
     Returns the trained "weights", the "history" (loss and, if counted, accuracy of each epoch), and
     what "evaluate" and "predict" say afterwards.
     """
+    return fit(network(api, case, dtype, **model_options), case)
+
+
+def fit(model: Any, case: Case) -> dict[str, Any]:
+    """Train `model` on the data of `case`; returns what `train` does."""
     given = data(case)
-    model = api.Sequential(
-        [
-            api.Input((case["n_in"],), dtype=dtype),
-            *(api.layers.Dense(**layer, dtype=dtype) for layer in case["layers"]),
-        ],
-        **model_options,
-    )
-    model.set_weights([w.astype(dtype) for w in given["weights"]])
-    model.compile(
-        optimizer=api.optimizers.get(copy.deepcopy(case["optimizer"])),  # Keras writes into it
-        loss=case["loss"],
-        metrics=case["metrics"],
-    )
     history = model.fit(
         given["x"],
         given["y"],
@@ -234,6 +266,21 @@ STEP_OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [  # what stands around the 
         },
     ),
 ]
+
+
+def _scheduled(class_name: str, **config: Any) -> tuple[str, dict[str, Any]]:
+    schedule = {**SCHEDULE, "class_name": class_name, "config": config}
+    return ("SGD", {"learning_rate": schedule, "momentum": 0.5})
+
+
+SCHEDULED = [
+    _scheduled("ExponentialDecay", initial_learning_rate=0.1, decay_steps=4, decay_rate=0.3),
+    _scheduled("PiecewiseConstantDecay", boundaries=[2, 5], values=[0.05, 0.1, 0.02]),
+    _scheduled("PolynomialDecay", initial_learning_rate=0.1, decay_steps=5, power=2.0, cycle=True),
+    _scheduled("InverseTimeDecay", initial_learning_rate=0.1, decay_steps=3, decay_rate=0.7),
+    _scheduled("CosineDecayRestarts", initial_learning_rate=0.1, first_decay_steps=3, t_mul=1.5),
+]
+NON_NEG = {"class_name": "NonNeg", "config": {}}
 CONSTRAINTS: list[Any] = [
     None,
     {"class_name": "MaxNorm", "config": {"max_value": 0.4, "axis": 0}},
@@ -242,13 +289,23 @@ CONSTRAINTS: list[Any] = [
         "class_name": "MinMaxNorm",
         "config": {"min_value": 0.2, "max_value": 0.5, "rate": 0.7, "axis": 0},
     },
-    {"class_name": "NonNeg", "config": {}},
+    NON_NEG,
+]
+MORE_CONSTRAINTS: list[Any] = [
+    {"class_name": "UnitNorm", "config": {"axis": 1}},
+    {"class_name": "MaxNorm", "config": {"max_value": 1.5, "axis": [0, 1]}},
 ]
 NONE = None
 L1 = {"class_name": "L1", "config": {"l1": 0.003}}
 L2 = {"class_name": "L2", "config": {"l2": 0.007}}
 L1L2 = {"class_name": "L1L2", "config": {"l1": 0.002, "l2": 0.005}}
 REGULARIZERS = [NONE, L1, L2, L1L2]
+
+ORTHOGONAL = {"class_name": "OrthogonalRegularizer", "config": {"factor": 0.1, "mode": "rows"}}
+ORTHOGONAL_COLUMNS = {
+    "class_name": "OrthogonalRegularizer",
+    "config": {"factor": 0.2, "mode": "columns"},
+}
 
 FACTORS: dict[str, list[Any]] = {
     "sizes": SIZES,
@@ -314,22 +371,108 @@ def step_cases(seed: int) -> list[Case]:
     stream = Stream(seed)
     heads = [head for head in HEADS if head[0] != "relu"]
     factors = {**FACTORS, "head": heads, "hidden": ["linear", "tanh", "sigmoid"]}
-    orthogonal = {"class_name": "OrthogonalRegularizer", "config": {"factor": 0.1, "mode": "rows"}}
     cases = []
     for number, optimizer in enumerate(STEP_OPTIMIZERS):
         for more in (0, 2):
             constraint = CONSTRAINTS[(number + more) % len(CONSTRAINTS)]
             chosen = {name: values[stream.below(len(values))] for name, values in factors.items()}
             chosen |= {"optimizer": optimizer, "sizes": SIZES[3 + stream.below(len(SIZES) - 3)]}
-            if constraint is not None and constraint["class_name"] == "NonNeg":
+            if constraint == NON_NEG:
                 # Weights at 0: see `assemble`.
                 chosen |= {"kernel_regularizer": L2, "bias_regularizer": NONE}
             case = assemble(chosen, seed=seed + len(cases))
             for layer in case["layers"]:
                 layer["kernel_constraint"] = layer["bias_constraint"] = constraint
             if more and constraint is None:
-                case["layers"][-1]["kernel_regularizer"] = orthogonal
+                case["layers"][-1]["kernel_regularizer"] = ORTHOGONAL
             cases.append(case)
+    return cases
+
+
+ACTIVATIONS: list[Any] = [  # all but those of the design above, with Keras' parameters
+    "elu",
+    {"name": "elu", "alpha": 0.6},
+    "selu",
+    "gelu",
+    {"name": "gelu", "approximate": True},
+    "softplus",
+    "softsign",
+    "silu",
+    "leaky_relu",
+    {"name": "leaky_relu", "negative_slope": 0.4},
+    "hard_sigmoid",
+    "hard_silu",
+    "exponential",
+    "mish",
+    "relu6",
+    {"name": "relu", "negative_slope": 0.2, "max_value": 0.9, "threshold": 0.1},
+    {"name": "relu", "max_value": 1.0},
+    "log_softmax",
+]
+VOCABULARY: dict[str, list[Any]] = {
+    "sizes": SIZES[1:],
+    "hidden": ACTIVATIONS,
+    "head": [
+        ("linear", MSE, 3, ["mean_absolute_error"], False),
+        ({"name": "elu", "alpha": 0.5}, MSE, 2, [], False),
+        ("linear", "mean_absolute_error", 2, ["mean_squared_error"], False),
+        ("softplus", "mean_absolute_percentage_error", 3, [], False),
+        ("softplus", "mean_squared_logarithmic_error", 2, [], False),
+        ("linear", "log_cosh", 3, ["cosine_similarity"], False),
+        ("exponential", "poisson", 2, ["poisson"], False),
+        ("softplus", "poisson", 1, [], False),
+        ("softmax", "kl_divergence", 4, ["kl_divergence"], False),
+        ("tanh", "hinge", 2, ["hinge"], False),
+        ("linear", "squared_hinge", 3, ["squared_hinge"], False),
+        ("sigmoid", BCE, 3, ["binary_accuracy", "binary_crossentropy"], False),
+        ("softmax", CCE, 5, ["accuracy", "categorical_crossentropy"], True),
+        ("softmax", SCCE, 6, ["accuracy", "sparse_categorical_crossentropy"], False),
+    ],
+    "optimizer": [*OPTIMIZERS, *MORE_OPTIMIZERS, *STEP_OPTIMIZERS, *SCHEDULED],
+    "kernel_regularizer": [NONE, L2, L1L2, ORTHOGONAL, ORTHOGONAL_COLUMNS],
+    "bias_regularizer": [NONE, L2],
+    "activity_regularizer": REGULARIZERS,
+    "kernel_constraint": [*CONSTRAINTS, *MORE_CONSTRAINTS],
+    "bias_constraint": CONSTRAINTS,
+    "weighting": [None, "sample"],
+    "frozen": [None, None, 0],
+    "use_bias": ["all", "all", "first"],
+    "batches": [(24, 8), (31, 5), (23, 8)],
+}
+
+
+def vocabulary_cases(seed: int, n: int) -> list[Case]:
+    """`n` cases drawn from VOCABULARY so that each value of a factor comes as often as another."""
+    stream = Stream(seed)
+    columns = {
+        name: [values[i % len(values)] for i in np.argsort(stream.uniform(0, 1, n))]
+        for name, values in VOCABULARY.items()
+    }
+    cases = []
+    for number in range(n):
+        chosen = {name: column[number] for name, column in columns.items()}
+        constraints = [chosen["kernel_constraint"], chosen["bias_constraint"]]
+        if {
+            "class_name": "NonNeg",
+            "config": {},
+        } in constraints or "l1_regularization_strength" in (chosen["optimizer"][1]):
+            # Weights, and outputs, at 0, where JAX has another slope of |w|: see `assemble`.
+            chosen |= {"kernel_regularizer": L2, "bias_regularizer": NONE}
+            chosen |= {"activity_regularizer": L2 if chosen["activity_regularizer"] else NONE}
+            if constraints[0] == NON_NEG:  # and z at 0, where it has another slope of leaky_relu
+                chosen["use_bias"] = "all"
+                constraints[1] = NONE if constraints[1] == NON_NEG else constraints[1]
+        if chosen["hidden"] == "exponential":
+            chosen["sizes"] = SIZES[3]  # a tower of powers overflows
+        case = assemble(chosen, seed=seed + number)
+        n_in = case["n_in"]
+        for layer in case["layers"]:
+            layer["kernel_constraint"], layer["bias_constraint"] = constraints
+            regularizer = layer["kernel_regularizer"]
+            if regularizer in (ORTHOGONAL, ORTHOGONAL_COLUMNS) and min(n_in, layer["units"]) < 2:
+                layer["kernel_regularizer"] = L2  # the angles between one vector
+            n_in = layer["units"]
+        cases.append(case)
     return cases
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +45,26 @@ def train_keras(case: Case, dtype: str = "float64") -> Answer:
         return train(keras, case, dtype)
     finally:
         keras.config.set_floatx("float64")
+
+
+def train_keras_on_torch(case: Case) -> Answer:
+    """The answer of Keras on its PyTorch backend in float32, in a process of its own."""
+    code = (
+        "import os, pickle, sys; os.environ['KERAS_BACKEND'] = 'torch'\n"
+        "case = pickle.load(sys.stdin.buffer)\n"
+        "import keras\n"
+        "from golden import cases\n"
+        "pickle.dump(cases.train(keras, case, 'float32'), sys.stdout.buffer)\n"
+    )
+    answered = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(case),
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    return pickle.loads(answered.stdout)
 
 
 # ------------------------------------------------------------------ PyTorch

@@ -27,7 +27,17 @@ def run(model, x):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("activation", ["linear", "relu", "tanh", "sigmoid", "softmax"])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        *fr.activations.NAMES,
+        fr.activations.Activation("gelu", approximate=True),
+        fr.activations.Activation("elu", alpha=0.5),
+        fr.activations.Activation("leaky_relu", negative_slope=0.5),
+        fr.activations.Activation("relu", negative_slope=0.2, max_value=0.9, threshold=0.1),
+    ],
+    ids=str,
+)
 def test_sequential(activation, dtype):
     layers = [fr.Input((6,), dtype=dtype), fr.Dense(9, activation, use_bias=False)]
     model = fr.Sequential([*layers, fr.Dropout(0.5), fr.Dense(3, "softmax")])

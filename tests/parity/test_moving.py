@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
-from golden import peers
+from golden import cases, peers
 
 import fastreg as fr
 
@@ -178,8 +180,10 @@ def test_from_torch():
 @pytest.fixture
 def float32():
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
 
 
 def test_flatten_moves(float32):
@@ -208,3 +212,49 @@ def test_layers_at_the_entry_move(float32):
     layer.adapt(rows)
     close(layer.mean, np.asarray(adapted.mean).ravel(), "float32")
     close(layer.variance, np.asarray(adapted.variance).ravel(), "float32")
+
+
+ACTIVATIONS = [
+    fr.activations.Activation(**({"name": each} if isinstance(each, str) else each))
+    for each in ["relu", "tanh", "sigmoid", "softmax", *cases.ACTIVATIONS]
+] + [fr.activations.Activation("relu", threshold=0.4)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+def test_every_activation_moves_both_ways(activation, dtype):
+    layers = [fr.Input((5,), dtype=dtype), fr.Dense(7, activation), fr.Dense(3, activation)]
+    model = fr.Sequential(layers)
+    rng = np.random.default_rng(2)
+    model.set_weights([rng.uniform(-0.5, 0.5, w.shape) for w in model.get_weights()])
+    rows = x(5, dtype)
+    expected = model.predict(rows)
+    there = model.to_keras()
+    close(there(rows), expected, dtype)
+    again = keras.Sequential.from_config(there.get_config())  # as Keras' own files do
+    again.set_weights(there.get_weights())
+    close(again(rows), expected, dtype)
+    back = fr.from_keras(there)
+    assert [layer.activation for layer in back.layers] == [activation, activation]
+    np.testing.assert_array_equal(back.predict(rows), expected)
+    module = model.to_torch().eval()
+    close(module(torch.tensor(rows)).detach(), expected, dtype)
+    back = fr.from_torch(pickle.loads(pickle.dumps(module)))
+    close(back.predict(rows), expected, dtype)
+
+
+def test_activations_of_torch_in_its_own_forms():
+    nn = torch.nn
+    for module, expected in (
+        (nn.LeakyReLU(), fr.activations.Activation("leaky_relu", negative_slope=0.01)),
+        (nn.Softplus(), fr.activations.softplus),
+        (nn.LogSoftmax(dim=1), fr.activations.log_softmax),
+        (nn.GELU("tanh"), fr.activations.Activation("gelu", approximate=True)),
+        (nn.Hardtanh(0, 2.0), fr.activations.Activation("relu", max_value=2.0)),
+        (nn.Threshold(0.5, 0), fr.activations.Activation("relu", threshold=0.5)),
+    ):
+        model = fr.from_torch(nn.Sequential(nn.Linear(3, 2), module))
+        assert model.layers[0].activation == expected
+    for module in (nn.Hardtanh(), nn.Threshold(0.5, 1.0), nn.Softplus(2.0), nn.CELU()):
+        with pytest.raises(ValueError, match=type(module).__name__):
+            fr.from_torch(nn.Sequential(nn.Linear(3, 2), module))
