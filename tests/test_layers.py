@@ -406,3 +406,180 @@ def test_what_does_not_fit_at_the_entry():
     ]:
         with pytest.raises(error, match=match):
             make()
+
+
+# ------------------------------------------------------------------ kinds that are not dense
+
+OTHERS = [
+    lambda: fr.Activation("gelu"),
+    lambda: fr.Activation(fr.activations.Activation("elu", alpha=0.5)),
+    lambda: fr.ActivityRegularization(0.01, 0.02),
+    lambda: fr.GaussianNoise(0.1, seed=4),
+    lambda: fr.GaussianDropout(0.2),
+    lambda: fr.AlphaDropout(0.2, seed=4),
+]
+
+
+@pytest.mark.parametrize("make", OTHERS)
+def test_other_kinds_are_saved_copied_and_described(make, backend, tmp_path):
+    layers_ = [fr.Input((4,)), fr.Dense(3, "relu"), make(), fr.Dense(2)]
+    model = fr.Sequential(layers_, backend=backend)
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(40, 4))
+    model.fit(x, x[:, :2], epochs=2, verbose=0)
+    model.save(tmp_path / "model.safetensors")
+    loaded = fr.load_model(tmp_path / "model.safetensors", backend=backend)
+    again = pickle.loads(pickle.dumps(model))
+    for other in (loaded, again, fr.Sequential.from_config(model.get_config())):
+        assert other.get_config() == model.get_config()
+        assert type(other.layers[1]) is type(model.layers[1])
+    for other in (loaded, again):
+        np.testing.assert_array_equal(other.predict(x), model.predict(x))
+    lines = []
+    model.summary(lines.append)
+    assert any(type(model.layers[1]).__name__ in line for line in lines)
+    assert model.layers[1].output_shape == (None, 3)
+    assert model.layers[1].count_params() == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: fr.Activation("rleu"), ValueError, "activation.*'rleu'.*Did you mean 'relu'"),
+        (lambda: fr.ActivityRegularization(-1.0), ValueError, "l1: got -1"),
+        (lambda: fr.ActivityRegularization(l2="x"), TypeError, "l2: got 'x'"),
+        (lambda: fr.GaussianNoise(-0.1), ValueError, "stddev: got -0.1"),
+        (lambda: fr.GaussianNoise(0.1, seed=-1), ValueError, "seed: got -1"),
+        (lambda: fr.GaussianDropout(1.0), ValueError, "rate: got 1"),
+        (lambda: fr.AlphaDropout(0.5, (1, 2)), ValueError, "noise_shape: got"),
+        (lambda: fr.AlphaDropout(float("nan")), ValueError, "rate: got nan"),
+    ],
+)
+def test_other_kinds_refuse(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_activations_apart_are_those_of_dense_layers(backend):
+    """The loss is fused with a softmax of its own layer, too."""
+    x = np.random.default_rng(0).normal(size=(60, 5))
+    y = np.arange(60) % 3
+    found = []
+    for apart in (False, True):
+        fr.set_random_seed(3)
+        parts = [fr.Dense(8), fr.Activation("tanh"), fr.Dense(3), fr.Activation("softmax")]
+        if not apart:
+            parts = [fr.Dense(8, "tanh"), fr.Dense(3, "softmax")]
+        model = fr.Sequential([fr.Input((5,), dtype="float64"), *parts], backend=backend)
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        history = model.fit(x, y, epochs=3, verbose=0).history
+        found.append([*model.get_weights(), model.predict(x), *history.values()])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_activity_penalties_stand_in_the_history_and_may_change(backend):
+    layer = fr.ActivityRegularization(l1=0.5)
+    model = fr.Sequential([fr.Input((2,)), layer, fr.Dense(1)], backend=backend)
+    model.compile("sgd", "mse")
+    x = np.array([[1.0, -2.0], [3.0, 0.0]])
+    found = model.evaluate(x, [0.0, 0.0], verbose=0, return_dict=True)
+    assert found["activity_penalty"] == pytest.approx(0.5 * 6 / 2)
+    layer.l1, layer.l2 = 0.0, 0.25
+    found = model.evaluate(x, [0.0, 0.0], verbose=0, return_dict=True)
+    assert found["activity_penalty"] == pytest.approx(0.25 * 14 / 2)
+
+
+def test_amounts_follow_schedules(backend):
+    """What a step draws is what its own amount says: at 0 the second epoch is deterministic."""
+    steps = fr.optimizers.schedules.PiecewiseConstantDecay
+    x = np.random.default_rng(0).normal(size=(32, 3))
+    for layer in (
+        fr.GaussianNoise(steps([0], [0.5, 0.0])),
+        fr.GaussianDropout(steps([0], [0.5, 0.0])),
+        fr.AlphaDropout(steps([0], [0.5, 0.0])),
+        fr.ActivityRegularization(steps([0], [0.5, 0.0])),
+    ):
+        dense = fr.Dense(1)
+        model = fr.Sequential([fr.Input((3,)), layer, dense], backend=backend)
+        model.compile(fr.SGD(0.0), "mse")
+        losses = model.fit(x, x[:, 0], batch_size=32, epochs=3, verbose=0).history["loss"]
+        expected = model.evaluate(x, x[:, 0], verbose=0)
+        assert losses[0] != pytest.approx(expected, rel=1e-6)
+        assert losses[2] == pytest.approx(expected, rel=1e-6)
+
+
+def test_calls_in_training_are_noisy(backend):
+    x = np.ones((500, 8))
+    for layer, stddev in (
+        (fr.GaussianNoise(0.5), 0.5),
+        (fr.GaussianDropout(0.5), 1.0),
+        (fr.Dropout(0.5), 1.0),
+    ):
+        model = fr.Sequential([fr.Input((8,)), layer, fr.Dense(8)], backend=backend)
+        model.set_weights([np.eye(8), np.zeros(8)])
+        np.testing.assert_array_equal(model(x), x)
+        y = model(x, training=True)
+        assert y.mean() == pytest.approx(1.0, abs=0.1)
+        assert y.std() == pytest.approx(stddev, rel=0.1)
+        assert (model(x, training=True) != y).any()
+
+
+def test_sparse_rows_may_meet_another_kind_first(backend):
+    sparse = pytest.importorskip("scipy.sparse")
+    x = np.random.default_rng(0).normal(size=(50, 30)) * (np.arange(30) % 3 == 0)
+    for first in (fr.Activation("sigmoid"), fr.GaussianNoise(0.0), fr.ActivityRegularization(0.1)):
+        model = fr.Sequential([fr.Input((30,)), first, fr.Dense(2)], backend=backend)
+        model.compile(fr.SGD(0.0), "mse")
+        csr = sparse.csr_array(x)
+        np.testing.assert_allclose(model.predict(csr), model.predict(x), rtol=1e-5, atol=1e-6)
+        dense = model.evaluate(x, x[:, :2], verbose=0)
+        assert model.evaluate(csr, x[:, :2], verbose=0) == pytest.approx(dense, rel=1e-5)
+        fitted = model.fit(csr, x[:, :2], batch_size=50, verbose=0).history["loss"]
+        assert fitted == [pytest.approx(dense, rel=1e-5)]
+
+
+def test_compact_folds_through_activations_apart(backend):
+    """A unit without inputs is a constant, after the sigmoid of a layer of its own, too."""
+    model = fr.Sequential(
+        [
+            fr.Input((3,), dtype="float64"),
+            fr.Dense(4),
+            fr.Activation("sigmoid"),
+            fr.GaussianDropout(0.1),
+            fr.Dense(2),
+            fr.Activation("softmax"),
+        ],
+        backend=backend,
+    )
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=w.shape) for w in model.get_weights()]
+    weights[0][:, 1] = 0  # a constant
+    weights[2][2] = 0  # is not read
+    model.set_weights(weights)
+    small = fr.compact(model)
+    assert small.layers[0].units == 2
+    x = rng.normal(size=(20, 3))
+    np.testing.assert_allclose(small.predict(x), model.predict(x), rtol=1e-12)
+    report = fr.sparsity_report(model, x)
+    assert report["layers"][0]["dead_units"] == 1
+    weights[1][:] = -1e3  # the sigmoid of all units but the constant one
+    model.set_weights(weights)
+    assert fr.sparsity_report(model, x)["layers"][0]["silent_units"] == 4
+
+
+def test_one_function_may_have_activations_apart(backend):
+    """polish and LBFGS minimize the same loss, whatever layers hold it."""
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    found = []
+    for parts in ([fr.Dense(4, "tanh")], [fr.Dense(4), fr.Activation("tanh")]):
+        fr.set_random_seed(1)
+        model = fr.Sequential(
+            [fr.Input((3,), dtype="float64"), *parts, fr.Dense(1)], backend=backend
+        )
+        model.compile("lbfgs", "mse")
+        model.fit(x, x[:, 0] * x[:, 1], epochs=5, verbose=0)
+        polished = model.polish(x, x[:, 0] * x[:, 1], max_iter=20, verbose=0)
+        found.append([*model.get_weights(), polished.objective])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)

@@ -46,6 +46,14 @@ def test_sequential(activation, dtype):
     np.testing.assert_allclose(y, model.predict(X, verbose=0), atol=1e-5)
 
 
+def test_layers_of_other_kinds():
+    layers = [fr.Input((6,)), fr.ActivityRegularization(0.1), fr.Dense(9), fr.Activation("tanh")]
+    layers += [fr.GaussianNoise(0.1), fr.AlphaDropout(0.2), fr.Dense(3), fr.Activation("softmax")]
+    model = fr.Sequential(layers)
+    (y,) = run(fr.to_onnx(model), X)
+    np.testing.assert_allclose(y, model.predict(X, verbose=0), atol=1e-5)
+
+
 def test_compact_sequential_reads_whole_rows(tmp_path):
     model = fr.Sequential([fr.Input((6,)), fr.Dense(4, "relu"), fr.Dense(1)])
     kernel, *rest = model.get_weights()
