@@ -57,8 +57,9 @@ cdef extern from "fastreg.h" nogil:
         ptrdiff_t n_in
         ptrdiff_t n_out
         int activation
-        int use_bias
+        int use_bias, use_gamma
         int trainable
+        double epsilon, momentum
         fr_curve curve
         fr_regularizer kernel
         fr_regularizer bias
@@ -111,6 +112,12 @@ cdef extern from "fastreg.h" nogil:
     enum:
         FR_LEDGER_SIZE
         FR_MOST_SLOTS
+
+    enum:
+        FR_KERNEL
+        FR_BIAS
+        FR_MOVING_MEAN
+        FR_MOVING_VARIANCE
 
     enum:
         FR_GRADIENT
@@ -214,6 +221,11 @@ cdef extern from "fastreg.h" nogil:
                             double l1, const fr_groups *groups)
     fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
                       const void *y_pred, const void *weight, double *value, void *dy)
+    fr_status fr_normalize_rows(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x,
+                                const void *gamma, const void *beta, double epsilon, void *y)
+    fr_status fr_normalize_columns(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x,
+                                   const void *mean, const void *variance, const void *gamma,
+                                   const void *beta, double epsilon, void *y)
     fr_status fr_noise(fr_dtype dtype, int kind, ptrdiff_t rows, ptrdiff_t n, const void *x,
                        double amount, uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y)
     fr_status fr_update(fr_dtype dtype, const fr_optimizer *optimizer, int64_t iteration,

@@ -56,6 +56,18 @@ def loss(name: str, y_true: Array, y_pred: Array, sample_weight: Array | None) -
 def loss_gradient(
     name: str, y_true: Array, y_pred: Array, sample_weight: Array | None, out: Array
 ) -> None: ...
+def normalize_rows(
+    x: Array, gamma: Array | None, beta: Array | None, epsilon: float, out: Array
+) -> None: ...
+def normalize_columns(
+    mean: Array,
+    variance: Array,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    epsilon: float,
+    out: Array,
+) -> None: ...
 def noise(
     kind: str, x: Array, amount: float, seed: int, iteration: int, layer: int, out: Array
 ) -> None: ...

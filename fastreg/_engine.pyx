@@ -272,7 +272,8 @@ cdef fr_layer _layer(dict layer) except *:
     out.seed = 0 if seed is None else seed
     out.activation = _id(_ACTIVATIONS, "activation", layer.get("activation", "linear"))
     out.curve = _curve(layer.get("curve"))
-    out.use_bias = layer.get("use_bias", False)
+    out.use_bias, out.use_gamma = layer.get("use_bias", False), layer.get("use_gamma", False)
+    out.epsilon, out.momentum = layer.get("epsilon", 0.0), layer.get("momentum", 0.0)
     out.trainable = layer.get("trainable", False)
     out.kernel = fr_regularizer(layer.get("kernel_l1", 0.0), layer.get("kernel_l2", 0.0))
     out.bias = fr_regularizer(layer.get("bias_l1", 0.0), layer.get("bias_l2", 0.0))
@@ -358,10 +359,16 @@ cdef class Network:
         self.n_in, self.n_out = layers[0]["n_in"], layers[self.n_layers - 1]["n_out"]
         self.shapes = []
         for number, layer in enumerate(layers):
+            one = (layer["n_out"],)
             if layer["kind"] == "dense":
-                self.shapes.append((number, 0, (layer["n_in"], layer["n_out"])))
-                if layer["use_bias"]:
-                    self.shapes.append((number, 1, (layer["n_out"],)))
+                self.shapes.append((number, FR_KERNEL, (layer["n_in"], layer["n_out"])))
+            if layer.get("use_gamma"):
+                self.shapes.append((number, FR_KERNEL, one))
+            if layer.get("use_bias"):
+                self.shapes.append((number, FR_BIAS, one))
+            if layer["kind"] == "batch_normalization":
+                self.shapes.append((number, FR_MOVING_MEAN, one))
+                self.shapes.append((number, FR_MOVING_VARIANCE, one))
         cdef fr_layer *described = self._describe(layers)
         try:
             _check(fr_network_create(
@@ -799,6 +806,18 @@ def loss(name, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight):
 def loss_gradient(name, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight, cnp.ndarray out):
     _check(fr_loss(_dtype(y_pred), _id(_LOSSES, "name", name), y_pred.shape[0], y_pred.shape[1],
                    _data(y_true), _data(y_pred), _data_or_null(sample_weight), NULL, _data(out)))
+
+
+def normalize_rows(cnp.ndarray x, gamma, beta, double epsilon, cnp.ndarray out):
+    _check(fr_normalize_rows(_dtype(x), x.shape[0], x.shape[1], _data(x), _data_or_null(gamma),
+                             _data_or_null(beta), epsilon, _data(out)))
+
+
+def normalize_columns(cnp.ndarray mean, cnp.ndarray variance, cnp.ndarray x, gamma, beta,
+                      double epsilon, cnp.ndarray out):
+    _check(fr_normalize_columns(_dtype(x), x.shape[0], x.shape[1], _data(x), _data(mean),
+                                _data(variance), _data_or_null(gamma), _data_or_null(beta), epsilon,
+                                _data(out)))
 
 
 def noise(str kind, cnp.ndarray x, double amount, uint64_t seed, int64_t iteration, ptrdiff_t layer,

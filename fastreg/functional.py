@@ -31,6 +31,8 @@ __all__ = [
     "gaussian_noise",
     "gaussian_dropout",
     "alpha_dropout",
+    "layer_normalization",
+    "batch_normalization",
     "sgd_update",
     "adam_update",
     "optimizer_slots",
@@ -469,6 +471,70 @@ def alpha_dropout(
     args = inputs.check_noise(x, "rate", rate, seed, iteration, layer, out)
     _engine.noise("alpha_dropout", *args)
     return args[-1]
+
+
+def layer_normalization(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    epsilon: float = 1e-3,
+    out: Array | None = None,
+) -> Array:
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, by the moments of each row.
+
+    Ba, Kiros and Hinton 2016.
+
+    Parameters
+    ----------
+    x : (n, units), gamma, beta : (units,) or None; all float32 or all float64.
+    epsilon : > 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> layer_normalization([[1.0, 3.0]], [1.0, 2.0], epsilon=1e-12)
+    array([[-1.,  2.]])
+    """
+    args = inputs.check_normalization(x, gamma, beta, epsilon, out)
+    _engine.normalize_rows(*args)
+    return args[-1]
+
+
+def batch_normalization(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    epsilon: float = 1e-3,
+    out: Array | None = None,
+) -> Array:
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, by given moments of the columns.
+
+    Ioffe and Szegedy 2015.
+
+    Parameters
+    ----------
+    x : (n, units), the others (units,), gamma and beta or None; all float32 or all float64.
+    epsilon : > 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> batch_normalization([[1.0], [3.0]], [2.0], [3.0], beta=[0.5], epsilon=1.0)
+    array([[0.],
+           [1.]])
+    """
+    x, gamma, beta, epsilon, out = inputs.check_normalization(x, gamma, beta, epsilon, out)
+    mean, variance = inputs.check_moments(x, mean, variance, out)
+    _engine.normalize_columns(mean, variance, x, gamma, beta, epsilon, out)
+    return out
 
 
 def sgd_update(

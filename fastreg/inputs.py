@@ -682,6 +682,37 @@ def check_noise(
     )
 
 
+def check_normalization(
+    x: ArrayLike,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    epsilon: float,
+    out: Array | None,
+) -> tuple[Array, Array | None, Array | None, float, Array]:
+    """Checked (x, gamma, beta, epsilon, out); `out` may be `x`."""
+    x_ = _array("x", x, ("n", "units"))
+    gamma_ = None if gamma is None else _array("gamma", gamma, x_.shape[1:], like=x_)
+    beta_ = None if beta is None else _array("beta", beta, x_.shape[1:], like=x_)
+    epsilon = check_real("epsilon", epsilon, low=0, low_open=True)
+    out = check_out(out, x_.shape, x_.dtype, {"x": x}, same=True)
+    _check_apart({"out": out}, {"gamma": gamma, "beta": beta})
+    return x_, gamma_, beta_, epsilon, out
+
+
+def check_moments(
+    x: Array, mean: ArrayLike, variance: ArrayLike, out: Array
+) -> tuple[Array, Array]:
+    """Checked (mean, variance) of the columns of x."""
+    _check_apart({"out": out}, {"mean": mean, "variance": variance})
+    mean_, variance_ = (
+        _array(name, value, x.shape[1:], like=x)
+        for name, value in (("mean", mean), ("variance", variance))
+    )
+    if not (variance_ >= 0).all():
+        raise ValueError("variance: got a negative number or NaN; numbers >= 0 are needed")
+    return mean_, variance_
+
+
 # A step: w, dw, slots (the optimizer's, then the budget's), optimizer, iteration, l1, l2.
 Update = tuple[Array, Array, list[Array], dict[str, Any], int, float, float]
 

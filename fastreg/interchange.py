@@ -320,6 +320,14 @@ def of_torch(model: Any) -> Moved:
             kind, config = "AlphaDropout", {"rate": module.p}
         elif isinstance(module, torch.nn.Flatten):
             continue  # rows are flat
+        elif isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm1d):
+            kind, config, n = _normalization_of(torch, module)
+            if not layers:
+                layers.append({"class_name": "Input", "config": {"shape": [n]}})
+                weights.append([])
+            if kind == "BatchNormalization":
+                moving = module.running_mean, module.running_var
+                arrays += [array.detach().cpu().numpy() for array in moving]
         else:
             activation = _activation_of(module)
             dense = layers and layers[-1]["class_name"] == "Dense"
@@ -332,6 +340,20 @@ def of_torch(model: Any) -> Moved:
     return Moved(None, layers, weights, None)
 
 
+def _normalization_of(torch: Any, module: Any) -> tuple[str, Config, int]:
+    """The layer's class, what it is made with, and its width."""
+    config = {"epsilon": module.eps}
+    config |= {"scale": module.weight is not None, "center": module.bias is not None}
+    if isinstance(module, torch.nn.LayerNorm):
+        if len(module.normalized_shape) != 1:
+            raise ValueError(f"model: got {module}; rows of one axis are needed")
+        return "LayerNormalization", config, module.normalized_shape[0]
+    if not module.track_running_stats or module.momentum is None:
+        raise ValueError(f"model: got {module}; running moments with a momentum are needed")
+    config["momentum"] = 1 - module.momentum
+    return "BatchNormalization", config, module.num_features
+
+
 def _activation_of(module: Any) -> Any:
     """A module as the configuration of an activation."""
     for kind, name, attributes, fixed, own in TORCH_ACTIVATIONS:
@@ -341,7 +363,7 @@ def _activation_of(module: Any) -> Any:
         if all(found[key] in _SAME_IN_TORCH.get(key, {attributes[key]}) for key in found):
             parameters = {parameter: getattr(module, key) for key, parameter in own.items()}
             return activations.serialize(activations.Activation(name, **fixed, **parameters))
-    known = ["Linear", "Dropout", "AlphaDropout", "Flatten"]
+    known = ["Linear", "Dropout", "AlphaDropout", "Flatten", "LayerNorm", "BatchNorm1d"]
     known += [each.kind for each in TORCH_ACTIVATIONS]
     raise unknown_name("model", str(module), known)
 
@@ -389,12 +411,40 @@ def to_torch(moved: Moved) -> Any:
             modules.append(getattr(torch.nn, kind)(config["rate"]))
         elif kind == "Flatten":
             modules.append(torch.nn.Flatten())
+        elif kind in ("LayerNormalization", "BatchNormalization"):
+            modules.append(_torch_normalization(torch, kind, config, arrays))
         elif kind not in WITHOUT_MODULE:
-            raise unknown_name("layer", kind, ["Dense", "Dropout", "AlphaDropout", "Flatten"])
+            known = ["Dense", "Dropout", "AlphaDropout", "Flatten"]
+            known += ["LayerNormalization", "BatchNormalization"]
+            raise unknown_name("layer", kind, known)
         activation = activations.get(config.get("activation"))
         if activation.name != "linear":
             modules.append(_torch_module(torch, activation))
     return torch.nn.Sequential(*modules)
+
+
+def _torch_normalization(torch: Any, kind: str, config: Config, arrays: list[Array]) -> Any:
+    """A LayerNorm or BatchNorm1d; PyTorch moves its variance by the unbiased one of a batch.
+
+    Where there is no gamma or beta it is 1 or 0, and not trained.
+    """
+    names = [name for name, has in (("weight", "scale"), ("bias", "center")) if config[has]]
+    if kind == "BatchNormalization":
+        names += ["running_mean", "running_var"]
+    if not names:
+        raise ValueError(f"to_torch: layer {config['name']!r} has neither gamma nor beta")
+    n, dtype = len(arrays[0]), torch.tensor(arrays[0]).dtype
+    if kind == "BatchNormalization":
+        momentum = 1 - config["momentum"]
+        module = torch.nn.BatchNorm1d(n, config["epsilon"], momentum, dtype=dtype)
+    else:
+        module = torch.nn.LayerNorm(n, config["epsilon"], dtype=dtype)
+    with torch.no_grad():
+        for name, array in zip(names, arrays, strict=True):
+            getattr(module, name).copy_(torch.tensor(array))
+    for name in ("weight", "bias"):
+        getattr(module, name).requires_grad_(config["trainable"] and name in names)
+    return module
 
 
 # ------------------------------------------------ ONNX
@@ -512,6 +562,14 @@ def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, n: int) 
             for each in bias:
                 last = graph("Add", last, graph.constant(each, f"bias_{i}"))
             width = kernel.shape[1]
+        if layer["class_name"] in ("LayerNormalization", "BatchNormalization"):
+            config, arrays = layer["config"], iter(layer["weights"])
+            ones, zeros = np.ones(width, dtype), np.zeros(width, dtype)
+            gamma = graph.constant(next(arrays) if config["scale"] else ones, f"gamma_{i}")
+            beta = graph.constant(next(arrays) if config["center"] else zeros, f"beta_{i}")
+            moving = [graph.constant(each, f"moving_{i}_{j}") for j, each in enumerate(arrays)]
+            inputs = [last, gamma, beta, *moving]
+            last = graph(layer["class_name"], *inputs, epsilon=config["epsilon"])
         if "activation" in layer["config"]:
             last = graph.activation(activations.get(layer["config"]["activation"]), last)
     graph.nodes[-1].output[0] = "y"

@@ -112,6 +112,8 @@ class Layer:
     keras_only: ClassVar[Mapping[str, object]] = {"autocast": True}
     # Done once to the rows as they come in, not in every step; stands before all that is not.
     at_entry: ClassVar[bool] = False
+    # What the network calls the weights that steps update.
+    parts: ClassVar[Mapping[str, str]] = {"kernel": "kernel", "bias": "bias"}
 
     name: str
     dtype: str | None
@@ -179,6 +181,11 @@ class Layer:
     def count_params(self) -> int:
         """How many weights the layer has; AttributeError before it is built."""
         return sum(int(np.prod(shape)) for shape in self._shapes(self._sizes()[0]).values())
+
+    def count_trainable(self) -> int:
+        """How many of them training changes."""
+        shapes = self._shapes(self._sizes()[0]) if self.trainable else {}
+        return sum(int(np.prod(shape)) for name, shape in shapes.items() if name in self.parts)
 
     @property
     def weights(self) -> list[Array]:
@@ -266,7 +273,7 @@ class Layer:
             return None
         raise NotImplementedError
 
-    def _alone(self, activation: activations.Activation) -> dict[str, Any]:
+    def _alone(self, activation: activations.Activation, step: int) -> dict[str, Any]:
         """A layer that is an activation, as `Network` takes it."""
         n, _ = self._sizes()
         return {
@@ -275,8 +282,7 @@ class Layer:
             "n_out": n,
             "activation": activation.kind,
             "curve": activation.curve,
-            "activity_l1": 0.0,
-            "activity_l2": 0.0,
+            **self._strengths(step),
         }
 
     def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
@@ -291,13 +297,51 @@ class Layer:
         found = {name: getattr(self, f"{name}_constraint", None) for name in self.weight_names}
         return {name: each for name, each in found.items() if each is not None}
 
+    def _regularizers(self) -> dict[str, regularizers.Regularizer]:
+        """Of weights by their names, and of the "activity"."""
+        found = {of: getattr(self, f"{of}_regularizer", None) for of in (*self.parts, "activity")}
+        return {of: regularizer for of, regularizer in found.items() if regularizer is not None}
+
+    def _strengths(self, step: int) -> dict[str, float]:
+        """Of the regularizers in a step, as `Network` takes them."""
+        found = {f"{of}_{p}": 0.0 for of in ("kernel", "bias", "activity") for p in ("l1", "l2")}
+        for of, regularizer in self._regularizers().items():
+            at_step, part = regularizer.at(step), self.parts.get(of, of)
+            found[f"{part}_l1"], found[f"{part}_l2"] = at_step.l1, at_step.l2
+        return found
+
+    def _bounds(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Bound | None]:
+        """The constraints of weights of these shapes, as `Network` takes them."""
+        found: dict[str, Bound | None] = {}
+        for of, shape in shapes.items():
+            name = f"{of}_constraint"
+            constraint: constraints.Constraint | None = getattr(self, name)
+            try:
+                bound = None if constraint is None else constraint.bound(shape)
+            except ValueError as error:
+                raise ValueError(f"{name} of layer {self.name!r}: {error}") from None
+            found[f"{self.parts[of]}_constraint"] = bound
+        return found
+
     def whole_penalties(self) -> dict[str, regularizers.Whole]:
         """Penalties whose gradient is added in Python, by the names of the weights."""
-        return {}
+        return {
+            of: regularizer
+            for of, regularizer in self._regularizers().items()
+            if isinstance(regularizer, regularizers.Whole) and of in self.weight_names
+        }
 
     def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
         """What follows a schedule, by the names of `describe`, with the check of its values."""
-        return {}
+        return {
+            f"{self.parts.get(of, of)}_{name}": (schedule, regularizers.check_strength)
+            for of, regularizer in self._regularizers().items()
+            for name, schedule in regularizer.schedules().items()
+        }
+
+    def uses_batch(self) -> bool:
+        """Whether what training makes of a row depends on the others of its batch."""
+        return False
 
     def enter(self, x: Array) -> Array:
         """What a layer at the entry makes of the rows (n, n_in)."""
@@ -511,19 +555,8 @@ class Dense(Layer):
         values: Sequence[Array] | None = None,
     ) -> None:
         self._groups(n_in)  # errors before there are weights
-        self._bounds(n_in)
+        self._bounds({"kernel": (n_in, self.units), "bias": (self.units,)})
         super().build(n_in, dtype, rng, values)
-
-    def _bounds(self, n_in: int) -> dict[str, Bound | None]:
-        found: dict[str, Bound | None] = {}
-        for of, shape in (("kernel", (n_in, self.units)), ("bias", (self.units,))):
-            name = f"{of}_constraint"
-            constraint: constraints.Constraint | None = getattr(self, name)
-            try:
-                found[name] = None if constraint is None else constraint.bound(shape)
-            except ValueError as error:
-                raise ValueError(f"{name} of layer {self.name!r}: {error}") from None
-        return found
 
     def _groups(self, n_in: int) -> Groups | None:
         """Those of a group penalty on the kernel."""
@@ -556,24 +589,6 @@ class Dense(Layer):
         y: Array = face.dense_forward(x, self.kernel, self.bias, self.activation)
         return y
 
-    def _regularizers(self) -> dict[str, regularizers.Regularizer]:
-        found = {of: getattr(self, f"{of}_regularizer") for of in ("kernel", "bias", "activity")}
-        return {of: regularizer for of, regularizer in found.items() if regularizer is not None}
-
-    def whole_penalties(self) -> dict[str, regularizers.Whole]:
-        return {
-            of: regularizer
-            for of, regularizer in self._regularizers().items()
-            if isinstance(regularizer, regularizers.Whole) and of in self.weight_names
-        }
-
-    def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
-        return {
-            f"{of}_{name}": (schedule, regularizers.check_strength)
-            for of, regularizer in self._regularizers().items()
-            for name, schedule in regularizer.schedules().items()
-        }
-
     def describe(self, step: int = 0) -> dict[str, Any]:
         n_in, n_out = self._sizes()
         described = {
@@ -586,13 +601,8 @@ class Dense(Layer):
             "trainable": self.trainable,
         }
         described["kernel_groups"] = self._groups(n_in)
-        described |= self._bounds(n_in)
-        for of in ("kernel", "bias", "activity"):
-            described[f"{of}_l1"] = described[f"{of}_l2"] = 0.0
-        for of, regularizer in self._regularizers().items():
-            at_step = regularizer.at(step)
-            described[f"{of}_l1"], described[f"{of}_l2"] = at_step.l1, at_step.l2
-        return described
+        described |= self._bounds({"kernel": (n_in, n_out), "bias": (n_out,)})
+        return {**described, **self._strengths(step)}
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -646,7 +656,7 @@ class Activation(Layer):
         self.activation = _named(activations.get, "activation", activation)
 
     def describe(self, step: int = 0) -> dict[str, Any]:
-        return self._alone(self.activation)
+        return self._alone(self.activation, step)
 
     def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
         y: Array = face.activation_forward(x, self.activation)
@@ -704,22 +714,15 @@ class ActivityRegularization(Layer):
         """Both as one regularizer."""
         return regularizers.L1L2(self.l1, self.l2)
 
-    def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
-        return {
-            f"activity_{name}": (schedule, regularizers.check_strength)
-            for name, schedule in self.activity_regularizer.schedules().items()
-        }
-
     def describe(self, step: int = 0) -> dict[str, Any]:
-        at_step = self.activity_regularizer.at(step)
-        described = self._alone(activations.get("linear"))
-        return {**described, "activity_l1": at_step.l1, "activity_l2": at_step.l2}
+        return self._alone(activations.get("linear"), step)
 
     def get_config(self) -> dict[str, Any]:
         strengths = {name: serialize_if_schedule(getattr(self, name)) for name in ("l1", "l2")}
         return {**super().get_config(), **strengths}
 
 
+_positive = partial(check_real, low=0.0, low_open=True)
 _share_below_1 = partial(check_real, low=0.0, high=1.0, high_open=True)
 _deviation = partial(check_real, low=0.0)
 
@@ -961,6 +964,317 @@ class AlphaDropout(Noise):
         super().__init__(rate, seed, name, dtype, trainable, keras)
 
 
+class Normalizes(Layer):
+    """Base of `LayerNormalization` and `BatchNormalization`: gamma (n,) scales, beta (n,) shifts.
+
+    Their penalties count as those of a kernel and of a bias.
+    """
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Layer.checks,
+        "beta_regularizer": _elementwise,
+        "gamma_regularizer": _elementwise,
+        "beta_constraint": partial(_named, constraints.get),
+        "gamma_constraint": partial(_named, constraints.get),
+    }
+    fixed = (*Layer.fixed, "center", "scale", "beta_initializer", "gamma_initializer")
+    parts: ClassVar[Mapping[str, str]] = {"gamma": "kernel", "beta": "bias"}
+
+    beta_regularizer: regularizers.Regularizer | None
+    gamma_regularizer: regularizers.Regularizer | None
+    beta_constraint: constraints.Constraint | None
+    gamma_constraint: constraints.Constraint | None
+
+    def __init__(
+        self,
+        axis: object,
+        epsilon: float,
+        center: bool,
+        scale: bool,
+        given: Mapping[str, object],
+        name: str | None,
+        dtype: str | None,
+        trainable: bool,
+        keras: Mapping[str, object],
+    ) -> None:
+        if axis not in (-1, [-1], (-1,)):
+            raise ValueError(f"axis: got {axis!r}; only -1, the last, is supported")
+        super().__init__(name, dtype, trainable, keras)
+        self.epsilon = epsilon
+        self.center = check_bool("center", center)
+        self.scale = check_bool("scale", scale)
+        for argument, value in given.items():
+            if argument.endswith("_initializer"):
+                value = _named(initializers.get, argument, value)
+            setattr(self, argument, value)
+
+    def _shapes(self, n_in: int) -> dict[str, tuple[int, ...]]:
+        names = (["gamma"] if self.scale else []) + (["beta"] if self.center else [])
+        return dict.fromkeys(names, (n_in,))
+
+    @property
+    def gamma(self) -> Array | None:
+        """A copy of gamma, (n,), or None; AttributeError before the layer is built."""
+        return self._array("gamma")
+
+    @property
+    def beta(self) -> Array | None:
+        """A copy of beta, (n,), or None; AttributeError before the layer is built."""
+        return self._array("beta")
+
+    def _array(self, name: str) -> Array | None:
+        self._sizes()
+        return dict(zip(self.weight_names, self.get_weights(), strict=True)).get(name)
+
+    def build(
+        self,
+        n_in: int,
+        dtype: str,
+        rng: np.random.Generator,
+        values: Sequence[Array] | None = None,
+    ) -> None:
+        self._bounds(dict.fromkeys(self.parts, (n_in,)))  # errors before there are weights
+        super().build(n_in, dtype, rng, values)
+
+    def describe(self, step: int = 0) -> dict[str, Any]:
+        n, _ = self._sizes()
+        return {
+            "kind": snake_case(type(self).__name__),
+            "n_in": n,
+            "n_out": n,
+            "use_gamma": self.scale,
+            "use_bias": self.center,
+            "trainable": self.trainable,
+            "epsilon": self.epsilon,
+            **self._bounds(dict.fromkeys(self.parts, (n,))),
+            **self._strengths(step),
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"axis": -1, "epsilon": self.epsilon}
+        found |= {"center": self.center, "scale": self.scale}
+        for name in ("beta", "gamma"):
+            initializer = getattr(self, f"{name}_initializer")
+            regularizer = getattr(self, f"{name}_regularizer")
+            constraint = getattr(self, f"{name}_constraint")
+            found[f"{name}_initializer"] = initializers.serialize(initializer)
+            found[f"{name}_regularizer"] = regularizers.serialize(regularizer)
+            found[f"{name}_constraint"] = constraints.serialize(constraint)
+        return {**super().get_config(), **found}
+
+
+class LayerNormalization(Normalizes):
+    """`(x - mean) / sqrt(variance + epsilon) * gamma + beta`, by the moments of each row.
+
+    The same in training and at inference (Ba, Kiros and Hinton 2016).
+
+    Parameters
+    ----------
+    axis : -1
+        Stands where Keras has it; only the last is supported.
+    epsilon : float > 0, default 1e-3
+        May be set later.
+    center, scale : bool, default True
+        Whether there is a beta, a gamma.
+    beta_initializer, gamma_initializer : str or Initializer
+    beta_regularizer, gamma_regularizer : str or Regularizer, optional
+    beta_constraint, gamma_constraint : str or Constraint, optional
+    dtype, name, trainable
+        As in `Layer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of range or an unknown name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastreg import Dense, Input, Sequential
+    >>> model = Sequential([Input((3,)), LayerNormalization(epsilon=1e-9), Dense(3)])
+    >>> model.set_weights([np.ones(3), np.zeros(3), np.eye(3), np.zeros(3)])
+    >>> model.predict(np.array([[1.0, 2.0, 3.0]])).round(2)
+    array([[-1.22,  0.  ,  1.22]], dtype=float32)
+    """
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Normalizes.checks,
+        "epsilon": _positive,
+    }
+    keras_only: ClassVar[Mapping[str, object]] = {**Layer.keras_only, "rms_scaling": False}
+
+    epsilon: float
+
+    def __init__(
+        self,
+        axis: object = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: object = "zeros",
+        gamma_initializer: object = "ones",
+        beta_regularizer: object = None,
+        gamma_regularizer: object = None,
+        beta_constraint: object = None,
+        gamma_constraint: object = None,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        given = {
+            "beta_initializer": beta_initializer,
+            "gamma_initializer": gamma_initializer,
+            "beta_regularizer": beta_regularizer,
+            "gamma_regularizer": gamma_regularizer,
+            "beta_constraint": beta_constraint,
+            "gamma_constraint": gamma_constraint,
+        }
+        super().__init__(axis, epsilon, center, scale, given, name, dtype, trainable, keras)
+
+    def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
+        y: Array = face.layer_normalization(x, self.gamma, self.beta, epsilon=self.epsilon)
+        return y
+
+
+class BatchNormalization(Normalizes):
+    """`(x - mean) / sqrt(variance + epsilon) * gamma + beta`, by the moments of each column.
+
+    Training takes them from the batch, and moves the moving ones towards them; inference takes the
+    moving ones (Ioffe and Szegedy 2015). A layer that is not trainable takes these in training,
+    too, and leaves them as they are.
+
+    Parameters
+    ----------
+    axis : -1
+        Stands where Keras has it; only the last is supported.
+    momentum : float in [0, 1], default 0.99
+        moving = momentum * moving + (1 - momentum) * batch. May be set later.
+    epsilon : float > 0, default 1e-3
+        May be set later.
+    center, scale : bool, default True
+        Whether there is a beta, a gamma.
+    beta_initializer, gamma_initializer : str or Initializer
+    moving_mean_initializer, moving_variance_initializer : str or Initializer
+    beta_regularizer, gamma_regularizer : str or Regularizer, optional
+    beta_constraint, gamma_constraint : str or Constraint, optional
+    dtype, name, trainable
+        As in `Layer`.
+    **keras
+        Other arguments of Keras' class (renorm, synchronized), at Keras' default only.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of range or an unknown name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastreg import Dense, Input, Sequential
+    >>> layer = BatchNormalization(momentum=0.5)
+    >>> model = Sequential([Input((2,)), layer, Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> loss = model.train_on_batch(np.array([[1.0, 0.0], [3.0, 0.0]]), np.zeros(2))
+    >>> layer.moving_mean, layer.moving_variance
+    (array([1., 0.], dtype=float32), array([1. , 0.5], dtype=float32))
+    """
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Normalizes.checks,
+        "epsilon": _positive,
+        "momentum": partial(check_real, low=0.0, high=1.0),
+    }
+    fixed = (*Normalizes.fixed, "moving_mean_initializer", "moving_variance_initializer")
+    keras_only: ClassVar[Mapping[str, object]] = {
+        **Layer.keras_only,
+        "renorm": False,
+        "renorm_clipping": None,
+        "renorm_momentum": 0.99,
+        "synchronized": False,
+    }
+
+    momentum: float
+    epsilon: float
+
+    def __init__(
+        self,
+        axis: object = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: object = "zeros",
+        gamma_initializer: object = "ones",
+        moving_mean_initializer: object = "zeros",
+        moving_variance_initializer: object = "ones",
+        beta_regularizer: object = None,
+        gamma_regularizer: object = None,
+        beta_constraint: object = None,
+        gamma_constraint: object = None,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        given = {
+            "momentum": momentum,
+            "beta_initializer": beta_initializer,
+            "gamma_initializer": gamma_initializer,
+            "moving_mean_initializer": moving_mean_initializer,
+            "moving_variance_initializer": moving_variance_initializer,
+            "beta_regularizer": beta_regularizer,
+            "gamma_regularizer": gamma_regularizer,
+            "beta_constraint": beta_constraint,
+            "gamma_constraint": gamma_constraint,
+        }
+        super().__init__(axis, epsilon, center, scale, given, name, dtype, trainable, keras)
+
+    def _shapes(self, n_in: int) -> dict[str, tuple[int, ...]]:
+        return {**super()._shapes(n_in), "moving_mean": (n_in,), "moving_variance": (n_in,)}
+
+    @property
+    def moving_mean(self) -> Array:
+        """A copy, (n,); AttributeError before the layer is built."""
+        self._sizes()
+        return self.get_weights()[-2]
+
+    @property
+    def moving_variance(self) -> Array:
+        """A copy, (n,); AttributeError before the layer is built."""
+        self._sizes()
+        return self.get_weights()[-1]
+
+    def uses_batch(self) -> bool:
+        return self.trainable
+
+    def describe(self, step: int = 0) -> dict[str, Any]:
+        return {**super().describe(step), "momentum": self.momentum}
+
+    def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
+        weights = dict(zip(self.weight_names, self.get_weights(), strict=True))
+        mean, variance = weights.pop("moving_mean"), weights.pop("moving_variance")
+        if draw is not None and self.trainable:
+            here = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
+            moved = [
+                (self.momentum * old + (1 - self.momentum) * new).astype(x.dtype)
+                for old, new in zip((mean, variance), here, strict=True)
+            ]
+            mean, variance = (each.astype(x.dtype) for each in here)
+            self.set_weights([*weights.values(), *moved])
+        y: Array = face.batch_normalization(x, mean, variance, **weights, epsilon=self.epsilon)
+        return y
+
+    def get_config(self) -> dict[str, Any]:
+        moving = {
+            f"{name}_initializer": initializers.serialize(getattr(self, f"{name}_initializer"))
+            for name in ("moving_mean", "moving_variance")
+        }
+        return {**super().get_config(), "momentum": self.momentum, **moving}
+
+
 class Flatten(Layer):
     """Rows of one axis from rows of any: `Input((28, 28))`, `Flatten()`, `Dense(...)`.
 
@@ -1191,6 +1505,7 @@ REGISTRY: Registry[Layer] = Registry(
     (
         *(Input, Dense, Activation, ActivityRegularization),
         *(Dropout, GaussianNoise, GaussianDropout, AlphaDropout),
+        *(LayerNormalization, BatchNormalization),
         *(Flatten, Rescaling, Normalization),
     ),
     aliases={"InputLayer": Input},

@@ -406,15 +406,19 @@ class Sequential:
         inside = [(layer, each) for layer, each in described if each is not None]
         names = [(layer, name) for layer in self._layers for name in layer.weight_names]
         self._core.whole = [
-            (position, 1 + ("kernel", "bias").index(name), layer.whole_penalties()[name])
+            (
+                position,
+                1 + ("kernel", "bias").index(layer.parts[name]),
+                layer.whole_penalties()[name],
+            )
             for position, (layer, name) in enumerate(names)
             if layer.trainable and name in layer.whole_penalties()
         ]
         self._core.excluded = () if self.optimizer is None else self.optimizer.excluded
         for layer, each in inside:
-            for part in layer.weight_names if self._core.excluded else ():
+            for name, part in layer.parts.items() if self._core.excluded else ():
                 assert self.optimizer is not None
-                each[f"keeps_{part}"] = self.optimizer.excludes(layer.name, part)
+                each[f"keeps_{part}"] = self.optimizer.excludes(layer.name, name)
         self._core.follows = [
             Follows(name, number, *found)
             for number, (layer, _) in enumerate(inside)
@@ -524,9 +528,13 @@ class Sequential:
             slots = self.network.get_slots()
             if not slots:  # no step was done
                 return
-            owners = [layer for layer in self._layers for _ in layer.weight_names]
-            pairs = zip(owners, self.network.get_weights(), slots[-1], strict=True)
-            self.network.set_weights([mean if layer.trainable else w for layer, w, mean in pairs])
+            averaged = [
+                layer.trainable and name in layer.parts
+                for layer in self._layers
+                for name in layer.weight_names
+            ]
+            pairs = zip(averaged, self.network.get_weights(), slots[-1], strict=True)
+            self.network.set_weights([mean if moves else w for moves, w, mean in pairs])
 
     @property
     def n_threads(self) -> int:
@@ -857,6 +865,11 @@ class Sequential:
                 if layer.trainable and layer.constraints():
                     raise ValueError(
                         f"objective: layer {layer.name!r} has a constraint, which is no part of it"
+                    )
+                if layer.uses_batch():
+                    raise ValueError(
+                        f"objective: layer {layer.name!r} normalizes by each batch, of which there "
+                        "is none in it; trainable=False takes the moving moments"
                     )
             assert self.optimizer is not None
             step = self.optimizer.iterations  # where schedules stand
@@ -1210,7 +1223,7 @@ class Sequential:
             params = f"{layer.count_params():,}" if layer.built else "?"
             notes = [
                 f"{what} {regularizer}"
-                for what in ("kernel", "bias", "activity")
+                for what in ("kernel", "bias", "gamma", "beta", "activity")
                 if (regularizer := getattr(layer, f"{what}_regularizer", None)) is not None
             ]
             if not layer.trainable:
@@ -1228,7 +1241,7 @@ class Sequential:
             what += f", trained in {self._compute_dtype}"
         lines = [f'Model "{self.name}" ({what})', rule, lines[0], rule, *lines[1:], rule]
         if self.built:
-            trained = sum(layer.count_params() for layer in self._layers if layer.trainable)
+            trained = sum(layer.count_trainable() for layer in self._layers)
             lines.append(f"params: {self.n_params:,}, of which {trained:,} are trainable")
         added = [
             f"{layer.name}/{name}" for layer in self._layers for name in layer.whole_penalties()

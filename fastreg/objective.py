@@ -78,7 +78,7 @@ class Objective:
         arrays = [w.astype(np.float64) for layer in layers for w in layer.get_weights()]
         owners = [(layer, name) for layer in layers for name in layer.weight_names]
         self._fixed = arrays
-        self._free = [layer.trainable for layer, _ in owners]
+        self._free = [layer.trainable and name in layer.parts for layer, name in owners]
         self.owners = [
             owner for owner, free in zip(owners, self._free, strict=True) if free
         ]  # of the pieces of w: (layer, "kernel" or "bias")

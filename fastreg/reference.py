@@ -1105,6 +1105,93 @@ def alpha_dropout(
     return args[-1]
 
 
+# ------------------------------------------------ normalization
+
+
+def _mean_and_variance(x: Array, axis: int) -> tuple[Array, Array]:
+    """Mean and variance along an axis, which stays; their sums are taken in float64."""
+    mean = np.mean(x, axis, np.float64, keepdims=True)
+    variance = np.mean(np.square(x - mean), axis, np.float64, keepdims=True)
+    return mean.astype(x.dtype), variance.astype(x.dtype)
+
+
+def _scale_of(variance: Array, epsilon: float) -> Array:
+    scale: Array = 1 / np.sqrt(variance + variance.dtype.type(epsilon))
+    return scale
+
+
+def _scaled(h: Array, gamma: Array | None, beta: Array | None) -> Array:
+    y: Array = h if gamma is None else h * gamma
+    return y if beta is None else np.add(y, beta)
+
+
+@_quiet
+def layer_normalization(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    epsilon: float = 1e-3,
+    out: Array | None = None,
+) -> Array:
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, by the moments of each row.
+
+    Ba, Kiros and Hinton 2016.
+
+    Parameters
+    ----------
+    x : (n, units), gamma, beta : (units,) or None; all float32 or all float64.
+    epsilon : > 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> layer_normalization([[1.0, 3.0]], [1.0, 2.0], epsilon=1e-12)
+    array([[-1.,  2.]])
+    """
+    x, gamma, beta, epsilon, out = inputs.check_normalization(x, gamma, beta, epsilon, out)
+    mean, variance = _mean_and_variance(x, 1)
+    out[...] = _scaled((x - mean) * _scale_of(variance, epsilon), gamma, beta)
+    return out
+
+
+@_quiet
+def batch_normalization(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    epsilon: float = 1e-3,
+    out: Array | None = None,
+) -> Array:
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, by given moments of the columns.
+
+    Ioffe and Szegedy 2015.
+
+    Parameters
+    ----------
+    x : (n, units), the others (units,), gamma and beta or None; all float32 or all float64.
+    epsilon : > 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> batch_normalization([[1.0], [3.0]], [2.0], [3.0], beta=[0.5], epsilon=1.0)
+    array([[0.],
+           [1.]])
+    """
+    x, gamma, beta, epsilon, out = inputs.check_normalization(x, gamma, beta, epsilon, out)
+    mean, variance = inputs.check_moments(x, mean, variance, out)
+    out[...] = _scaled((x - mean) * _scale_of(variance, epsilon), gamma, beta)
+    return out
+
+
 # ------------------------------------------------ optimizers
 
 
@@ -1675,6 +1762,7 @@ class _Parameter:
         self.scratch = np.empty(shape, dtype)
         self.l1 = self.l2 = 0.0
         self.groups: Groups | None = None
+        self.trained = True  # by gradients, where its layer is
         self.keeps = False  # out of the decoupled weight decay
         self.bound: inputs.Bound | None = None
 
@@ -1788,9 +1876,16 @@ class _Layer:
         """
         raise NotImplementedError
 
+    def is_trained(self) -> bool:
+        """Whether a step updates any of its parameters."""
+        return self.trainable and any(parameter.trained for parameter in self.parameters)
+
     def activity_penalty(self) -> float:
         """Times n: the penalty itself is divided by the rows of the batch."""
         return 0.0
+
+    def settle(self) -> None:
+        """What a step leaves behind beside the parameters' updates."""
 
 
 class _Activation(_Layer):
@@ -1916,10 +2011,99 @@ class _Noise(_Layer):
         return dy
 
 
+class _Normalization(_Layer):
+    """y = h gamma + beta, h = (x - mean) scale; gamma is its kernel, beta its bias."""
+
+    mean: Array
+    scale: Array  # 1 / sqrt(variance + epsilon)
+
+    def make(self, settings: dict[str, Any]) -> None:
+        shape = (self.n_out,)
+        self.kernel = _Parameter(shape, self.dtype) if settings["use_gamma"] else None
+        self.bias = _Parameter(shape, self.dtype) if settings["use_bias"] else None
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        self.trainable = settings["trainable"]
+        self.epsilon = settings["epsilon"]
+        for of, parameter in (("kernel", self.kernel), ("bias", self.bias)):
+            if parameter is not None:
+                parameter.configure(of, settings)
+
+    def normalize(self, x: Array, mean: Array, variance: Array) -> Array:
+        self.mean, self.scale = mean, _scale_of(variance, self.epsilon)
+        self.h = (x - mean) * self.scale
+        gamma, beta = (None if each is None else each.value for each in (self.kernel, self.bias))
+        return _scaled(self.h, gamma, beta)
+
+    def find_gradients(self, dy: Array) -> None:
+        """Of the parameters."""
+        for parameter, terms in ((self.kernel, dy * self.h), (self.bias, dy)):
+            if parameter is not None:
+                np.sum(terms, axis=0, out=parameter.gradient)
+
+    def find_dx(self, dy: Array, axis: int) -> Array:
+        """dx where mean and variance are those of x along an axis."""
+        g = dy if self.kernel is None else dy * self.kernel.value
+        means = [np.mean(each, axis, g.dtype, keepdims=True) for each in (g, g * self.h)]
+        dx: Array = self.scale * (g - means[0] - self.h * means[1])
+        return dx
+
+
+class _LayerNormalization(_Normalization):
+    """By rows: Ba, Kiros and Hinton 2016."""
+
+    def forward(self, x: Array, context: _Context) -> Array:
+        return self.normalize(x, *_mean_and_variance(x, 1))
+
+    def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array:
+        if self.trainable:
+            self.find_gradients(dy)
+        return self.find_dx(dy, 1)
+
+
+class _BatchNormalization(_Normalization):
+    """By columns, in training by the batch's moments: Ioffe and Szegedy 2015.
+
+    At inference, and when it is frozen, by the moving ones.
+    """
+
+    def __init__(self, settings: dict[str, Any], dtype: DTypeLike) -> None:
+        super().__init__(settings, dtype)
+        self.moving = [_Parameter((self.n_out,), dtype) for _ in range(2)]
+        for parameter in self.moving:
+            parameter.trained = False
+        self.parameters += self.moving
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        super().configure(settings)
+        self.momentum = settings["momentum"]
+
+    def forward(self, x: Array, context: _Context) -> Array:
+        if context.training is None or not self.trainable:
+            return self.normalize(x, self.moving[0].value, self.moving[1].value)
+        self.moments = _mean_and_variance(x, 0)
+        return self.normalize(x, *self.moments)
+
+    def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array:
+        if not self.trainable:
+            gamma = 1 if self.kernel is None else self.kernel.value
+            return dy * (self.scale * gamma)
+        self.find_gradients(dy)
+        return self.find_dx(dy, 0)
+
+    def settle(self) -> None:
+        if self.trainable:
+            for moving, of_batch in zip(self.moving, self.moments, strict=True):
+                moving.value *= self.momentum
+                moving.value += (1 - self.momentum) * of_batch[0]
+
+
 LAYERS: dict[str, type[_Layer]] = {
     "dense": _Dense,
     "activation": _Activation,
     **dict.fromkeys(NOISES, _Noise),
+    "layer_normalization": _LayerNormalization,
+    "batch_normalization": _BatchNormalization,
 }
 
 
@@ -1945,7 +2129,9 @@ class Network:
         "kernel_groups" (`inputs.Groups`), or
         {"kind": "activation", "n_in", "n_out", "activation", "activity_l1", "activity_l2"}, or one
         of noise, {"kind": "dropout", "n_in", "n_out", "rate", "seed"}, where seed None means the
-        call's ("stddev" for a "gaussian_noise").
+        call's ("stddev" for a "gaussian_noise"), or
+        {"kind": "layer_normalization", "n_in", "n_out", "use_gamma", "use_bias", "trainable",
+        "epsilon", "kernel_l1", ...} of gamma and beta; a "batch_normalization" has "momentum".
     dtype : "float32" or "float64".
 
     >>> no_penalties = dict.fromkeys(
@@ -1980,7 +2166,7 @@ class Network:
             layer.rounds = compute_dtype == "bfloat16"
 
     def get_weights(self) -> list[Array]:
-        """Copies of [kernel, bias, kernel, bias, ...]."""
+        """Copies of [kernel, bias, ...]; of normalization gamma, beta, moving mean, variance."""
         return [parameter.value.copy() for parameter in self._parameters]
 
     def set_weights(self, weights: list[Array]) -> None:
@@ -2180,7 +2366,7 @@ class Network:
 
     def _backward(self, p: Array, y: Array, sample_weight: Array | None, loss: str) -> None:
         """Gradients of the trainable layers: nothing below the first of them is needed."""
-        lowest = next((layer for layer in self._layers if layer.trainable), None)
+        lowest = next((layer for layer in self._layers if layer.is_trained()), None)
         if lowest is None:
             return
         fused = self._fused(loss)
@@ -2204,7 +2390,7 @@ class Network:
             for position, (parameter, layer) in enumerate(
                 zip(self._parameters, owners, strict=True)
             )
-            if layer.trainable
+            if layer.trainable and parameter.trained
         ]
         batches = optimizer.get("gradient_accumulation_steps") or 1
         is_last, done = (iteration + 1) % batches == 0, iteration // batches
@@ -2228,6 +2414,8 @@ class Network:
                     parameter.value[...] = slots[-1]
         for parameter, _ in trained:
             parameter.constrain()
+        for layer in self._layers:
+            layer.settle()
 
     def _clip(self, parameters: list[_Parameter], optimizer: dict[str, Any]) -> None:
         """Scale gradients to a bound of the norm of each, or of all together."""

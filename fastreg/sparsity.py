@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastreg import activations, functional, inputs, regularizers
-from fastreg.activations import Activation
 from fastreg.callbacks import Callback, Logs
 from fastreg.errors import check_choice, check_int, check_real
 from fastreg.layers import Activation as ActivationLayer
@@ -330,7 +330,8 @@ def compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
     kernels = [arrays[f"weights/{name}/kernel"].copy() for name in names]
     biases = [arrays.get(f"weights/{name}/bias") for name in names]
     biases = [None if bias is None else bias.copy() for bias in biases]
-    kept = _kept(kernels, biases, _between(layers))
+    between = _between(layers, arrays)
+    kept = _kept(kernels, biases, between)
 
     small = dict(arrays)
     for i, name in enumerate(names):
@@ -343,6 +344,11 @@ def compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
             if key.endswith(f"/{name}/kernel"):
                 small[key] = np.ascontiguousarray(array[np.ix_(rows, columns)])
             elif key.endswith(f"/{name}/bias"):
+                small[key] = array[columns]
+
+    for each, columns in zip(between, kept, strict=True):
+        for key, array in arrays.items():
+            if key.split("/")[-2] in each.vectors:
                 small[key] = array[columns]
 
     model = dict(found["model"])
@@ -378,19 +384,44 @@ def _resized(
 
 MIXING = ("softmax", "log_softmax")  # a unit shapes its neighbours
 
-# What inference does to the inputs of a dense layer, after the product before it.
-Between = list[Activation]
+
+class Between(NamedTuple):
+    """What inference does to the inputs of a dense layer, after the product before it."""
+
+    functions: list[Callable[[Array], Array]]  # of vectors, one number a unit
+    mixes: list[bool]  # whether one of them lets units shape each other
+    vectors: list[str]  # layers whose weights are vectors of these units
 
 
-def _between(layers: list[dict[str, Any]]) -> list[Between]:
-    """Of each dense layer."""
-    found: list[Between] = [[]]
+def _between(layers: list[dict[str, Any]], arrays: Mapping[str, Array]) -> list[Between]:
+    """Of each dense layer, and after the last."""
+    found = [Between([], [], [])]
     for layer in layers:
-        if layer["class_name"] == "Dense":
-            found.append([])
-        if "activation" in layer["config"]:
-            found[-1].append(activations.get(layer["config"]["activation"]))
+        kind, config = layer["class_name"], layer["config"]
+        if kind == "Dense":
+            found.append(Between([], [], []))
+        if "activation" in config:
+            function = activations.get(config["activation"])
+            found[-1].functions.append(partial(functional.activation_forward, activation=function))
+            found[-1].mixes.append(function.name in MIXING)
+        if kind in ("LayerNormalization", "BatchNormalization"):
+            found[-1].vectors.append(config["name"])
+            found[-1].mixes.append(kind == "LayerNormalization")
+            found[-1].functions.append(partial(_normalized, config, arrays))
     return found
+
+
+def _normalized(config: dict[str, Any], arrays: Mapping[str, Array], x: Array) -> Array:
+    """By moving moments, of a vector of units."""
+    found = [
+        arrays.get(f"weights/{config['name']}/{name}")
+        for name in ("moving_mean", "moving_variance", "gamma", "beta")
+    ]
+    mean, variance, gamma, beta = found
+    assert mean is not None and variance is not None
+    rows, epsilon = x[np.newaxis], config["epsilon"]
+    y: Array = functional.batch_normalization(rows, mean, variance, gamma, beta, epsilon=epsilon)
+    return y.ravel()
 
 
 def _kept(
@@ -406,7 +437,7 @@ def _kept(
         changed = False
         for i in range(len(kernels)):  # the inputs of layer i: unit for unit, the outputs of i - 1
             rows, columns = kept[i], kept[i + 1]
-            if any(function.name in MIXING for function in between[i]):
+            if any(between[i].mixes):
                 continue
             goes = rows & ~kernels[i][:, columns].any(axis=1)
             if i > 0:
@@ -437,8 +468,8 @@ def _foldable(
         constant[np.flatnonzero(constant)[0]] = False  # the one that stays
     bias, own = biases[i], biases[i - 1]
     value = np.zeros(len(constant), kernels[i].dtype) if own is None else own
-    for function in between:
-        value = functional.activation_forward(value, function)
+    for function in between.functions:
+        value = function(value)
     if bias is None:
         constant &= value == 0
     else:

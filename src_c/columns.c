@@ -172,22 +172,28 @@ static void kernel_block(const training_run *run, task *t, void *scratch)
     }
 }
 
-static void bias_block(const training_run *run, task *t, void *scratch)
+/* A bias or beta, or gamma: its gradient is the sum over panels of rows. */
+static void vector_block(const training_run *run, task *t, int part, void *scratch)
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[t->layer];
+    bool is_bias = part == FR_BIAS;
     ptrdiff_t o = a->turned ? 0 : t->o, n_o = a->turned ? a->n_padded : t->n_o;
-    void *db = run->plan->materialize ? gradient_at(net, a->bias + o) : scratch;
+    ptrdiff_t element = (is_bias ? a->bias : a->kernel) + o;
+    const void *panels = is_bias ? a->dbias : a->dgamma;
+    array_step array = is_bias ? of_bias(a) : of_kernel(a);
+    fr_sums *sums = is_bias ? &t->bias : &t->kernel;
+    void *dw = run->plan->materialize ? gradient_at(net, element) : scratch;
     if (takes_gradients(run)) {
-        memset(db, 0, (size_t)(n_o * net->size));
+        memset(dw, 0, (size_t)(n_o * net->size));
         for (ptrdiff_t p = 0; p < run->n_panels; p++)
-            run->kernels->add(n_o, fr_at(a->dbias, p * a->n_padded + o, net->size), db);
+            run->kernels->add(n_o, fr_at(panels, p * a->n_padded + o, net->size), dw);
     }
     ptrdiff_t n = smaller(n_o, a->spec.n_out - o);
     if (run->phase == GRADIENTS)
-        change(run, of_bias(a), a->bias + o, 1, n, n, &t->bias, &t->bias_square);
+        change(run, array, element, 1, n, n, sums, is_bias ? &t->bias_square : &t->kernel_square);
     else if (updates(run))
-        update(run, of_bias(a), a->bias + o, 1, n, n, db, &t->bias);
+        update(run, array, element, 1, n, n, dw, sums);
 }
 
 /* ---- under a group penalty: tasks of whole groups, in the update phase ---- */
@@ -287,12 +293,15 @@ void fr_update_block(training_run *run, task *t, void *scratch)
         t->kernel = t->bias = (fr_sums){0, 0};
         t->group_penalty = t->kernel_square = t->bias_square = 0;
     }
-    if (run->phase >= GRADIENTS && run->net->layers[t->layer].groups.groups.n_groups > 0)
+    const layer *a = &run->net->layers[t->layer];
+    if (run->phase >= GRADIENTS && a->groups.groups.n_groups > 0)
         group_block(run, t);
-    else
+    else if (a->spec.kind == FR_LAYER_dense)
         kernel_block(run, t, scratch);
-    bool begins_units = run->net->layers[t->layer].turned ? t->o == 0 : t->i == 0;
-    if (begins_units && run->net->layers[t->layer].bias >= 0) bias_block(run, t, scratch);
+    else if (a->kernel >= 0)
+        vector_block(run, t, FR_KERNEL, scratch);
+    bool begins_units = a->turned ? t->o == 0 : t->i == 0;
+    if (begins_units && a->bias >= 0) vector_block(run, t, FR_BIAS, scratch);
 }
 
 void fr_set_gradient_scales(const training_run *run)

@@ -29,16 +29,17 @@ static void set_shares(const fr_network *net, const fr_constraint *c, ptrdiff_t 
     }
 }
 
-static void bound_bias(const training_run *run, const layer *a)
+/* A bias or beta, or gamma. */
+static void bound_vector(const training_run *run, const layer *a, int part)
 {
     const fr_network *net = run->net;
-    const fr_constraint *c = &a->spec.bias_constraint;
+    const fr_constraint *c = part == FR_BIAS ? &a->spec.bias_constraint : &a->spec.kernel_constraint;
     ptrdiff_t n = a->spec.n_out;
-    void *b = weight_at(net, a->bias);
+    void *v = weight_at(net, part == FR_BIAS ? a->bias : a->kernel);
     if (c->kind == FR_CONSTRAINT_non_neg)
-        run->kernels->non_negative(1, n, n, b);
+        run->kernels->non_negative(1, n, n, v);
     else
-        run->kernels->scale(1, n, n, bounded_share(c, run->kernels->sums(n, b).square), b);
+        run->kernels->scale(1, n, n, bounded_share(c, run->kernels->sums(n, v).square), v);
 }
 
 /* By one norm; what pads the panels is 0. */
@@ -78,7 +79,7 @@ void fr_bound_block(const training_run *run, const task *t)
     const layer *a = &net->layers[t->layer];
     const fr_constraint *c = &a->spec.kernel_constraint;
     if (t->n_o == 0) {
-        bound_bias(run, a);
+        bound_vector(run, a, t->part);
         return;
     }
     if (c->kind == FR_CONSTRAINT_norm && !c->per_row && !c->per_column)

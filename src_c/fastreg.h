@@ -70,7 +70,8 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
 /* norm: w *= (rate clip(|w|, low, high) + (1 - rate) |w|) / (1e-7 + |w|), |w| the Euclidean norm. */
 #define FR_CONSTRAINTS(ENTRY) ENTRY(none) ENTRY(non_neg) ENTRY(norm)
 /* activation: f alone, and penalties of activities */
-#define FR_LAYER_KINDS(ENTRY) ENTRY(dense) ENTRY(activation) FR_NOISES(ENTRY)
+#define FR_LAYER_KINDS(ENTRY)                                                                      \
+    ENTRY(dense) ENTRY(activation) FR_NOISES(ENTRY) ENTRY(layer_normalization) ENTRY(batch_normalization)
 #define FR_NOISES(ENTRY) ENTRY(dropout) ENTRY(gaussian_noise) ENTRY(gaussian_dropout) ENTRY(alpha_dropout)
 /* What may change from step to step: the optimizer's, layers', noise's. */
 #define FR_SETTINGS(ENTRY)                                                                         \
@@ -142,12 +143,14 @@ typedef struct {
     int activation;
     fr_curve curve;
     fr_regularizer activity;
-    /* dense */
-    int use_bias, trainable;
+    /* dense; and normalization, whose gamma is a kernel of one row where use_gamma, and whose beta a bias */
+    int use_bias, use_gamma, trainable;
     fr_regularizer kernel, bias;
     fr_groups groups; /* of the kernel; copied */
     int keeps_kernel, keeps_bias; /* out of the decoupled weight decay */
     fr_constraint kernel_constraint, bias_constraint;
+    double epsilon; /* normalization, 1 / sqrt(variance + epsilon) */
+    double momentum; /* batch_normalization: moving = momentum moving + (1 - momentum) the batch's */
     /* noise: `seed` replaces the call's seed when has_seed */
     double rate, stddev;
     uint64_t seed;
@@ -236,8 +239,10 @@ enum { FR_COMPUTE_own, FR_COMPUTE_bfloat16 };
 int fr_has_bfloat16(void);
 fr_status fr_network_compute_in(fr_network *network, int compute);
 
-/* Copies one parameter array in or out. part: 0 kernel, 1 bias. slot: the weights, the gradients between
- * the halves of a step (see fr_training), or that slot of the optimizer's state. */
+/* Copies one array in or out. slot: the weights, the gradients between
+ * the halves of a step (see fr_training), or that slot of the optimizer's state. The moving moments of
+ * batch_normalization have none of these but the weights. */
+enum { FR_KERNEL, FR_BIAS, FR_MOVING_MEAN, FR_MOVING_VARIANCE, FR_N_ARRAYS }; /* part; gamma, beta */
 enum { FR_GRADIENT = -2, FR_WEIGHTS = -1 };
 fr_status fr_network_get(const fr_network *network, int slot, ptrdiff_t layer, int part, void *out);
 fr_status fr_network_set(fr_network *network, int slot, ptrdiff_t layer, int part, const void *in);
@@ -331,6 +336,13 @@ int fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x);
 /* dy NULL: the value alone; value NULL: the gradient alone. The value is sum(weight * loss) / rows. */
 fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
                   const void *y_pred, const void *weight, double *value, void *dy);
+/* (x - mean) / sqrt(variance + epsilon) gamma + beta by the moments of rows, or by given ones of columns; y may be
+ * x, gamma and beta (n) may be NULL. */
+fr_status fr_normalize_rows(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, const void *gamma,
+                            const void *beta, double epsilon, void *y);
+fr_status fr_normalize_columns(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, const void *mean,
+                               const void *variance, const void *gamma, const void *beta, double epsilon,
+                               void *y);
 /* kind: one of FR_NOISES; amount: its rate, or its standard deviation */
 fr_status fr_noise(fr_dtype dtype, int kind, ptrdiff_t rows, ptrdiff_t n, const void *x, double amount,
                    uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y);

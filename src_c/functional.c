@@ -318,6 +318,33 @@ fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const v
     return FR_OK;
 }
 
+static fr_normal_tile plain_normal_tile(ptrdiff_t rows, ptrdiff_t n, const void *x, const void *gamma,
+                                        const void *beta, double epsilon, void *y)
+{
+    return (fr_normal_tile){
+        .rows = rows, .n = n, .x = x, .y = y, .ld = n, .gamma = gamma, .beta = beta, .epsilon = epsilon};
+}
+
+fr_status fr_normalize_rows(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, const void *gamma,
+                            const void *beta, double epsilon, void *y)
+{
+    if (!(epsilon > 0)) return FR_BAD_ARGUMENT;
+    fr_normal_tile tile = plain_normal_tile(rows, n, x, gamma, beta, epsilon, y);
+    fr_kernels_for(dtype)->normalize_rows(&tile);
+    return FR_OK;
+}
+
+fr_status fr_normalize_columns(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, const void *mean,
+                               const void *variance, const void *gamma, const void *beta, double epsilon,
+                               void *y)
+{
+    if (!(epsilon > 0)) return FR_BAD_ARGUMENT;
+    fr_normal_tile tile = plain_normal_tile(rows, n, x, gamma, beta, epsilon, y);
+    tile.mean = (void *)mean, tile.variance = (void *)variance; /* only read */
+    fr_kernels_for(dtype)->normalize_columns(&tile);
+    return FR_OK;
+}
+
 fr_status fr_noise(fr_dtype dtype, int kind, ptrdiff_t rows, ptrdiff_t n, const void *x, double amount,
                    uint64_t seed, int64_t iteration, ptrdiff_t layer, void *y)
 {

@@ -233,11 +233,13 @@ static void add_weight_penalties(const fr_network *net, double rows, double *led
     const fr_kernels *kernels = net->kernels;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         layer *a = &net->layers[l];
-        if (a->spec.kind != FR_LAYER_dense || !a->spec.trainable) continue;
+        if (!a->spec.trainable) continue;
         /* Padding is zeros: it adds nothing. */
-        if (penalizes(a->spec.kernel))
+        if (a->kernel >= 0 && penalizes(a->spec.kernel))
             ledger[FR_LEDGER_KERNEL_PENALTY] +=
-                rows * penalty(a->spec.kernel, kernels->sums(kernel_size(a), weight_at(net, a->kernel)));
+                rows * penalty(a->spec.kernel,
+                               kernels->sums(a->spec.kind == FR_LAYER_dense ? kernel_size(a) : a->n_padded,
+                                             weight_at(net, a->kernel)));
         if (a->groups.groups.n_groups > 0)
             ledger[FR_LEDGER_KERNEL_PENALTY] +=
                 rows *

@@ -62,6 +62,20 @@ typedef struct {
     uint32_t layer, iteration;
 } fr_noise_tile;
 
+/* x and y have one layout, and so have dy and dx; y may be x, dx may be dy. */
+typedef struct {
+    ptrdiff_t rows, n, n_rows; /* n_rows: of the batch, where columns are normalized */
+    const void *x;
+    void *y;
+    ptrdiff_t ld, gap;
+    const void *gamma, *beta; /* (n), or NULL for 1 and 0 */
+    double epsilon;
+    void *mean, *scale, *variance; /* by rows: mean and scale (rows) or NULL; by columns mean and variance (n) */
+    const void *dy;
+    void *dx;             /* or NULL by rows */
+    void *dgamma, *dbeta; /* (n), or NULL */
+} fr_normal_tile;
+
 /* Rows of which the nonzeros alone are listed: the terms of row r stand from start[i] to start[i + 1],
  * i = order[r], or r without an order. */
 typedef struct {
@@ -109,6 +123,7 @@ typedef void fr_forward_kernel(const fr_forward_tile *tile);
 typedef void fr_backward_kernel(const fr_backward_tile *tile);
 typedef void fr_loss_kernel(fr_loss_tile *tile);
 typedef void fr_noise_kernel(const fr_noise_tile *tile);
+typedef void fr_normal_kernel(const fr_normal_tile *tile);
 /* rows x n with ld from row to row, in all arrays. sums: += of the old w, abs where the regularizer has
  * l1, square where it has l2; the other one may change. */
 typedef void fr_update_kernel(const fr_update_step *step, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld,
@@ -151,6 +166,11 @@ typedef struct {
                         void *w);
     void (*fill)(ptrdiff_t n, double value, void *y);
     fr_noise_kernel *noise[FR_N_LAYER_KINDS]; /* NULL of the kinds that are none */
+    /* Of normalization.inc: a row's mean and variance; a column's, by moments that are put together. */
+    fr_normal_kernel *normalize_rows, *normalize_rows_backward;
+    fr_normal_kernel *column_moments, *normalize_columns, *normalize_columns_sums, *normalize_columns_backward;
+    void (*combine_moments)(ptrdiff_t n_panels, ptrdiff_t each, ptrdiff_t n_rows, ptrdiff_t n, ptrdiff_t next,
+                            const void *means, const void *squares, void *mean, void *variance);
     /* The products on contiguous panels: c = a b and dw = x'dz for one panel of columns, n of them live.
      * a_next: elements from a panel of a to the next. */
     void (*product)(ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t n, const void *a, ptrdiff_t a_next,

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- what layers with an activation share ---- */
+/* ---- what layers with weights, and those with an activation, share ---- */
 
 static bool regularizer_valid(fr_regularizer r)
 {
@@ -23,6 +23,17 @@ static bool activation_valid(const fr_layer *l)
 {
     return l->activation >= 0 && l->activation < FR_N_ACTIVATIONS && isfinite(l->curve.alpha) &&
            isfinite(l->curve.threshold) && l->curve.max_value >= 0 && regularizer_valid(l->activity);
+}
+
+static double *weight_setting(fr_layer *layer, int setting)
+{
+    switch (setting) {
+    case FR_SETTING_kernel_l1: return &layer->kernel.l1;
+    case FR_SETTING_kernel_l2: return &layer->kernel.l2;
+    case FR_SETTING_bias_l1: return &layer->bias.l1;
+    case FR_SETTING_bias_l2: return &layer->bias.l2;
+    }
+    return NULL;
 }
 
 static double *activity_setting(fr_layer *layer, int setting)
@@ -115,13 +126,8 @@ static bool dense_valid(const fr_layer *l)
 
 static double *dense_setting(fr_layer *layer, int setting)
 {
-    switch (setting) {
-    case FR_SETTING_kernel_l1: return &layer->kernel.l1;
-    case FR_SETTING_kernel_l2: return &layer->kernel.l2;
-    case FR_SETTING_bias_l1: return &layer->bias.l1;
-    case FR_SETTING_bias_l2: return &layer->bias.l2;
-    }
-    return activity_setting(layer, setting);
+    double *found = weight_setting(layer, setting);
+    return found ? found : activity_setting(layer, setting);
 }
 
 static double dense_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
@@ -258,6 +264,194 @@ static void factor_backward(const training_run *run, ptrdiff_t l, ptrdiff_t firs
                                dx.width);
 }
 
+/* ---- normalization ---- */
+
+static bool normalization_valid(const fr_layer *l)
+{
+    return square(l) && l->epsilon > 0 && isfinite(l->epsilon) && l->momentum >= 0 && l->momentum <= 1 &&
+           regularizer_valid(l->kernel) && regularizer_valid(l->bias) && l->groups.n_groups == 0 &&
+           constraint_valid(&l->kernel_constraint) && constraint_valid(&l->bias_constraint);
+}
+
+static fr_normal_tile normal_tile(const fr_network *net, const layer *a, ptrdiff_t rows, matrix x, matrix y)
+{
+    return (fr_normal_tile){
+        .rows = rows,
+        .n = a->spec.n_out,
+        .x = x.at,
+        .y = y.at,
+        .ld = y.width,
+        .gap = gap(net, y),
+        .gamma = a->kernel < 0 ? NULL : weight_at(net, a->kernel),
+        .beta = a->bias < 0 ? NULL : weight_at(net, a->bias),
+        .epsilon = a->spec.epsilon,
+    };
+}
+
+/* A panel of the batch, forward and backward. */
+static fr_normal_tile panel_tile(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    fr_normal_tile tile =
+        normal_tile(run->net, a, rows, input_of(run, l, first), rows_of(run, l, a->y, first));
+    tile.dy = rows_of(run, l, a->d, first).at;
+    if (l > run->net->first_trainable) tile.dx = rows_of(run, l - 1, run->net->layers[l - 1].d, first).at;
+    return tile;
+}
+
+static void *sums_of_panel(const training_run *run, const layer *a, void *sums, ptrdiff_t first)
+{
+    return fr_at(sums, first / run->plan->n_rows * a->n_padded, run->net->size);
+}
+
+static void take_column_sums(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch)
+{
+    ptrdiff_t sums = fr_size_product(most_panels(n_batch), a->n_padded);
+    a->dgamma = fr_arena_take(arena, sums, net->size);
+    a->dbias = fr_arena_take(arena, sums, net->size);
+}
+
+/* ---- by rows: layer normalization ---- */
+
+static void take_rows(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch)
+{
+    take_column_sums(net, arena, a, n_batch);
+    a->mean = fr_arena_take(arena, n_batch, net->size);
+    a->scale = fr_arena_take(arena, n_batch, net->size);
+}
+
+static fr_normal_tile rows_tile(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    fr_normal_tile tile = panel_tile(run, l, first, rows);
+    tile.mean = fr_at(a->mean, first, run->net->size);
+    tile.scale = fr_at(a->scale, first, run->net->size);
+    return tile;
+}
+
+static double rows_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    fr_normal_tile tile = rows_tile(run, l, first, rows);
+    run->kernels->normalize_rows(&tile);
+    return 0;
+}
+
+static void rows_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    fr_normal_tile tile = rows_tile(run, l, first, rows);
+    if (a->kernel >= 0) tile.dgamma = sums_of_panel(run, a, a->dgamma, first);
+    if (a->bias >= 0) tile.dbeta = sums_of_panel(run, a, a->dbias, first);
+    run->kernels->normalize_rows_backward(&tile);
+}
+
+static double rows_infer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows, matrix y)
+{
+    (void)activation;
+    fr_normal_tile tile = normal_tile(net, a, rows, y, y);
+    net->kernels->normalize_rows(&tile);
+    return 0;
+}
+
+/* ---- by columns: batch normalization ----
+ *
+ * Moments of the batch need all of its rows: those of each panel are taken before the layer, put together
+ * between two phases of rows, and used after it. The way back does the same with the sums of the gradient. */
+
+static void take_columns(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch)
+{
+    take_column_sums(net, arena, a, n_batch);
+    void **vectors[] = {&a->mean, &a->variance, &a->sums[0], &a->sums[1]};
+    for (int i = 0; i < 4; i++) *vectors[i] = fr_arena_take(arena, a->n_padded, net->size);
+}
+
+static fr_normal_tile columns_tile(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    bool moving = !uses_batch(&a->spec);
+    fr_normal_tile tile = panel_tile(run, l, first, rows);
+    tile.n_rows = run->n_batch;
+    tile.mean = moving ? weight_at(run->net, a->moving_mean) : a->mean;
+    tile.variance = moving ? weight_at(run->net, a->moving_variance) : a->variance;
+    return tile;
+}
+
+void fr_take_moments(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    fr_normal_tile tile = panel_tile(run, l, first, rows);
+    tile.mean = sums_of_panel(run, a, a->dbias, first);
+    tile.variance = sums_of_panel(run, a, a->dgamma, first);
+    run->kernels->column_moments(&tile);
+}
+
+void fr_join_moments(const training_run *run, ptrdiff_t l)
+{
+    const layer *a = &run->net->layers[l];
+    run->kernels->combine_moments(run->n_panels, run->plan->n_rows, run->n_batch, a->spec.n_out,
+                                  a->n_padded, a->dbias, a->dgamma, a->mean, a->variance);
+}
+
+static double columns_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    fr_normal_tile tile = columns_tile(run, l, first, rows);
+    run->kernels->normalize_columns(&tile);
+    return 0;
+}
+
+void fr_take_sums(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    fr_normal_tile tile = columns_tile(run, l, first, rows);
+    tile.dgamma = sums_of_panel(run, a, a->dgamma, first);
+    tile.dbeta = sums_of_panel(run, a, a->dbias, first);
+    run->kernels->normalize_columns_sums(&tile);
+}
+
+void fr_join_sums(const training_run *run, ptrdiff_t l)
+{
+    const layer *a = &run->net->layers[l];
+    const void *panels[] = {a->dgamma, a->dbias};
+    for (int i = 0; i < 2; i++) {
+        memset(a->sums[i], 0, (size_t)(a->n_padded * run->net->size));
+        for (ptrdiff_t p = 0; p < run->n_panels; p++)
+            run->kernels->add(a->n_padded, fr_at(panels[i], p * a->n_padded, run->net->size), a->sums[i]);
+    }
+}
+
+/* The first trainable layer has no gradient to hand down. */
+static void columns_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    if (l == run->net->first_trainable) {
+        fr_take_sums(run, l, first, rows);
+        return;
+    }
+    fr_normal_tile tile = columns_tile(run, l, first, rows);
+    if (uses_batch(&a->spec)) tile.dgamma = a->sums[0], tile.dbeta = a->sums[1];
+    run->kernels->normalize_columns_backward(&tile);
+}
+
+void fr_move_moments(const training_run *run, ptrdiff_t l)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[l];
+    ptrdiff_t n = a->spec.n_out;
+    double momentum = a->spec.momentum;
+    run->kernels->move_average(1, n, n, momentum, false, a->mean, weight_at(net, a->moving_mean));
+    run->kernels->move_average(1, n, n, momentum, false, a->variance, weight_at(net, a->moving_variance));
+}
+
+static double columns_infer(const fr_network *net, const layer *a, int activation, ptrdiff_t rows, matrix y)
+{
+    (void)activation;
+    fr_normal_tile tile = normal_tile(net, a, rows, y, y);
+    tile.mean = weight_at(net, a->moving_mean);
+    tile.variance = weight_at(net, a->moving_variance);
+    net->kernels->normalize_columns(&tile);
+    return 0;
+}
+
 /* ---- the table ---- */
 
 #define DROPS                                                                                      \
@@ -285,4 +479,19 @@ const layer_kind fr_layer_kinds[FR_N_LAYER_KINDS] = {
                                  .backward = copy_down},
     [FR_LAYER_gaussian_dropout] = DROPS,
     [FR_LAYER_alpha_dropout] = DROPS,
+    [FR_LAYER_layer_normalization] = {.valid = normalization_valid,
+                                      .setting = weight_setting,
+                                      .normalizes = true,
+                                      .take = take_rows,
+                                      .forward = rows_forward,
+                                      .backward = rows_backward,
+                                      .infer = rows_infer},
+    [FR_LAYER_batch_normalization] = {.valid = normalization_valid,
+                                      .setting = weight_setting,
+                                      .normalizes = true,
+                                      .by_columns = true,
+                                      .take = take_columns,
+                                      .forward = columns_forward,
+                                      .backward = columns_backward,
+                                      .infer = columns_infer},
 };

@@ -40,11 +40,11 @@ ptrdiff_t fr_rows_of_panel(const fr_network *net, ptrdiff_t n_batch, double flop
 
 /* ---- layouts ---- */
 
-/* Copies a kernel (part 0) or a bias between its panels and a plain (rows, n_out) array; `get` says which way. */
+/* Copies an array of a layer between its panels and a plain (rows, n_out) array; `get` says which way. */
 static void copy_panels(const fr_network *net, const layer *a, int part, void *panels, void *plain, bool get)
 {
-    ptrdiff_t rows = part == 0 ? a->spec.n_in : 1, n_out = a->spec.n_out, width = a->width;
-    bool turned = part == 0 && a->turned;
+    bool is_kernel = part == FR_KERNEL && a->spec.kind == FR_LAYER_dense, turned = is_kernel && a->turned;
+    ptrdiff_t rows = is_kernel ? a->spec.n_in : 1, n_out = a->spec.n_out, width = a->width;
     ptrdiff_t n = turned ? 1 : width; /* that stand side by side both ways */
     for (ptrdiff_t o = 0; o < n_out; o += n)
         for (ptrdiff_t i = 0; i < rows; i++) {
@@ -68,10 +68,10 @@ static bool stands_turned(const fr_network *net, const layer *a)
 
 static void turn(const fr_network *net, layer *a, void *panels, void *plain)
 {
-    copy_panels(net, a, 0, panels, plain, true);
+    copy_panels(net, a, FR_KERNEL, panels, plain, true);
     memset(panels, 0, (size_t)(kernel_size(a) * net->size));
     a->turned = !a->turned;
-    copy_panels(net, a, 0, panels, plain, false);
+    copy_panels(net, a, FR_KERNEL, panels, plain, false);
     a->turned = !a->turned;
 }
 
@@ -116,6 +116,7 @@ fr_status fr_network_update_layers(fr_network *net, const fr_layer *layers)
         const fr_layer *old = &net->layers[l].spec, *new = &layers[l];
         if (!layer_valid(new) || new->kind != old->kind || new->n_in != old->n_in ||
             new->n_out != old->n_out || new->use_bias != old->use_bias ||
+            new->use_gamma != old->use_gamma ||
             new->activation != old->activation)
             return FR_BAD_ARGUMENT;
     }
@@ -136,7 +137,8 @@ fr_status fr_network_update_layers(fr_network *net, const fr_layer *layers)
         net->layers[l].spec = layers[l];
         fr_groups_free(&net->layers[l].groups);
         net->layers[l].groups = groups[l];
-        if (layers[l].kind == FR_LAYER_dense && layers[l].trainable) net->first_trainable = l;
+        bool has_weights = net->layers[l].kernel >= 0 || net->layers[l].bias >= 0;
+        if (has_weights && layers[l].trainable) net->first_trainable = l;
     }
     free(groups);
     fr_turn_kernels(net, plain);
@@ -150,16 +152,22 @@ static ptrdiff_t place_weights(fr_network *net)
     ptrdiff_t line = FR_ALIGNMENT / net->size, used = 0; /* elements */
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         layer *a = &net->layers[l];
-        a->kernel = a->bias = -1;
-        if (a->spec.kind != FR_LAYER_dense) continue;
+        const layer_kind *kind = &fr_layer_kinds[a->spec.kind];
+        a->kernel = a->bias = a->moving_mean = a->moving_variance = -1;
+        if (a->spec.kind != FR_LAYER_dense && !kind->normalizes) continue;
         ptrdiff_t rows = a->few_units ? padded(a->spec.n_in, a->width) : a->spec.n_in; /* either way */
+        if (kind->normalizes) rows = a->spec.use_gamma;
         ptrdiff_t kernel = fr_size_product(rows, a->n_padded);
         if (kernel < 0 || kernel > PTRDIFF_MAX / 64 - used) return -1;
-        a->kernel = used;
+        if (kernel > 0) a->kernel = used;
         used += round_up(kernel, line);
-        if (!a->spec.use_bias) continue;
-        a->bias = used;
-        used += a->n_padded;
+        ptrdiff_t *vectors[] = {a->spec.use_bias ? &a->bias : NULL, kind->by_columns ? &a->moving_mean : NULL,
+                                kind->by_columns ? &a->moving_variance : NULL};
+        for (int i = 0; i < 3; i++) {
+            if (!vectors[i]) continue;
+            *vectors[i] = used;
+            used += a->n_padded;
+        }
     }
     return used;
 }
@@ -255,11 +263,13 @@ fr_status fr_network_set_slots(fr_network *net, int n_slots)
 static fr_status copy_array(const fr_network *net, int slot, ptrdiff_t l, int part, void *plain,
                             bool get)
 {
-    if (l < 0 || l >= net->n_layers || slot < FR_GRADIENT || slot >= net->n_slots || (part & ~1) ||
+    if (l < 0 || l >= net->n_layers || slot < FR_GRADIENT || slot >= net->n_slots || part < 0 ||
+        part >= FR_N_ARRAYS ||
         (slot == FR_GRADIENT && !net->training.gradient))
         return FR_BAD_ARGUMENT;
     const layer *a = &net->layers[l];
-    ptrdiff_t offset = part == 0 ? a->kernel : a->bias;
+    ptrdiff_t offsets[FR_N_ARRAYS] = {a->kernel, a->bias, a->moving_mean, a->moving_variance};
+    ptrdiff_t offset = offsets[part];
     if (offset < 0) return FR_BAD_ARGUMENT;
     char *panels = slot == FR_GRADIENT  ? gradient_at(net, offset)
                    : slot == FR_WEIGHTS ? weight_at(net, offset)

@@ -34,7 +34,8 @@ typedef struct {
 
 typedef struct {
     fr_layer spec;
-    ptrdiff_t kernel, bias; /* offsets in the weights, -1 where there is none */
+    /* Offsets in the weights, -1 where there is none: a kernel, or gamma; a bias, or beta. */
+    ptrdiff_t kernel, bias, moving_mean, moving_variance;
     ptrdiff_t width;        /* of the panels of y, d and the kernel */
     ptrdiff_t n_padded;     /* n_out in whole panels */
     bool few_units;         /* the kernel may stand as its transpose */
@@ -47,6 +48,10 @@ typedef struct {
     void *dbias;      /* (row panels, n_padded): column sums of each row panel's dz */
     void *transposed; /* native: the kernel's transpose, for dx; kept up by the update */
     void *factor;     /* noise: as y, dy/dx */
+    void *dgamma;     /* normalization: as dbias. Before the way back both hold moments of columns. */
+    void *mean, *scale; /* by rows: (n_batch) */
+    void *variance;     /* by columns, as mean: (n_padded) */
+    void *sums[2];      /* by columns, (n_padded): dgamma and dbeta of the batch */
     /* where products are in bfloat16: the input, d, the kernel and its transpose */
     matrix_pairs x_pairs, d_pairs;
     void *w_down, *wt_down;
@@ -67,6 +72,7 @@ typedef struct {
  * group penalty the update's tasks are whole groups: rows by position, or all rows. */
 typedef struct {
     ptrdiff_t layer, i, n_i, o, n_o;
+    int part; /* of a bound, where it is no block */
     ptrdiff_t group, n_groups;
     fr_sums kernel, bias;
     double kernel_square, bias_square; /* of changed gradients: sums of squares */
@@ -94,7 +100,11 @@ typedef struct {
     panel_sums *panels;
     bool changes; /* gradients are changed as a whole, in a phase of its own */
     task *tasks, *updates; /* of the column phase; of the update phase and that before it */
-    task *bounds; /* what is brought back to its constraints: columns or rows of a kernel, a bias (n_o = 0) */
+    task *bounds; /* what is brought back to its constraints: columns or rows of a kernel, a vector (n_o = 0) */
+    /* Layers whose moments are those of the batch, n_splits of them: rows stop before each on the way forward, and
+     * on the way back after the n_back that are above the first trainable layer. */
+    ptrdiff_t *splits;
+    ptrdiff_t n_splits, n_back;
     ptrdiff_t n_tasks, n_updates, n_bounds;
     char *scratch; /* (n_threads, scratch_size) bytes */
     ptrdiff_t scratch_size, terms_at; /* of the scratch: dw, then the terms of x' for a strip of it */
@@ -141,6 +151,8 @@ typedef struct {
     bool (*valid)(const fr_layer *layer);
     double *(*setting)(fr_layer *layer, int setting); /* one that may change from step to step, or NULL */
     bool has_activation;
+    bool normalizes; /* its kernel is gamma, its bias beta */
+    bool by_columns; /* and its moments are the batch's */
     /* Training's buffers beside y and d, or NULL. */
     void (*take)(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch);
     /* y from the y below; returns the activity penalty. */
@@ -156,6 +168,12 @@ extern const layer_kind fr_layer_kinds[FR_N_LAYER_KINDS];
 
 /* Rows of a panel, a rule of the batch alone: results must not depend on the number of threads. */
 ptrdiff_t fr_panel_rows(ptrdiff_t n_batch);
+
+/* The most panels that a batch of at most n_batch rows is cut into. */
+static inline ptrdiff_t most_panels(ptrdiff_t n_batch) { return pieces(n_batch, 16) + 1; }
+
+/* Whether training takes a layer's moments from the batch. */
+static inline bool uses_batch(const fr_layer *l) { return fr_layer_kinds[l->kind].by_columns && l->trainable; }
 
 /* Work of which threads may have a part each. */
 #define FR_SHARED_FLOPS 4e5

@@ -66,7 +66,12 @@ static ptrdiff_t plan_tasks(const fr_network *net, task *tasks, bool for_update)
     ptrdiff_t n = 0;
     for (ptrdiff_t l = net->n_layers - 1; l >= 0; l--) {
         const layer *a = &net->layers[l];
-        if (a->spec.kind != FR_LAYER_dense || !a->spec.trainable) continue;
+        if (!a->spec.trainable || (a->kernel < 0 && a->bias < 0)) continue;
+        if (a->spec.kind != FR_LAYER_dense) {
+            if (tasks) tasks[n] = (task){.layer = l, .n_o = a->n_padded};
+            n++;
+            continue;
+        }
         ptrdiff_t n_i, n_o;
         block_shape(net, a, &n_i, &n_o);
         if (for_update && a->groups.groups.n_groups > 0) {
@@ -95,13 +100,25 @@ static ptrdiff_t plan_tasks(const fr_network *net, task *tasks, bool for_update)
 }
 
 /* What is brought back to its constraints after a step; counts alone where tasks is NULL. */
+static ptrdiff_t vector_bound(const fr_constraint *c, ptrdiff_t offset, ptrdiff_t l, int part, task *at)
+{
+    if (offset < 0 || c->kind == FR_CONSTRAINT_none) return 0;
+    if (at) *at = (task){.layer = l, .part = part};
+    return 1;
+}
+
 static ptrdiff_t plan_bounds(const fr_network *net, task *tasks)
 {
     ptrdiff_t n = 0;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
-        if (a->spec.kind != FR_LAYER_dense || !a->spec.trainable) continue;
+        if (!a->spec.trainable) continue;
         const fr_constraint *c = &a->spec.kernel_constraint;
+        n += vector_bound(&a->spec.bias_constraint, a->bias, l, FR_BIAS, tasks ? tasks + n : NULL);
+        if (a->spec.kind != FR_LAYER_dense) {
+            n += vector_bound(c, a->kernel, l, FR_KERNEL, tasks ? tasks + n : NULL);
+            continue;
+        }
         bool norms = c->kind == FR_CONSTRAINT_norm;
         ptrdiff_t n_i = a->spec.n_in, n_o = a->spec.n_out;
         if (norms && c->per_column)
@@ -116,19 +133,26 @@ static ptrdiff_t plan_bounds(const fr_network *net, task *tasks)
                                       .n_i = smaller(n_i, a->spec.n_in - i),
                                       .o = o,
                                       .n_o = smaller(n_o, a->spec.n_out - o)};
-        if (a->bias < 0 || a->spec.bias_constraint.kind == FR_CONSTRAINT_none) continue;
-        if (tasks) tasks[n] = (task){.layer = l};
-        n++;
     }
     return n;
+}
+
+/* Frozen, the moments are the moving ones. */
+static void plan_splits(const fr_network *net, training_plan *plan)
+{
+    plan->n_splits = plan->n_back = 0;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        if (!uses_batch(&net->layers[l].spec)) continue;
+        plan->splits[plan->n_splits++] = l;
+        plan->n_back += l > net->first_trainable;
+    }
 }
 
 static void take_training(fr_network *net, training_plan *plan)
 {
     fr_arena *arena = &plan->arena;
     const layer *last = &net->layers[net->n_layers - 1];
-    /* The most row panels that a batch of at most n_batch rows is cut into. */
-    ptrdiff_t n_panels = pieces(plan->n_batch, 16) + 1, scratch = 0;
+    ptrdiff_t n_panels = most_panels(plan->n_batch), scratch = 0;
     plan->n_tasks = plan_tasks(net, NULL, false);
     plan->n_updates = plan_tasks(net, NULL, true);
     if (!plan->compressed)
@@ -142,6 +166,7 @@ static void take_training(fr_network *net, training_plan *plan)
     plan->tasks = fr_arena_take(arena, plan->n_tasks, sizeof *plan->tasks);
     plan->n_bounds = plan_bounds(net, NULL);
     plan->bounds = fr_arena_take(arena, plan->n_bounds, sizeof *plan->bounds);
+    plan->splits = fr_arena_take(arena, net->n_layers, sizeof *plan->splits);
     plan->updates = plan->tasks; /* where no groups ask for others */
     if (plan->groups) plan->updates = fr_arena_take(arena, plan->n_updates, sizeof *plan->updates);
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
@@ -151,7 +176,10 @@ static void take_training(fr_network *net, training_plan *plan)
         a->d = fr_arena_take(arena, batch, net->size);
         const layer_kind *kind = &fr_layer_kinds[a->spec.kind];
         if (kind->take) kind->take(net, arena, a, plan->n_batch);
-        if (a->spec.kind != FR_LAYER_dense) continue;
+        if (a->spec.kind != FR_LAYER_dense) {
+            scratch = larger(scratch, a->n_padded);
+            continue;
+        }
         a->dbias = fr_arena_take(arena, fr_size_product(n_panels, a->n_padded), net->size);
         a->transposed = a->w_down = NULL;
         if (net->pairs && !(l == 0 && plan->compressed))
@@ -223,6 +251,7 @@ fr_status fr_plan_training(fr_network *net, const fr_training *call, int n_threa
     plan_bounds(net, plan->bounds);
     plan_tasks(net, plan->tasks, false);
     if (plan->groups) plan_tasks(net, plan->updates, true);
+    plan_splits(net, plan);
     if (net->transposed_stale) fr_transpose_all(net);
     return FR_OK;
 }

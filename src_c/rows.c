@@ -55,18 +55,56 @@ static panel_sums loss_panel(const training_run *run, ptrdiff_t first, ptrdiff_t
     return sums;
 }
 
+/* From stage n_splits on: down to the next layer whose sums are those of the batch, or to the end. */
+static void backward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    const training_plan *plan = run->plan;
+    ptrdiff_t back = run->stage - plan->n_splits; /* splits behind this panel */
+    ptrdiff_t from = back == 0 ? net->n_layers - 1 : plan->splits[plan->n_splits - back];
+    ptrdiff_t split = back < plan->n_back ? plan->splits[plan->n_splits - 1 - back] : -1;
+    for (ptrdiff_t l = from; l >= net->first_trainable && l > split; l--)
+        fr_layer_kinds[net->layers[l].spec.kind].backward(run, l, first, rows);
+    if (split >= 0) fr_take_sums(run, split, first, rows);
+}
+
 void fr_train_rows(training_run *run, ptrdiff_t panel)
 {
     const fr_network *net = run->net;
-    ptrdiff_t first = panel * run->plan->n_rows;
-    ptrdiff_t rows = smaller(run->plan->n_rows, run->n_batch - first);
-    gather(run, first, rows);
-    double activity = 0;
-    for (ptrdiff_t l = 0; l < net->n_layers; l++)
-        activity += fr_layer_kinds[net->layers[l].spec.kind].forward(run, l, first, rows);
-    panel_sums sums = loss_panel(run, first, rows);
-    sums.activity += activity;
-    run->plan->panels[panel] = sums;
-    for (ptrdiff_t l = net->n_layers - 1; l >= net->first_trainable; l--)
-        fr_layer_kinds[net->layers[l].spec.kind].backward(run, l, first, rows);
+    const training_plan *plan = run->plan;
+    ptrdiff_t first = panel * plan->n_rows, stage = run->stage;
+    ptrdiff_t rows = smaller(plan->n_rows, run->n_batch - first);
+    panel_sums *sums = &plan->panels[panel];
+    if (stage == 0) {
+        gather(run, first, rows);
+        sums->activity = 0;
+    }
+    if (stage <= plan->n_splits) {
+        ptrdiff_t from = stage == 0 ? 0 : plan->splits[stage - 1];
+        ptrdiff_t split = stage < plan->n_splits ? plan->splits[stage] : net->n_layers;
+        for (ptrdiff_t l = from; l < split; l++)
+            sums->activity += fr_layer_kinds[net->layers[l].spec.kind].forward(run, l, first, rows);
+        if (split < net->n_layers) {
+            fr_take_moments(run, split, first, rows);
+            return;
+        }
+        panel_sums loss = loss_panel(run, first, rows);
+        loss.activity += sums->activity;
+        *sums = loss;
+    }
+    backward_panel(run, first, rows);
+}
+
+bool fr_rows_go_on(training_run *run)
+{
+    const training_plan *plan = run->plan;
+    ptrdiff_t back = run->stage - plan->n_splits;
+    if (back < 0)
+        fr_join_moments(run, plan->splits[run->stage]);
+    else if (back < plan->n_back)
+        fr_join_sums(run, plan->splits[plan->n_splits - 1 - back]);
+    else
+        return false;
+    run->stage++;
+    return true;
 }

@@ -4,6 +4,8 @@
  *
  *   rows      the batch is cut into panels of rows. A panel is gathered, goes forward through all layers
  *             and the loss, and backward down to the first trainable layer, without leaving the cache.
+ *             Batch normalization needs moments and sums over the whole batch: there the phase is cut, and the
+ *             panels go on after what they took has been put together.
  *   columns   the kernels are cut into blocks. A block's dw = x'dz over the whole batch goes into a
  *             thread's scratch, and the regularized update consumes it there: gradients are not stored.
  *   update    only where a step needs whole gradients before it changes a weight (`materialize`): the
@@ -103,6 +105,7 @@ static ptrdiff_t begin_step(training_run *run)
     run->overwrites = o->averages && o->ema_overwrite > 0 && (done + 1) % o->ema_overwrite == 0;
     run->n_batch = smaller(run->call->batch_size, run->stop - run->row);
     run->n_panels = pieces(run->n_batch, run->plan->n_rows);
+    run->stage = 0;
     return run->n_panels;
 }
 
@@ -113,6 +116,7 @@ static ptrdiff_t next_training_phase(void *context)
     training_plan *plan = run->plan;
     switch (run->phase) {
     case ROWS: {
+        if (fr_rows_go_on(run)) return run->n_panels;
         panel_sums sums = sum_panels(run);
         run->not_finite = !isfinite(sums.loss + sums.activity);
         if (run->not_finite) return 0;
@@ -137,6 +141,7 @@ static ptrdiff_t next_training_phase(void *context)
         if (plan->n_bounds > 0) return plan->n_bounds;
         /* fall through */
     case BOUNDS:
+        for (ptrdiff_t i = 0; i < plan->n_splits; i++) fr_move_moments(run, plan->splits[i]);
         add_step_to_ledger(run);
         run->row += run->n_batch;
         run->steps_done++;

@@ -14,6 +14,7 @@ struct training_run {
     fr_optimizer optimizer; /* as it is in the step at hand, of which all that follows is */
     enum { BEFORE, ROWS, COLUMNS, GRADIENTS, UPDATES, BOUNDS } phase;
     ptrdiff_t row, stop, n_batch, n_panels, steps_done; /* rows up to `stop`, for now */
+    ptrdiff_t stage; /* of the phase of rows, which the plan's splits cut into 1 + n_splits + n_back */
     bool not_finite;
     fr_update_step update;
     fr_gradient_step change; /* of the gradients; its regularizer is that of the array */
@@ -74,10 +75,22 @@ void fr_take_terms(const fr_network *net, fr_arena *arena, ptrdiff_t n_batch, te
 /* The plan for this call; buffers that are large enough stay. */
 fr_status fr_plan_training(fr_network *net, const fr_training *call, int n_threads);
 
+/* ---- layers.c: what normalizes by columns ---- */
+
+/* Moments of what layer l reads, of a panel and then of the batch; into the moving ones. */
+void fr_take_moments(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows);
+void fr_join_moments(const training_run *run, ptrdiff_t l);
+void fr_move_moments(const training_run *run, ptrdiff_t l);
+/* dgamma and dbeta, the same. */
+void fr_take_sums(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows);
+void fr_join_sums(const training_run *run, ptrdiff_t l);
+
 /* ---- rows.c ---- */
 
 /* A panel of rows: gathered, forward through all layers and the loss, backward to the first trainable one. */
 void fr_train_rows(training_run *run, ptrdiff_t panel);
+/* Between two stages: puts together what the panels took; false after the last. */
+bool fr_rows_go_on(training_run *run);
 
 /* ---- columns.c ---- */
 

@@ -19,7 +19,7 @@ from test_engine import (
     draw_targets,
 )
 
-from fastreg import _engine, functional, reference
+from fastreg import _engine, functional, inputs, reference
 
 KINDS = [kind for kind in _engine.names()["layer"] if kind != "dense"]
 NOISES = tuple(reference.NOISES)
@@ -43,6 +43,12 @@ def make(kind, n, rng, activation="tanh"):
         return layer | {"stddev": 0.2, "seed": seed}
     if kind in NOISES:
         return layer | {"rate": 0.3, "seed": seed}
+    layer |= penalties | {"trainable": True, "epsilon": 1e-3}
+    layer |= {"use_gamma": rng.random() < 0.8, "use_bias": rng.random() < 0.8}
+    if kind == "layer_normalization":
+        return layer
+    if kind == "batch_normalization":
+        return layer | {"momentum": 0.7}
     raise KeyError(kind)
 
 
@@ -88,6 +94,13 @@ def draw_weights(rng, layers):
             shape = (layer["n_in"], layer["n_out"])
             weights.append(rng.normal(size=shape) / (2 * np.sqrt(shape[0])))
             weights.append(rng.normal(size=shape[1]) / 10)
+        n = layer["n_out"]
+        if layer.get("use_gamma"):
+            weights.append(rng.uniform(0.5, 1.5, n))
+        if layer.get("use_bias") and layer["kind"] != "dense":
+            weights.append(rng.normal(size=n) / 10)
+        if layer["kind"] == "batch_normalization":
+            weights += [rng.normal(size=n) / 10, rng.uniform(0.5, 1.5, n)]
     return weights
 
 
@@ -132,13 +145,13 @@ def test_the_number_of_threads_changes_no_bit(kind):
 
 
 def slope(module, case, weights, direction, h):
-    """The derivative of a step's loss along a direction, by central differences."""
-    values = []
-    for sign in (-1, 1):
+    """The derivative of a step's loss along a direction, by central differences of fourth order."""
+    values = {}
+    for k in (-2, -1, 1, 2):
         network = module.Network(case["layers"], "float64")
-        network.set_weights([w + sign * h * d for w, d in zip(weights, direction, strict=True)])
-        values.append(loss_of(network, case))
-    return (values[1] - values[0]) / (2 * h)
+        network.set_weights([w + k * h * d for w, d in zip(weights, direction, strict=True)])
+        values[k] = loss_of(network, case)
+    return (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
 
 
 def loss_of(network, case, optimizer=None):
@@ -163,6 +176,8 @@ def test_gradients_are_the_slope_of_the_loss(kind, middle, activation, loss):
     for number in (2, 5):
         if case["layers"][number]["kind"] == "activation":
             case["layers"][number]["activation"] = middle
+    for layer in case["layers"]:
+        layer |= {"momentum": 1.0} if "momentum" in layer else {}  # moving moments stay
     case["layers"][1]["activation"] = middle
     step = {"kind": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
     rng = np.random.default_rng(1)
@@ -246,3 +261,116 @@ def test_noise_is_nothing_at_inference_and_nothing_at_zero(kind, module):
     case |= {"loss": "mean_squared_error", "seed": 3}
     plain, loud, silent = (loss_of(network, case) for network in networks)
     assert silent == plain != loud
+
+
+# ------------------------------------------------------------------ normalization
+
+NORMALS = ("layer_normalization", "batch_normalization")
+
+
+@pytest.mark.parametrize("kind", NORMALS)
+def test_frozen_normalization_equals_the_reference(kind):
+    """Frozen, a batch normalization takes the moving moments, and they stay."""
+    for variant in range(4):
+        case = draw(kind, *HEADS[variant], variant)
+        for layer in case["layers"]:
+            if layer["kind"] == kind:
+                layer["trainable"] = bool(variant & 1) and layer["n_out"] == 17
+        for dtype in DTYPES:
+            assert_same_training(case, dtype)
+    still = draw(kind, *HEADS[0], 0)
+    for layer in still["layers"]:
+        layer["trainable"] = False
+    run = Run(_engine, still, "float64")
+    for mine, first in zip(run.arrays, still["weights"], strict=False):
+        np.testing.assert_array_equal(mine, first)
+
+
+@pytest.mark.parametrize("module", [_engine, reference], ids=["engine", "reference"])
+def test_moving_moments_are_those_of_the_batches(module):
+    rng = np.random.default_rng(0)
+    x = rng.normal(2.0, 3.0, size=(23, 5))
+    layer = make("batch_normalization", 5, rng) | {"momentum": 0.25, "use_gamma": False}
+    layer["use_bias"] = False
+    network = module.Network([layer, dense(5, 1)], "float64")
+    network.set_weights([np.zeros(5), np.ones(5), np.ones((5, 1)), np.zeros(1)])
+    mean, variance = np.zeros(5), np.ones(5)
+    for first in range(0, 23, 10):
+        batch = x[first : first + 10]
+        mean = 0.25 * mean + 0.75 * batch.mean(axis=0)
+        variance = 0.25 * variance + 0.75 * batch.var(axis=0)
+    still = {"kind": "sgd", "learning_rate": 0.0, "momentum": 0.0, "weight_decay": 0.0}
+    done = network.train(
+        *(x, np.zeros((23, 1)), None, None, 0, 23, 10, "mean_squared_error"),
+        *(still, 0, 0, None, np.zeros(6), 1),
+    )
+    assert done == 3
+    weights = network.get_weights()
+    np.testing.assert_allclose(weights[0], mean, rtol=1e-12)
+    np.testing.assert_allclose(weights[1], variance, rtol=1e-12)
+    out = np.empty((23, 1))
+    network.forward(x, 32, out, 1)
+    expected = ((x - mean) / np.sqrt(variance + 1e-3)).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(out, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("module", [_engine, reference], ids=["engine", "reference"])
+def test_a_step_that_is_not_finite_moves_nothing(module):
+    rng = np.random.default_rng(0)
+    network = module.Network([make("batch_normalization", 3, rng), dense(3, 1)], "float64")
+    before = [np.ones_like(w) for w in network.get_weights()]
+    network.set_weights(before)
+    x = np.full((8, 3), 1e200)
+    x[0] = -1e200
+    done = network.train(
+        *(x, np.full((8, 1), 1e200), None, None, 0, 8, 8, "mean_squared_error"),
+        *(OPTIMIZERS["sgd"], 0, 0, None, np.zeros(6), 1),
+    )
+    assert done == 0
+    for mine, first in zip(network.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, first)
+
+
+@pytest.mark.parametrize("kind", NORMALS)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"clipnorm": 0.05},
+        {"clipvalue": 0.01},
+        {"global_clipnorm": 0.1},
+        {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 2},
+        {"gradient_accumulation_steps": 2},
+    ],
+    ids=str,
+)
+def test_gamma_and_beta_are_weights_as_others_are(kind, more):
+    """Clipped, averaged and summed; moving moments are none of it."""
+    bound = inputs.Bound("norm", 0.0, 0.7, 1.0, False, False)
+    for variant in range(3):
+        case = draw(kind, *HEADS[variant], variant)
+        case["optimizer"] = case["optimizer"] | more
+        for layer in case["layers"]:
+            if layer["kind"] == kind:
+                layer |= {"kernel_constraint": bound, "keeps_kernel": True}
+                layer["bias_constraint"] = inputs.Bound("non_neg", 0.0, 0.0, 1.0, False, False)
+        for dtype in DTYPES:
+            assert_same_training(case, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_moments_far_from_zero_keep_their_digits(dtype):
+    """A mean of 1e4 deviations: squares would cancel."""
+    x = np.random.default_rng(0).normal(1e3, 0.1, size=(50, 40)).astype(dtype)
+    wide = x.astype(np.longdouble)
+    for axis, y in (
+        (1, functional.layer_normalization(x)),
+        (0, functional.batch_normalization(x, *moments_of(x, dtype))),
+    ):
+        off = wide - wide.mean(axis=axis, keepdims=True)
+        expected = off / np.sqrt(wide.var(axis=axis, keepdims=True) + 1e-3)
+        assert np.abs(y - expected).max() < 1e4 * 8 * np.finfo(dtype).eps
+
+
+def moments_of(x, dtype):
+    wide = x.astype(np.longdouble)
+    return wide.mean(axis=0).astype(dtype), wide.var(axis=0).astype(dtype)

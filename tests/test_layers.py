@@ -417,6 +417,8 @@ OTHERS = [
     lambda: fr.GaussianNoise(0.1, seed=4),
     lambda: fr.GaussianDropout(0.2),
     lambda: fr.AlphaDropout(0.2, seed=4),
+    lambda: fr.LayerNormalization(epsilon=0.1, gamma_regularizer="l2", center=False),
+    lambda: fr.BatchNormalization(momentum=0.9, beta_constraint="non_neg", scale=False),
 ]
 
 
@@ -439,7 +441,7 @@ def test_other_kinds_are_saved_copied_and_described(make, backend, tmp_path):
     model.summary(lines.append)
     assert any(type(model.layers[1]).__name__ in line for line in lines)
     assert model.layers[1].output_shape == (None, 3)
-    assert model.layers[1].count_params() == 0
+    assert model.layers[1].count_params() == sum(w.size for w in model.layers[1].get_weights())
 
 
 @pytest.mark.parametrize(
@@ -453,6 +455,14 @@ def test_other_kinds_are_saved_copied_and_described(make, backend, tmp_path):
         (lambda: fr.GaussianDropout(1.0), ValueError, "rate: got 1"),
         (lambda: fr.AlphaDropout(0.5, (1, 2)), ValueError, "noise_shape: got"),
         (lambda: fr.AlphaDropout(float("nan")), ValueError, "rate: got nan"),
+        (lambda: fr.LayerNormalization(axis=1), ValueError, "axis: got 1; only -1"),
+        (lambda: fr.LayerNormalization(epsilon=0.0), ValueError, "epsilon: got 0"),
+        (lambda: fr.LayerNormalization(gamma_regularizer=fr.GroupL1(0.1)), ValueError, "gamma_reg"),
+        (lambda: fr.LayerNormalization(rms_scaling=True), ValueError, "rms_scaling"),
+        (lambda: fr.BatchNormalization(momentum=1.5), ValueError, "momentum: got 1.5"),
+        (lambda: fr.BatchNormalization(beta_initializer="zeroes"), ValueError, "beta_initializer"),
+        (lambda: fr.BatchNormalization(renorm=True), ValueError, "renorm"),
+        (lambda: fr.BatchNormalization(center="yes"), TypeError, "center: got 'yes'"),
     ],
 )
 def test_other_kinds_refuse(make, error, message):
@@ -583,3 +593,168 @@ def test_one_function_may_have_activations_apart(backend):
         found.append([*model.get_weights(), polished.objective])
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+# ------------------------------------------------------------------ normalization
+
+
+def normalized(backend=None, **options):
+    layers_ = [
+        fr.Input((4,), dtype="float64"),
+        fr.Dense(6, kernel_regularizer="l2"),
+        fr.BatchNormalization(momentum=0.9, **options),
+        fr.Activation("relu"),
+        fr.LayerNormalization(gamma_regularizer=fr.L1L2(0.1, 0.2), beta_regularizer="l2"),
+        fr.Dense(2),
+    ]
+    fr.set_random_seed(5)
+    model = fr.Sequential(layers_, backend=backend)
+    model.compile(fr.Adam(0.01), "mse")
+    return model
+
+
+X = np.random.default_rng(1).normal(1.0, 2.0, size=(61, 4))
+Y = X[:, :2] ** 2
+
+
+def test_weights_of_normalization_have_keras_names_and_order(backend):
+    model = normalized(backend)
+    assert model.layers[1].weight_names == ["gamma", "beta", "moving_mean", "moving_variance"]
+    assert model.layers[3].weight_names == ["gamma", "beta"]
+    assert [w.shape for w in model.get_weights()][2:8] == [(6,)] * 6
+    lines = []
+    model.summary(lines.append)
+    total = 4 * 6 + 6 + 4 * 6 + 2 * 6 + 6 * 2 + 2
+    assert f"params: {total:,}, of which {total - 12:,} are trainable" in lines[-1]
+    assert any("gamma L1L2(l1=0.1, l2=0.2), beta L2" in line for line in lines)
+    found = model.evaluate(X, Y, verbose=0, return_dict=True)
+    kernel = 0.01 * (model.layers[0].kernel ** 2).sum()
+    assert found["kernel_penalty"] == pytest.approx(kernel + 0.1 * 6 + 0.2 * 6)
+
+
+def test_a_fit_with_normalization_is_resumed_to_the_bit(backend, tmp_path):
+    model = normalized(backend)
+    model.fit(X, Y, batch_size=16, epochs=2, verbose=0)
+    model.save(tmp_path / "half.safetensors")
+    model.fit(X, Y, batch_size=16, epochs=4, verbose=0, resume=True)
+    again = fr.load_model(tmp_path / "half.safetensors", backend=backend)
+    again.fit(X, Y, batch_size=16, epochs=4, verbose=0, resume=True)
+    for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (model.layers[1].moving_variance != 1).all()
+
+
+def test_a_fit_that_diverges_puts_the_moments_back(backend):
+    model = normalized(backend)
+    model.fit(X, Y, epochs=1, verbose=0)
+    before = model.get_weights()
+    bad = Y.copy()
+    bad[-1] = 1e300
+    with pytest.raises(FloatingPointError):
+        model.fit(X, bad, batch_size=8, epochs=2, verbose=0, shuffle=False)
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_frozen_normalization_is_that_of_inference(backend):
+    model = normalized(backend)
+    model.fit(X, Y, epochs=1, verbose=0)
+    model.trainable = False
+    before = model.get_weights()
+    expected = model.evaluate(X, Y, verbose=0)
+    assert model.fit(X, Y, batch_size=61, verbose=0).history["loss"][0] == pytest.approx(expected)
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    model.layers[1].trainable = True
+    assert model.fit(X, Y, batch_size=61, verbose=0).history["loss"][0] != pytest.approx(expected)
+    assert (model.layers[1].moving_mean != before[4]).any()
+
+
+def test_calls_in_training_take_the_batch_and_move_the_moments(backend):
+    model = fr.Sequential([fr.Input((4,)), fr.BatchNormalization(momentum=0.5), fr.Dense(4)])
+    model.set_weights([*model.get_weights()[:4], np.eye(4), np.zeros(4)])
+    y = model(X, training=True)
+    np.testing.assert_allclose(y, (X - X.mean(0)) / np.sqrt(X.var(0) + 1e-3), rtol=1e-5)
+    np.testing.assert_allclose(model.layers[0].moving_mean, X.mean(0) / 2, rtol=1e-5)
+    np.testing.assert_allclose(model.layers[0].moving_variance, 0.5 + X.var(0) / 2, rtol=1e-5)
+    assert model.layers[0].gamma.tolist() == [1.0] * 4 and model.layers[0].beta.any() == 0
+
+
+def test_an_objective_has_no_batches_but_may_have_moving_moments(backend):
+    model = normalized(backend)
+    with pytest.raises(ValueError, match=r"'batch_normalization.*normalizes by each batch"):
+        model.polish(X, Y, verbose=0)
+    model.fit(X, Y, epochs=1, verbose=0)
+    model.layers[1].trainable = False
+    before, moving = model.evaluate(X, Y, verbose=0), model.layers[1].get_weights()
+    found = model.polish(X, Y, max_iter=30, verbose=0)
+    assert found.objective < before
+    assert model.evaluate(X, Y, verbose=0) == pytest.approx(found.objective)
+    for one, other in zip(model.layers[1].get_weights(), moving, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_mean_of_the_weights_leaves_the_moments(backend):
+    model = normalized(backend)
+    model.compile(fr.Adam(0.01, use_ema=True, ema_momentum=0.5), "mse")
+    model.fit(X, Y, batch_size=61, epochs=3, verbose=0)
+    assert (model.layers[1].moving_mean != 0).all()
+    assert (model.layers[1].gamma != 1).any()
+
+
+def test_compact_takes_units_out_of_batch_normalization(backend):
+    """What is not read goes with its gamma and moments; what is constant, into the next bias."""
+    model = normalized(backend)
+    model.fit(X, Y, epochs=2, verbose=0)
+    model.pop(), model.pop()
+    model.add(fr.Dense(3))
+    weights = model.get_weights()
+    weights[0][:, 1] = 0
+    weights[6][4] = 0
+    model.compile(fr.Adam(0.01), "mse")
+    model.set_weights(weights)
+    small = fr.compact(model)
+    assert small.layers[0].units == 4 and small.layers[1].gamma.shape == (4,)
+    np.testing.assert_allclose(small.predict(X), model.predict(X), rtol=1e-12)
+    small.fit(X, X[:, :3], epochs=1, verbose=0)
+    # layer normalization lets each unit shape its row: none goes
+    model = normalized(backend)
+    weights = model.get_weights()
+    weights[0][:, 1] = 0
+    model.set_weights(weights)
+    assert fr.compact(model).layers[0].units == 6
+
+
+def test_regularizers_of_gamma_may_follow_schedules_and_be_added_in_python(backend):
+    decay = fr.optimizers.schedules.PiecewiseConstantDecay([0], [0.5, 0.0])
+
+    class Distance:
+        def value(self, w):
+            return float(((w - 1) ** 2).sum())
+
+        def gradient(self, w):
+            return 2 * (w - 1)
+
+    found = []
+    for regularizer in (fr.L1(decay), Distance()):
+        layer = fr.LayerNormalization(gamma_regularizer=regularizer)
+        model = fr.Sequential([fr.Input((4,)), layer, fr.Dense(2)], backend=backend)
+        model.compile("sgd", "mse")
+        found.append(model.fit(X, Y, batch_size=61, epochs=2, verbose=0).history["kernel_penalty"])
+    assert found[0] == [pytest.approx(0.5 * 4, rel=0.2), 0.0]
+    assert found[1][0] == 0 < found[1][1]
+
+
+def test_weight_decay_leaves_out_what_is_excluded(backend):
+    moved = []
+    for excluded in ([], ["gamma", "beta"]):
+        layer = fr.LayerNormalization()
+        model = fr.Sequential([fr.Input((4,)), layer, fr.Dense(2)], backend=backend)
+        optimizer = fr.SGD(1e-30, weight_decay=1e29)
+        if excluded:
+            optimizer.exclude_from_weight_decay(var_names=excluded)
+        model.compile(optimizer, "mse")
+        model.train_on_batch(X, Y)
+        moved.append(layer.gamma)
+    np.testing.assert_allclose(moved[0], 0.9, rtol=1e-6)
+    np.testing.assert_array_equal(moved[1], 1.0)

@@ -329,6 +329,32 @@ static void guard_steps(fr_dtype dtype, ptrdiff_t n, layout l)
         for (ptrdiff_t j = 0; j < n; j++) CHECK(get(dtype, w, r * l.ld + j) >= 0, "negative");
 }
 
+static void guard_normalization(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    test_case("guard normalization n %td ld %td %s %s", n, l.ld, name_of(dtype), fr_isa());
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    const void *x = locked(0, matrix(0, dtype, ROWS, n, l, -1, 1));
+    void *y = matrix(1, dtype, ROWS, n, l, 0, 0);
+    const void *gamma = locked(2, matrix(2, dtype, 1, n, plain(n), 0.5, 1));
+    void *vectors = matrix(3, dtype, 1, n, plain(n), 0.5, 1);
+    fr_normal_tile tile = {.rows = ROWS, .n = n, .n_rows = ROWS, .x = x, .y = y, .ld = l.ld, .gap = l.gap,
+                           .gamma = gamma, .beta = gamma, .epsilon = 1e-3, .mean = vectors, .variance = vectors,
+                           .dy = x, .dx = y, .dgamma = vectors, .dbeta = vectors};
+    kernels->column_moments(&tile);
+    kernels->normalize_columns(&tile);
+    kernels->normalize_columns_sums(&tile);
+    kernels->normalize_columns_backward(&tile);
+    check_around(1, "y");
+    check_around(3, "moments and sums");
+    tile.mean = tile.scale = NULL;
+    kernels->normalize_rows(&tile);
+    double rows[ROWS] = {0};
+    tile.mean = tile.scale = rows;
+    kernels->normalize_rows_backward(&tile);
+    check_around(1, "dx");
+    check_around(3, "sums of rows");
+}
+
 static void guard_noise(fr_dtype dtype, ptrdiff_t n, layout l)
 {
     static const int kinds[] = {FR_LAYER_gaussian_noise, FR_LAYER_gaussian_dropout,
@@ -646,6 +672,7 @@ static void guard_target(fr_dtype dtype)
                 guard_backward(dtype, n, layouts[i]);
                 guard_losses(dtype, n, layouts[i]);
                 guard_noise(dtype, n, layouts[i]);
+                guard_normalization(dtype, n, layouts[i]);
                 guard_pack(dtype, n, layouts[i]);
                 guard_rows(dtype, n, layouts[i]);
                 if (!layouts[i].gap) guard_update(dtype, n, layouts[i]);

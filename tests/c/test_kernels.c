@@ -910,6 +910,127 @@ static void check_noise(fr_dtype dtype)
         }
 }
 
+/* ---- normalization ---- */
+
+/* What a step away from its exact value may be: sums of up to `terms` terms, and some operations more. */
+static double normal_bound(fr_dtype dtype, ptrdiff_t terms) { return (16 + (double)terms) * unit_of(dtype); }
+
+typedef struct {
+    wide mean, variance, scale;
+} moments;
+
+/* Of count elements, `next` apart. */
+static moments exact_moments(fr_dtype dtype, const void *x, layout l, ptrdiff_t r, ptrdiff_t j, bool by_row,
+                             ptrdiff_t count, wide epsilon)
+{
+    moments m = {0, 0, 0};
+    for (ptrdiff_t i = 0; i < count; i++)
+        m.mean += get(dtype, x, by_row ? spot(l, r, i) : spot(l, i, j)) / (wide)count;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        wide off = get(dtype, x, by_row ? spot(l, r, i) : spot(l, i, j)) - m.mean;
+        m.variance += off * off / (wide)count;
+    }
+    m.scale = 1 / sqrtl(m.variance + epsilon);
+    return m;
+}
+
+/* By rows and by columns; x is off 0 by some deviations. Gradients are weighed by their absolute terms. */
+static void check_normalization(fr_dtype dtype)
+{
+    const double epsilon = 1e-3;
+    for (int i = 0; i < N_ROW_LENGTHS; i++)
+        for (int variant = 0; variant < 8; variant++) {
+            ptrdiff_t n = length(i);
+            bool by_row = variant & 1;
+            layout l = layout_of(dtype, n, variant & 4);
+            test_case("normalize %s n %td variant %d %s %s", by_row ? "rows" : "columns", n, variant,
+                      name_of(dtype), fr_isa());
+            void *x = array_in(&buffer_a, dtype, 1), *y = array_in(&buffer_b, dtype, 3);
+            void *dy = array_in(&buffer_c, dtype, 2);
+            static double gamma[1024], beta[1024], dgamma[1024], dbeta[1024], mean[1024], other[1024];
+            static double panels[2][2 * 1024];
+            if (n > 1024) continue;
+            fill(dtype, x, extent(l, n), -1, 3);
+            fill(dtype, dy, extent(l, n), -1, 1);
+            fill(dtype, gamma, n, 0.5, 1.5);
+            fill(dtype, beta, n, -1, 1);
+            fr_normal_tile tile = {.rows = ROWS, .n = n, .n_rows = ROWS, .x = x, .y = y, .ld = l.ld, .gap = l.gap,
+                                   .gamma = variant & 2 ? gamma : NULL, .beta = variant & 2 ? beta : NULL,
+                                   .epsilon = epsilon, .mean = mean, .dy = dy, .dx = y,
+                                   .dgamma = dgamma, .dbeta = dbeta};
+            const fr_kernels *kernels = fr_kernels_for(dtype);
+            if (by_row) {
+                tile.scale = other;
+                kernels->normalize_rows(&tile);
+            } else {
+                /* two panels, of which the second is short, put together */
+                tile.variance = other;
+                for (ptrdiff_t p = 0, each = (ROWS + 1) / 2; p < 2; p++) {
+                    fr_normal_tile part = tile;
+                    part.rows = p ? ROWS - each : each;
+                    part.x = at(dtype, x, spot(l, p * each, 0));
+                    part.mean = at(dtype, panels[0], p * n), part.variance = at(dtype, panels[1], p * n);
+                    if (part.rows > 0) kernels->column_moments(&part);
+                }
+                kernels->combine_moments(ROWS > 1 ? 2 : 1, (ROWS + 1) / 2, ROWS, n, n, panels[0], panels[1], mean,
+                                         other);
+                kernels->normalize_columns(&tile);
+            }
+            double worst = 0;
+            ptrdiff_t count = by_row ? n : ROWS;
+            double bound = normal_bound(dtype, count);
+            for (ptrdiff_t r = 0; r < ROWS; r++)
+                for (ptrdiff_t j = 0; j < n; j++) {
+                    moments m = exact_moments(dtype, x, l, r, j, by_row, count, epsilon);
+                    wide g = tile.gamma ? get(dtype, gamma, j) : 1, b = tile.beta ? get(dtype, beta, j) : 0;
+                    wide want = (get(dtype, x, spot(l, r, j)) - m.mean) * m.scale * g + b;
+                    double size = (double)(4 * m.scale * g + fabsl(b));
+                    worst = fmax(worst, (double)fabsl(get(dtype, y, spot(l, r, j)) - want) / (bound * size));
+                }
+            CHECK(worst <= 1, "forward: %g bounds off", worst);
+            if (by_row) {
+                kernels->normalize_rows_backward(&tile);
+            } else {
+                kernels->normalize_columns_sums(&tile);
+                kernels->normalize_columns_backward(&tile);
+            }
+            worst = 0;
+            for (ptrdiff_t j = 0; j < n; j++) {
+                wide sums[2] = {0, 0}, sizes[2] = {0, 0};
+                for (ptrdiff_t r = 0; r < ROWS; r++) {
+                    moments m = exact_moments(dtype, x, l, r, j, by_row, count, epsilon);
+                    wide h = (get(dtype, x, spot(l, r, j)) - m.mean) * m.scale, d = get(dtype, dy, spot(l, r, j));
+                    sums[0] += d * h, sums[1] += d;
+                    sizes[0] += fabsl(d) * 4 * m.scale, sizes[1] += fabsl(d);
+                }
+                bound = normal_bound(dtype, n + ROWS);
+                worst = fmax(worst, (double)(fabsl(get(dtype, dgamma, j) - sums[0]) / (bound * sizes[0])));
+                worst = fmax(worst, (double)(fabsl(get(dtype, dbeta, j) - sums[1]) / (bound * sizes[1])));
+            }
+            CHECK(worst <= 1, "sums: %g bounds off", worst);
+            worst = 0;
+            for (ptrdiff_t r = 0; r < ROWS; r++)
+                for (ptrdiff_t j = 0; j < n; j++) {
+                    moments m = exact_moments(dtype, x, l, r, j, by_row, count, epsilon);
+                    wide mean_g = 0, mean_gh = 0, size = 0, g, h;
+                    for (ptrdiff_t k = 0; k < count; k++) {
+                        ptrdiff_t row = by_row ? r : k, column = by_row ? k : j;
+                        g = get(dtype, dy, spot(l, row, column)) * (tile.gamma ? get(dtype, gamma, column) : 1);
+                        h = (get(dtype, x, spot(l, row, column)) - m.mean) * m.scale;
+                        mean_g += g / count, mean_gh += g * h / count;
+                        size += fabsl(g) * (1 + 4 * m.scale) / count;
+                    }
+                    g = get(dtype, dy, spot(l, r, j)) * (tile.gamma ? get(dtype, gamma, j) : 1);
+                    h = (get(dtype, x, spot(l, r, j)) - m.mean) * m.scale;
+                    wide want = m.scale * (g - mean_g - h * mean_gh);
+                    size = m.scale * (fabsl(g) + size * (1 + 4 * m.scale));
+                    bound = 2 * normal_bound(dtype, count);
+                    worst = fmax(worst, (double)(fabsl(get(dtype, y, spot(l, r, j)) - want) / (bound * size)));
+                }
+            CHECK(worst <= 1, "backward: %g bounds off", worst);
+        }
+}
+
 /* ---- products on panels ---- */
 
 /* a (rows, depth) in whole panels, at the element (r, k); `rows` are what a panel holds. */
@@ -1361,6 +1482,7 @@ void test_kernels(void)
     test_each_target(check_sums);
     test_each_target(check_multiply);
     test_each_target(check_noise);
+    test_each_target(check_normalization);
     test_each_target(check_products);
     check_pairs();
     test_each_target(check_pack);

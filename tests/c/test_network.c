@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 enum { MOST_LAYERS = 8, MOST_UNITS = 600, MOST_KERNEL = 8000, MOST_BATCH = 64, MOST_ROWS = 128 };
-enum { KERNEL, BIAS };
+enum { KERNEL = FR_KERNEL, BIAS = FR_BIAS };
 
 /* ---- the model ---- */
 
@@ -31,6 +31,8 @@ typedef struct {
     parameter part[2]; /* kernel, bias */
     wide z[MOST_BATCH][MOST_UNITS], y[MOST_BATCH][MOST_UNITS], d[MOST_BATCH][MOST_UNITS];
     wide factor[MOST_BATCH][MOST_UNITS]; /* of noise */
+    wide moving[2][MOST_UNITS];          /* of batch normalization: mean, variance */
+    wide moments[2][MOST_UNITS];
 } model_layer;
 
 typedef struct {
@@ -41,10 +43,16 @@ typedef struct {
     wide x[MOST_BATCH][MOST_UNITS];
 } model;
 
+static bool normalizes(const fr_layer *s)
+{
+    return s->kind == FR_LAYER_layer_normalization || s->kind == FR_LAYER_batch_normalization;
+}
+
 static ptrdiff_t size_of_part(const fr_layer *s, int part)
 {
-    if (s->kind != FR_LAYER_dense || (part == BIAS && !s->use_bias)) return 0;
-    return (part == KERNEL ? s->n_in : 1) * s->n_out;
+    bool has = part == BIAS ? s->use_bias : !normalizes(s) || s->use_gamma;
+    if ((s->kind != FR_LAYER_dense && !normalizes(s)) || !has) return 0;
+    return (part == KERNEL && !normalizes(s) ? s->n_in : 1) * s->n_out;
 }
 
 static const fr_regularizer *regularizer_of(const fr_layer *s, int part)
@@ -59,6 +67,71 @@ static bool has_activation(const fr_layer *s)
 
 static const fr_layer *last_of(const model *m) { return &m->specs[m->n_layers - 1]; }
 
+/* Mean and 1 / sqrt(variance + epsilon) that element (r, o) is normalized by. */
+static void moments_of(const model *m, int l, ptrdiff_t n, ptrdiff_t r, ptrdiff_t o, bool training, wide *mean,
+                       wide *scale, wide *variance)
+{
+    const fr_layer *s = &m->specs[l];
+    const model_layer *a = &m->layers[l];
+    bool rows = s->kind == FR_LAYER_layer_normalization;
+    ptrdiff_t count = rows ? s->n_out : n;
+    *mean = *variance = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (ptrdiff_t i = 0; i < count; i++) {
+            ptrdiff_t row = rows ? r : i, at = rows ? i : o;
+            wide x = l ? m->layers[l - 1].y[row][at] : m->x[row][at];
+            if (pass == 0)
+                *mean += x / count;
+            else
+                *variance += (x - *mean) * (x - *mean) / count;
+        }
+    }
+    if (!rows && !(training && s->trainable)) *mean = a->moving[0][o], *variance = a->moving[1][o];
+    *scale = 1 / sqrtl(*variance + s->epsilon);
+}
+
+static wide gamma_of(const model *m, int l, ptrdiff_t o)
+{
+    return m->specs[l].use_gamma ? m->layers[l].part[KERNEL].value[o] : 1;
+}
+
+static void model_normalize(model *m, int l, ptrdiff_t n, bool training)
+{
+    const fr_layer *s = &m->specs[l];
+    model_layer *a = &m->layers[l];
+    for (ptrdiff_t r = 0; r < n; r++)
+        for (ptrdiff_t o = 0; o < s->n_out; o++) {
+            wide mean, scale, variance, x = l ? m->layers[l - 1].y[r][o] : m->x[r][o];
+            moments_of(m, l, n, r, o, training, &mean, &scale, &variance);
+            a->moments[0][o] = mean, a->moments[1][o] = variance;
+            a->z[r][o] = (x - mean) * scale; /* h */
+            a->factor[r][o] = scale;
+            a->y[r][o] = a->z[r][o] * gamma_of(m, l, o) + (s->use_bias ? a->part[BIAS].value[o] : 0);
+        }
+}
+
+/* d of the layer below, with h in z and the scale in factor. */
+static void model_normalize_backward(model *m, int l, ptrdiff_t n)
+{
+    const fr_layer *s = &m->specs[l];
+    model_layer *a = &m->layers[l];
+    bool rows = s->kind == FR_LAYER_layer_normalization, fixed = !rows && !s->trainable;
+    ptrdiff_t count = rows ? s->n_out : n;
+    for (ptrdiff_t r = 0; r < n; r++)
+        for (ptrdiff_t o = 0; o < s->n_out; o++) {
+            a->part[KERNEL].gradient[o] += a->d[r][o] * a->z[r][o];
+            a->part[BIAS].gradient[o] += a->d[r][o];
+            if (l == 0) continue;
+            wide g = a->d[r][o] * gamma_of(m, l, o), mean_g = 0, mean_gh = 0;
+            for (ptrdiff_t i = 0; i < count && !fixed; i++) {
+                ptrdiff_t row = rows ? r : i, at = rows ? i : o;
+                mean_g += a->d[row][at] * gamma_of(m, l, at) / count;
+                mean_gh += a->d[row][at] * gamma_of(m, l, at) * a->z[row][at] / count;
+            }
+            m->layers[l - 1].d[r][o] = a->factor[r][o] * (g - mean_g - a->z[r][o] * mean_gh);
+        }
+}
+
 /* z of the last layer where the loss takes z, y everywhere else. */
 static void model_forward(model *m, ptrdiff_t n, bool keep_z, const fr_training *noise_of,
                           int64_t iteration)
@@ -66,7 +139,8 @@ static void model_forward(model *m, ptrdiff_t n, bool keep_z, const fr_training 
     for (int l = 0; l < m->n_layers; l++) {
         const fr_layer *s = &m->specs[l];
         model_layer *a = &m->layers[l];
-        for (ptrdiff_t r = 0; r < n; r++) {
+        if (normalizes(s)) model_normalize(m, l, n, noise_of != NULL);
+        for (ptrdiff_t r = 0; r < n && !normalizes(s); r++) {
             const wide *x = l ? m->layers[l - 1].y[r] : m->x[r];
             if (oracle_is_noise(s->kind)) {
                 for (ptrdiff_t o = 0; o < s->n_out; o++) {
@@ -144,7 +218,8 @@ static void model_backward(model *m, ptrdiff_t n, bool fused)
         model_layer *a = &m->layers[l];
         for (int part = 0; part < 2; part++)
             for (ptrdiff_t i = 0; i < size_of_part(s, part); i++) a->part[part].gradient[i] = 0;
-        for (ptrdiff_t r = 0; r < n; r++) {
+        if (normalizes(s)) model_normalize_backward(m, l, n);
+        for (ptrdiff_t r = 0; r < n && !normalizes(s); r++) {
             wide *below = l ? m->layers[l - 1].d[r] : NULL, dz[MOST_UNITS], dy[MOST_UNITS];
             const wide *x = l ? m->layers[l - 1].y[r] : m->x[r];
             if (oracle_is_noise(s->kind)) {
@@ -179,6 +254,14 @@ static void model_backward(model *m, ptrdiff_t n, bool fused)
 
 static void model_update(model *m, const fr_optimizer *o, int64_t iteration)
 {
+    for (int l = 0; l < m->n_layers; l++) {
+        const fr_layer *s = &m->specs[l];
+        model_layer *a = &m->layers[l];
+        if (s->kind != FR_LAYER_batch_normalization || !s->trainable) continue;
+        for (int i = 0; i < 2; i++)
+            for (ptrdiff_t j = 0; j < s->n_out; j++)
+                a->moving[i][j] = s->momentum * a->moving[i][j] + (1 - s->momentum) * a->moments[i][j];
+    }
     for (int l = 0; l < m->n_layers; l++)
         for (int part = 0; part < 2 && m->specs[l].trainable; part++) {
             parameter *p = &m->layers[l].part[part];
@@ -246,6 +329,15 @@ static void initialize(fr_dtype dtype, fr_network *network, model *m)
             }
             CHECK(fr_network_set(network, -1, l, part, values) == FR_OK, "set");
         }
+    for (int l = 0; l < m->n_layers; l++)
+        for (int i = 0; i < 2 && m->specs[l].kind == FR_LAYER_batch_normalization; i++) {
+            double values[MOST_UNITS];
+            for (ptrdiff_t j = 0; j < m->specs[l].n_out; j++) {
+                put(dtype, values, j, test_uniform(0.5, 1.5));
+                m->layers[l].moving[i][j] = get(dtype, values, j);
+            }
+            CHECK(fr_network_set(network, -1, l, FR_MOVING_MEAN + i, values) == FR_OK, "set");
+        }
 }
 
 static pair create_pair(fr_dtype dtype, const fr_layer *layers, int n_layers)
@@ -292,6 +384,16 @@ static double difference(pair p)
                                           fmaxl(1, fabsl(exact)));
                     worst = gap <= worst ? worst : gap;
                 }
+            }
+        }
+    for (int l = 0; l < p.model->n_layers; l++)
+        for (int i = 0; i < 2 && p.model->specs[l].kind == FR_LAYER_batch_normalization; i++) {
+            double got[MOST_UNITS];
+            CHECK(fr_network_get(p.network, -1, l, FR_MOVING_MEAN + i, got) == FR_OK, "get");
+            for (ptrdiff_t j = 0; j < p.model->specs[l].n_out; j++) {
+                wide exact = p.model->layers[l].moving[i][j];
+                double gap = (double)(fabsl(get(p.model->dtype, got, j) - exact) / fmaxl(1, fabsl(exact)));
+                worst = gap <= worst ? worst : gap;
             }
         }
     return worst;
@@ -842,7 +944,14 @@ static void check_layer_kinds(fr_dtype dtype)
                                .curve = test_curve,
                                .activity = {0.01, 0.02},
                                .rate = 0.3,
-                               .stddev = 0.2};
+                               .stddev = 0.2,
+                               .use_gamma = width != 1,
+                               .use_bias = width != 2,
+                               .trainable = 1,
+                               .kernel = {1e-3, 1e-3},
+                               .bias = {1e-3, 1e-3},
+                               .epsilon = 0.1,
+                               .momentum = 0.6};
             fr_layer first = middle, slopes = middle, last = middle;
             first.n_in = first.n_out = 5;
             slopes.activation = FR_ACTIVATION_softsign;
@@ -859,6 +968,13 @@ static void check_layer_kinds(fr_dtype dtype)
             pair p = create_pair(dtype, layers, kind == FR_LAYER_activation ? 7 : 6);
             train_both(p, &call, "train");
             call.iteration += 3;
+            p.model->specs[2].trainable = 0; /* frozen for one call */
+            fr_layer frozen[7];
+            memcpy(frozen, p.model->specs, sizeof frozen);
+            CHECK(fr_network_update_layers(p.network, frozen) == FR_OK, "freeze");
+            train_both(p, &call, "frozen");
+            frozen[2].trainable = p.model->specs[2].trainable = 1;
+            CHECK(fr_network_update_layers(p.network, frozen) == FR_OK, "free");
             train_both(p, &call, "again");
             evaluate_both(p, &call);
             forward_both(p, 60);
@@ -1465,6 +1581,11 @@ static void check_layer_arguments(void)
         {{good, {.kind = FR_LAYER_gaussian_noise, .n_in = 2, .n_out = 2, .stddev = -1}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_gaussian_noise, .n_in = 2, .n_out = 2, .stddev = INFINITY}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_activation, .n_in = 2, .n_out = 3}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_layer_normalization, .n_in = 2, .n_out = 2}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_layer_normalization, .n_in = 2, .n_out = 2, .epsilon = NAN}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_batch_normalization, .n_in = 2, .n_out = 2, .epsilon = 1, .momentum = 2}},
+         FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_batch_normalization, .n_in = 2, .n_out = 3, .epsilon = 1}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_activation, .n_in = 2, .n_out = 2, .activity = {-1, 0}}}, FR_BAD_ARGUMENT},
         {{{.n_in = PTRDIFF_MAX, .n_out = 2}, dropout}, FR_TOO_LARGE},
         {{{.n_in = INT_MAX, .n_out = 2}, dropout}, FR_TOO_LARGE},
@@ -1623,6 +1744,8 @@ static void check_function_arguments(void)
     STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, 1, 0, a, a, NULL, &value, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dropout, 1, 1, a, 1, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_gaussian_noise, 1, 1, a, -1, 0, 0, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_normalize_rows(d, 1, 1, a, NULL, NULL, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_normalize_columns(d, 1, 1, a, a, a, NULL, NULL, NAN, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dense, 1, 1, a, 0, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dropout, 1, 1, a, NAN, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_update(d, &none, 0, 1, a, a, (void *const *)slots, r));

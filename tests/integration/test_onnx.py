@@ -54,6 +54,16 @@ def test_layers_of_other_kinds():
     np.testing.assert_allclose(y, model.predict(X, verbose=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"center": False}, {"scale": False, "center": False}])
+def test_normalization(options):
+    layers = [fr.Input((6,)), fr.BatchNormalization(**options), fr.Dense(9)]
+    layers += [fr.LayerNormalization(epsilon=0.1, **options), fr.Activation("relu"), fr.Dense(3)]
+    model = fr.Sequential([*layers, fr.BatchNormalization(**options)])
+    model.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+    (y,) = run(fr.to_onnx(model), X)
+    np.testing.assert_allclose(y, model.predict(X, verbose=0), atol=1e-4)
+
+
 def test_compact_sequential_reads_whole_rows(tmp_path):
     model = fr.Sequential([fr.Input((6,)), fr.Dense(4, "relu"), fr.Dense(1)])
     kernel, *rest = model.get_weights()

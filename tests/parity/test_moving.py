@@ -177,6 +177,51 @@ def test_from_torch():
         fr.from_torch(nn.Sequential(nn.Linear(2, 2, dtype=torch.float16)))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_normalization_moves(dtype):
+    """To Keras and back, to PyTorch and back: weights, moments, settings, frozen or not."""
+    layers = [
+        fr.Input((5,), dtype=dtype),
+        fr.BatchNormalization(momentum=0.75, epsilon=0.25),
+        fr.Dense(7),
+        fr.LayerNormalization(epsilon=0.5, trainable=False),
+        fr.Activation("tanh"),
+        fr.AlphaDropout(0.25),
+        fr.Dense(3),
+        fr.BatchNormalization(momentum=0.5, center=False),
+        fr.ActivityRegularization(0.1),
+        fr.Activation("softmax"),
+    ]
+    model = fr.Sequential(layers)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+    rows = x(5, dtype)
+    there = model.to_keras()
+    close(there.predict(rows, verbose=0), model.predict(rows), dtype)
+    back = fr.from_keras(there)
+    assert [type(a) for a in back.layers] == [type(a) for a in model.layers]
+    for left, right in zip(back.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    for left, right in zip(back.layers, model.layers, strict=True):
+        assert left.get_config() == {**right.get_config(), "dtype": dtype}
+    there = model.to_torch()
+    close(there.eval()(torch.tensor(rows)).detach(), model.predict(rows), dtype)
+    assert not any(p.requires_grad for p in there[2].parameters())
+    assert [p.requires_grad for p in there[6].parameters()] == [True, False]
+    back = fr.from_torch(there)
+    close(back.predict(rows), model.predict(rows), dtype)
+    assert (back.layers[0].momentum, back.layers[0].epsilon) == (0.75, 0.25)
+    assert back.layers[6].center is True  # PyTorch has both or none: the shift is 0
+    with pytest.raises(ValueError, match="running moments"):
+        fr.from_torch(torch.nn.Sequential(torch.nn.BatchNorm1d(5, momentum=None)))
+    with pytest.raises(ValueError, match="one axis"):
+        fr.from_torch(torch.nn.Sequential(torch.nn.LayerNorm((2, 5))))
+    bare = fr.Sequential([fr.Input((5,)), fr.LayerNormalization(center=False, scale=False)])
+    bare.add(fr.Dense(2))
+    with pytest.raises(ValueError, match="neither gamma nor beta"):
+        bare.to_torch()
+
+
 @pytest.fixture
 def float32():
     keras.config.set_floatx("float32")
