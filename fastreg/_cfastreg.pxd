@@ -34,6 +34,15 @@ cdef extern from "fastreg.h" nogil:
         double max_value
         double threshold
 
+    ctypedef struct fr_loss_settings:
+        double delta
+        double quantile
+        double label_smoothing
+        double alpha
+        double gamma
+        int from_logits
+        int apply_class_balancing
+
     ctypedef struct fr_groups:
         ptrdiff_t n_groups
         int by_column
@@ -169,6 +178,7 @@ cdef extern from "fastreg.h" nogil:
         ptrdiff_t batch_size
         int loss
         int accuracy
+        fr_loss_settings loss_settings
         fr_optimizer optimizer
         int64_t iteration
         uint64_t seed
@@ -219,8 +229,9 @@ cdef extern from "fastreg.h" nogil:
                                         const void *w, const fr_groups *groups, void *dw)
     fr_status fr_group_prox(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, void *w, double step,
                             double l1, const fr_groups *groups)
-    fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
-                      const void *y_pred, const void *weight, double *value, void *dy)
+    fr_status fr_loss(fr_dtype dtype, int loss, fr_loss_settings settings, ptrdiff_t rows,
+                      ptrdiff_t n, const void *y_true, const void *y_pred, const void *weight,
+                      double *value, void *dy)
     fr_status fr_normalize_rows(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x,
                                 const void *gamma, const void *beta, double epsilon, void *y)
     fr_status fr_normalize_columns(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x,

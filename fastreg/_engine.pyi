@@ -3,7 +3,7 @@ from typing import Any, TypeGuard
 from numpy.typing import NDArray
 
 from fastreg import training
-from fastreg.inputs import Curve, Groups
+from fastreg.inputs import Curve, Groups, LossSettings
 
 Array = NDArray[Any]
 
@@ -52,9 +52,16 @@ def penalty_gradient(w: Array, l1: float, l2: float, out: Array) -> None: ...
 def group_penalty(w: Array, groups: Groups) -> float: ...
 def group_penalty_gradient(w: Array, groups: Groups, out: Array) -> None: ...
 def group_prox(step: float, groups: Groups, l1: float, out: Array) -> None: ...
-def loss(name: str, y_true: Array, y_pred: Array, sample_weight: Array | None) -> float: ...
+def loss(
+    name: str, settings: LossSettings, y_true: Array, y_pred: Array, sample_weight: Array | None
+) -> float: ...
 def loss_gradient(
-    name: str, y_true: Array, y_pred: Array, sample_weight: Array | None, out: Array
+    name: str,
+    settings: LossSettings,
+    y_true: Array,
+    y_pred: Array,
+    sample_weight: Array | None,
+    out: Array,
 ) -> None: ...
 def normalize_rows(
     x: Array, gamma: Array | None, beta: Array | None, epsilon: float, out: Array

@@ -20,7 +20,7 @@ from scipy.linalg.cython_blas cimport dgemm, sgemm
 from fastreg._cfastreg cimport *
 
 from fastreg.errors import unknown_name
-from fastreg.inputs import check_group_step
+from fastreg.inputs import check_group_step, loss_parts
 
 cnp.import_array()
 
@@ -347,6 +347,9 @@ cdef class Network:
     cdef bint has_groups  # some trainable kernel has a group penalty
     cdef dict described  # the optimizer of the last call, and what the engine takes for it
     cdef fr_optimizer optimizer
+    cdef object loss_given  # the loss of the last call, and what the engine takes for it
+    cdef int loss
+    cdef fr_loss_settings loss_settings
     cdef fr_training last  # the call that `repeat` repeats on other rows
     cdef bint repeats
     cdef readonly int repeated  # steps of the last `repeat`: 0 or 1
@@ -482,7 +485,12 @@ cdef class Network:
         call.data.y = _data(y)
         call.data.weight = _data_or_null(sample_weight)
         call.start, call.stop, call.batch_size = start, stop, batch_size
-        call.loss = _id(_LOSSES, "loss", loss)
+        if loss is not self.loss_given:
+            name, settings = loss_parts(loss)
+            self.loss = _id(_LOSSES, "loss", name)
+            self.loss_settings = _loss_settings(settings)
+            self.loss_given = loss
+        call.loss, call.loss_settings = self.loss, self.loss_settings
         call.accuracy = _id(_ACCURACIES, "accuracy", "none" if accuracy is None else accuracy)
         call.n_threads, call.part = n_threads, FR_WHOLE_STEPS
         call.schedules, call.n_schedules = NULL, 0
@@ -796,16 +804,26 @@ def group_prox(double step, groups, double l1, cnp.ndarray out):
     _check(fr_group_prox(_dtype(out), out.shape[0], out.shape[1], _data(out), step, l1, &described))
 
 
-def loss(name, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight):
+cdef fr_loss_settings _loss_settings(settings) except *:
+    cdef fr_loss_settings s
+    (s.delta, s.quantile, s.label_smoothing, s.alpha, s.gamma, s.from_logits,
+     s.apply_class_balancing) = settings
+    return s
+
+
+def loss(name, settings, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight):
     cdef double value = 0
-    _check(fr_loss(_dtype(y_pred), _id(_LOSSES, "name", name), y_pred.shape[0], y_pred.shape[1],
-                   _data(y_true), _data(y_pred), _data_or_null(sample_weight), &value, NULL))
+    _check(fr_loss(_dtype(y_pred), _id(_LOSSES, "name", name), _loss_settings(settings),
+                   y_pred.shape[0], y_pred.shape[1], _data(y_true), _data(y_pred),
+                   _data_or_null(sample_weight), &value, NULL))
     return value
 
 
-def loss_gradient(name, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight, cnp.ndarray out):
-    _check(fr_loss(_dtype(y_pred), _id(_LOSSES, "name", name), y_pred.shape[0], y_pred.shape[1],
-                   _data(y_true), _data(y_pred), _data_or_null(sample_weight), NULL, _data(out)))
+def loss_gradient(name, settings, cnp.ndarray y_true, cnp.ndarray y_pred, sample_weight,
+                  cnp.ndarray out):
+    _check(fr_loss(_dtype(y_pred), _id(_LOSSES, "name", name), _loss_settings(settings),
+                   y_pred.shape[0], y_pred.shape[1], _data(y_true), _data(y_pred),
+                   _data_or_null(sample_weight), NULL, _data(out)))
 
 
 def normalize_rows(cnp.ndarray x, gamma, beta, double epsilon, cnp.ndarray out):

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from fastreg import _engine, inputs
 from fastreg.config import get_num_threads
-from fastreg.inputs import ActivationLike, Array, Grouping
+from fastreg.inputs import ActivationLike, Array, Grouping, LossLike
 
 __all__ = [
     "dense_forward",
@@ -288,16 +288,20 @@ def group_prox(
 
 
 def loss(
-    name: str, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    name: str | LossLike,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    sample_weight: ArrayLike | None = None,
 ) -> float:
     """The value of a batch, sum(w_i l_i) / n with the row losses l_i of Keras.
 
     Crossentropies clip probabilities to [1e-7, 1 - 1e-7], after division by the row's sum for the
-    categorical ones. These and kl_divergence are sums over the columns, the others means.
+    categorical ones. These and kl_divergence are sums over the columns, the others means;
+    categorical_hinge and cosine_similarity are of the row as a whole.
 
     Parameters
     ----------
-    name : one of `fastreg.inputs.LOSSES`.
+    name : one of `fastreg.inputs.LOSSES`, or a `fastreg.losses.Loss` with its settings.
     y_true : (n, n_out) like y_pred, or class numbers (n,) for the sparse one.
     y_pred : (n, n_out) float32 or float64.
     sample_weight : (n,) like y_pred; None is 1.
@@ -313,7 +317,7 @@ def loss(
 
 
 def loss_gradient(
-    name: str,
+    name: str | LossLike,
     y_true: ArrayLike,
     y_pred: ArrayLike,
     sample_weight: ArrayLike | None = None,

@@ -57,10 +57,63 @@ LOSSES = (
     "kl_divergence",
     "hinge",
     "squared_hinge",
+    "categorical_hinge",
+    "cosine_similarity",
+    "huber",
+    "quantile",
+    "binary_focal_crossentropy",
 )
 L1_STEPS = ("sign", "proximal", "cumulative")
 NO_THRESHOLD = ("adadelta", "lion", "ftrl")  # optimizers that have the L1 step "sign" alone
 SPARSE = "sparse_categorical_crossentropy"  # the loss whose targets are class numbers
+BINARY = ("binary_crossentropy", "binary_focal_crossentropy")  # whose targets lie in [0, 1]
+# Whose targets name no class, where there is one column.
+REGRESSIONS = (
+    "mean_squared_error",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_logarithmic_error",
+    "log_cosh",
+    "poisson",
+    "cosine_similarity",
+    "huber",
+    "quantile",
+)
+
+
+def takes_any_targets(loss: str) -> bool:
+    """Whether targets of `loss` may be any finite numbers, one a column."""
+    return loss != SPARSE and loss not in BINARY
+
+
+class LossSettings(NamedTuple):
+    """What some losses have beside targets and outputs, at Keras' defaults."""
+
+    delta: float = 1.0  # huber
+    quantile: float = 0.5  # quantile
+    label_smoothing: float = 0.0  # crossentropies but the sparse
+    alpha: float = 0.25  # binary_focal_crossentropy
+    gamma: float = 2.0
+    from_logits: bool = False  # crossentropies
+    apply_class_balancing: bool = False  # binary_focal_crossentropy
+
+
+class LossLike(Protocol):
+    """A loss and its settings; what `fastreg.losses.Loss` offers."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def settings(self) -> LossSettings: ...
+
+
+def loss_parts(loss: str | LossLike) -> tuple[str, LossSettings]:
+    """Its name and settings; those of a name are the defaults.
+
+    >>> loss_parts("huber")[1].delta
+    1.0
+    """
+    return (loss, LossSettings()) if isinstance(loss, str) else (loss.name, loss.settings)
 
 
 class SparseRows:
@@ -263,7 +316,7 @@ def check_targets(
 
     Class numbers (sparse_categorical_crossentropy) may come as (n_rows,) or (n_rows, 1), integers
     or integral floats, in [0, n_out). Other targets may come as (n_rows,) when n_out is 1; those
-    of binary_crossentropy lie in [0, 1].
+    of `BINARY` lie in [0, 1].
 
     Raises
     ------
@@ -282,12 +335,13 @@ def check_targets(
     if array.ndim == 1 and n_out == 1:
         array = array[:, np.newaxis]
     hint = ""
-    if loss == "categorical_crossentropy" and (array.ndim == 1 or array.shape[1:] == (1,)):
+    of_classes = loss in ("categorical_crossentropy", "categorical_hinge")
+    if of_classes and (array.ndim == 1 or array.shape[1:] == (1,)):
         hint = f"; class numbers go with the loss {SPARSE!r}"
     _check_shape(argument, array, (n_rows, n_out), hint)
     array = _converted(array, np.dtype(dtype))
     _check_finite(argument, array)
-    if loss == "binary_crossentropy" and not (array.min() >= 0 and array.max() <= 1):
+    if loss in BINARY and not (array.min() >= 0 and array.max() <= 1):
         worst = array.min() if array.min() < 0 else array.max()
         raise ValueError(f"{argument}: got {worst:g}; targets in [0, 1] are needed for {loss}")
     return array
@@ -330,7 +384,7 @@ def check_class_weight(
         raise TypeError(
             f"class_weight: got {type(class_weight).__name__}; a dict {{class: weight}} is needed"
         )
-    if loss == ("mean_squared_error" if n_out == 1 else "binary_crossentropy"):
+    if loss in (REGRESSIONS if n_out == 1 else BINARY):
         raise ValueError(
             f"class_weight: got {loss} with {n_out} column(s), whose rows name no class; "
             "sample_weight is needed"
@@ -632,9 +686,10 @@ def check_group_step(l1_step: str) -> None:
 
 
 def check_loss(
-    name: str, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None
-) -> tuple[str, Array, Array, Array | None]:
-    """Checked (name, y_true, y_pred, sample_weight); y_true is int32 (n,) for class numbers."""
+    loss: str | LossLike, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None
+) -> tuple[str, LossSettings, Array, Array, Array | None]:
+    """Checked (name, settings, y_true, y_pred, sample_weight); class numbers are int32 (n,)."""
+    name, settings = loss_parts(loss)
     check_choice("name", name, LOSSES)
     y_pred_ = _array("y_pred", y_pred, ("n", "n_out"))
     if name == SPARSE:
@@ -644,20 +699,21 @@ def check_loss(
     weight_ = None
     if sample_weight is not None:
         weight_ = _array("sample_weight", sample_weight, y_pred_.shape[:1], like=y_pred_)
-    return name, y_true_, y_pred_, weight_
+    return name, settings, y_true_, y_pred_, weight_
 
 
 def check_loss_gradient(
-    name: str,
+    loss: str | LossLike,
     y_true: ArrayLike,
     y_pred: ArrayLike,
     sample_weight: ArrayLike | None,
     out: Array | None,
-) -> tuple[str, Array, Array, Array | None, Array]:
-    """Checked (name, y_true, y_pred, sample_weight, out)."""
-    name, y_true_, y_pred_, weight_ = check_loss(name, y_true, y_pred, sample_weight)
+) -> tuple[str, LossSettings, Array, Array, Array | None, Array]:
+    """Checked (name, settings, y_true, y_pred, sample_weight, out)."""
+    name, settings, y_true_, y_pred_, weight_ = check_loss(loss, y_true, y_pred, sample_weight)
     read = {"y_true": y_true, "y_pred": y_pred, "sample_weight": sample_weight}
-    return name, y_true_, y_pred_, weight_, check_out(out, y_pred_.shape, y_pred_.dtype, read)
+    out = check_out(out, y_pred_.shape, y_pred_.dtype, read)
+    return name, settings, y_true_, y_pred_, weight_, out
 
 
 def check_noise(

@@ -12,14 +12,26 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastreg import functional
-from fastreg.serialization import Configurable, Registry, known_arguments
+from fastreg.errors import check_real
+from fastreg.inputs import LossSettings
+from fastreg.serialization import (
+    Configurable,
+    Registry,
+    check_bool,
+    known_arguments,
+    snake_case,
+)
 
 
 @dataclass(frozen=True, init=False)
 class Loss(Configurable):
     """Base of the losses.
+
+    A class is told the arguments that only Keras has; any other value of these than Keras' default
+    is a ValueError.
 
     Attributes
     ----------
@@ -29,21 +41,34 @@ class Loss(Configurable):
 
     name: ClassVar[str] = ""
 
+    def __init_subclass__(
+        cls, name: str | None = None, keras_name: str | None = None, **keras_only: object
+    ) -> None:
+        cls.name = snake_case(cls.__name__) if name is None else name
+        theirs = cls.name if keras_name is None else keras_name
+        common = {"reduction": "sum_over_batch_size", "name": theirs, "dtype": None}
+        cls.keras_only = {**common, **keras_only}
+
     def __init__(self, **keras: object) -> None:
         """Arguments that Keras has here are taken at Keras' default only."""
         known_arguments(type(self), keras, self.keras_only)
 
+    @property
+    def settings(self) -> LossSettings:
+        """What the engine reads beside targets and outputs."""
+        return LossSettings(**self.get_config())
+
     def __call__(
-        self, y_true: np.ndarray, y_pred: np.ndarray, sample_weight: np.ndarray | None = None
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> float:
         """The loss of a batch: `y_true` like `y_pred` (n, n_out), `sample_weight` (n,)."""
-        return functional.loss(self.name, y_true, y_pred, sample_weight)
+        return functional.loss(self, y_true, y_pred, sample_weight)
 
     def gradient(
-        self, y_true: np.ndarray, y_pred: np.ndarray, sample_weight: np.ndarray | None = None
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> np.ndarray:
         """The gradient of the loss with respect to `y_pred`, (n, n_out)."""
-        return functional.loss_gradient(self.name, y_true, y_pred, sample_weight)
+        return functional.loss_gradient(self, y_true, y_pred, sample_weight)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Loss:
@@ -51,248 +76,284 @@ class Loss(Configurable):
         return cls(**known_arguments(cls, config, cls.keras_only))
 
 
-def _keras_only(name: str, **more: object) -> dict[str, object]:
-    return {**more, "reduction": "sum_over_batch_size", "name": name, "dtype": None}
+def _smoothing(value: object) -> float:
+    return check_real("label_smoothing", value, low=0, high=1)
 
 
 @dataclass(frozen=True, init=False)
 class MeanSquaredError(Loss):
     """Mean squared error: l_i is the mean of `(y_pred - y_true)^2` over the columns.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> MeanSquaredError()(np.array([[0.0, 1.0]]), np.array([[0.5, 1.0]]))
+    >>> MeanSquaredError()([[0.0, 1.0]], [[0.5, 1.0]])
     0.125
     """
 
-    name = "mean_squared_error"
-    keras_only = _keras_only(name)
-
 
 @dataclass(frozen=True, init=False)
-class BinaryCrossentropy(Loss):
+class BinaryCrossentropy(Loss, axis=-1):
     """Binary crossentropy: l_i is the mean of `-y log p - (1 - y) log(1 - p)` over the columns.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
+    Parameters
+    ----------
+    from_logits : bool, default False
+        Whether p is the sigmoid of what the model gives, and not that itself.
+    label_smoothing : float in [0, 1], default 0
+        y becomes `(1 - label_smoothing) y + label_smoothing / 2`.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(BinaryCrossentropy()(np.array([[1.0]]), np.array([[0.5]])), 6)
+    >>> round(BinaryCrossentropy()([[1.0]], [[0.5]]), 6)
+    0.693147
+    >>> round(BinaryCrossentropy(from_logits=True)([[1.0]], [[0.0]]), 6)
     0.693147
     """
 
-    name = "binary_crossentropy"
-    keras_only = _keras_only(name, from_logits=False, label_smoothing=0.0, axis=-1)
+    from_logits: bool
+    label_smoothing: float
+
+    def __init__(
+        self, from_logits: bool = False, label_smoothing: float = 0.0, **keras: object
+    ) -> None:
+        super().__init__(**keras)
+        self._set(
+            from_logits=check_bool("from_logits", from_logits),
+            label_smoothing=_smoothing(label_smoothing),
+        )
 
 
 @dataclass(frozen=True, init=False)
-class CategoricalCrossentropy(Loss):
+class CategoricalCrossentropy(Loss, axis=-1):
     """Categorical crossentropy: l_i is `-sum_k y_k log p_k`, p divided by its row sum first.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
+    Parameters
+    ----------
+    from_logits : bool, default False
+        Whether p is the softmax of what the model gives, and not that itself.
+    label_smoothing : float in [0, 1], default 0
+        y becomes `(1 - label_smoothing) y + label_smoothing / n_out`.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(CategoricalCrossentropy()(np.array([[0.0, 1.0]]), np.array([[0.5, 0.5]])), 6)
+    >>> round(CategoricalCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]), 6)
     0.693147
     """
 
-    name = "categorical_crossentropy"
-    keras_only = _keras_only(name, from_logits=False, label_smoothing=0.0, axis=-1)
+    from_logits: bool
+    label_smoothing: float
+
+    def __init__(
+        self, from_logits: bool = False, label_smoothing: float = 0.0, **keras: object
+    ) -> None:
+        super().__init__(**keras)
+        self._set(
+            from_logits=check_bool("from_logits", from_logits),
+            label_smoothing=_smoothing(label_smoothing),
+        )
 
 
 @dataclass(frozen=True, init=False)
-class SparseCategoricalCrossentropy(Loss):
+class SparseCategoricalCrossentropy(Loss, ignore_class=None, axis=-1):
     """Categorical crossentropy with `y_true` given as class numbers, (n,) integers in [0, n_out).
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
+    Parameters
+    ----------
+    from_logits : bool, default False
+        Whether p is the softmax of what the model gives, and not that itself.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(SparseCategoricalCrossentropy()(np.array([1]), np.array([[0.5, 0.5]])), 6)
+    >>> round(SparseCategoricalCrossentropy()([1], [[0.5, 0.5]]), 6)
     0.693147
     """
 
-    name = "sparse_categorical_crossentropy"
-    keras_only = _keras_only(name, from_logits=False, ignore_class=None, axis=-1)
+    from_logits: bool
+
+    def __init__(self, from_logits: bool = False, **keras: object) -> None:
+        super().__init__(**keras)
+        self._set(from_logits=check_bool("from_logits", from_logits))
 
 
 @dataclass(frozen=True, init=False)
 class MeanAbsoluteError(Loss):
     """Mean absolute error: l_i is the mean of `|y_pred - y_true|` over the columns.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(MeanAbsoluteError()(np.array([[0.0, 1.0]]), np.array([[0.5, 1.0]])), 6)
+    >>> MeanAbsoluteError()([[0.0, 1.0]], [[0.5, 1.0]])
     0.25
     """
-
-    name = "mean_absolute_error"
-    keras_only = _keras_only(name)
 
 
 @dataclass(frozen=True, init=False)
 class MeanAbsolutePercentageError(Loss):
     """Mean absolute percentage error: the mean of `100 |p - y| / max(|y|, 1e-7)`.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(MeanAbsolutePercentageError()(np.array([[2.0, 1.0]]), np.array([[1.0, 1.0]])), 6)
+    >>> MeanAbsolutePercentageError()([[2.0, 1.0]], [[1.0, 1.0]])
     25.0
     """
-
-    name = "mean_absolute_percentage_error"
-    keras_only = _keras_only(name)
 
 
 @dataclass(frozen=True, init=False)
 class MeanSquaredLogarithmicError(Loss):
     """Mean squared logarithmic error: the mean of `(log(1 + p) - log(1 + y))^2`, both from 1e-7 up.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(MeanSquaredLogarithmicError()(np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])), 6)
-    0.0
+    >>> round(MeanSquaredLogarithmicError()([[0.0]], [[1.0]]), 4)
+    0.4805
     """
-
-    name = "mean_squared_logarithmic_error"
-    keras_only = _keras_only(name)
 
 
 @dataclass(frozen=True, init=False)
 class LogCosh(Loss):
     """Logarithm of the hyperbolic cosine of the error: the mean of `log cosh(p - y)`.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(LogCosh()(np.array([[0.0]]), np.array([[0.0]])), 6)
-    0.0
+    >>> round(LogCosh()([[0.0]], [[1.0]]), 4)
+    0.4338
     """
-
-    name = "log_cosh"
-    keras_only = _keras_only(name)
 
 
 @dataclass(frozen=True, init=False)
 class Poisson(Loss):
     """Poisson loss: l_i is the mean of `p - y log(p + 1e-7)` over the columns, p >= 0.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(Poisson()(np.array([[0.0]]), np.array([[2.0]])), 6)
+    >>> Poisson()([[0.0]], [[2.0]])
     2.0
     """
 
-    name = "poisson"
-    keras_only = _keras_only(name)
-
 
 @dataclass(frozen=True, init=False)
-class KLDivergence(Loss):
+class KLDivergence(Loss, name="kl_divergence"):
     """Kullback-Leibler divergence: the sum of `y log(y / p)`, both clipped to [1e-7, 1].
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(KLDivergence()(np.array([[0.5, 0.5]]), np.array([[0.5, 0.5]])), 6)
-    0.0
+    >>> round(KLDivergence()([[0.5, 0.5]], [[0.25, 0.75]]), 4)
+    0.1438
     """
-
-    name = "kl_divergence"
-    keras_only = _keras_only(name)
 
 
 @dataclass(frozen=True, init=False)
 class Hinge(Loss):
     """Hinge loss: l_i is the mean of `max(1 - y p, 0)`, y of -1 and 1, or 0 and 1.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(Hinge()(np.array([[-1.0, 1.0]]), np.array([[0.5, 2.0]])), 6)
+    >>> Hinge()([[-1.0, 1.0]], [[0.5, 2.0]])
     0.75
     """
-
-    name = "hinge"
-    keras_only = _keras_only(name)
 
 
 @dataclass(frozen=True, init=False)
 class SquaredHinge(Loss):
     """Squared hinge loss: l_i is the mean of `max(1 - y p, 0)^2`, y of -1 and 1, or 0 and 1.
 
-    Raises
-    ------
-    ValueError
-        For an argument of Keras' class that is not at Keras' default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(SquaredHinge()(np.array([[-1.0, 1.0]]), np.array([[0.5, 2.0]])), 6)
+    >>> SquaredHinge()([[-1.0, 1.0]], [[0.5, 2.0]])
     1.125
     """
 
-    name = "squared_hinge"
-    keras_only = _keras_only(name)
+
+@dataclass(frozen=True, init=False)
+class CategoricalHinge(Loss):
+    """Categorical hinge loss: l_i is `max(1 + max((1 - y) p) - sum(y p), 0)`.
+
+    >>> CategoricalHinge()([[0.0, 1.0]], [[0.5, 0.75]])
+    0.75
+    """
+
+
+@dataclass(frozen=True, init=False)
+class CosineSimilarity(Loss, axis=-1):
+    """Minus the cosine of the angle between `y_true` and `y_pred`: -1 where they point alike.
+
+    >>> CosineSimilarity()([[0.0, 2.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]])
+    -0.5
+    """
+
+
+@dataclass(frozen=True, init=False)
+class Huber(Loss, keras_name="huber_loss"):
+    """Huber loss: l_i is the mean of `e^2 / 2`, from |e| = delta on `delta |e| - delta^2 / 2`.
+
+    Parameters
+    ----------
+    delta : float above 0, default 1
+        The error e = y_pred - y_true from which on it grows as |e|.
+
+    References
+    ----------
+    Huber (1964), Robust estimation of a location parameter.
+
+    >>> Huber()([[0.0, 0.0]], [[0.5, 3.0]])
+    1.3125
+    """
+
+    delta: float
+
+    def __init__(self, delta: float = 1.0, **keras: object) -> None:
+        super().__init__(**keras)
+        self._set(delta=check_real("delta", delta, low=0, low_open=True))
+
+
+@dataclass(frozen=True, init=False)
+class Quantile(Loss):
+    """Pinball loss: l_i is the mean of `q (y - p)` where p is below y, `(1 - q) (p - y)` above.
+
+    It is least where p is the q-quantile of y; Keras does not have it.
+
+    Parameters
+    ----------
+    quantile : float in (0, 1), default 0.5
+        q; with 0.5 it is half the mean absolute error.
+
+    References
+    ----------
+    Koenker and Bassett (1978), Regression quantiles.
+
+    >>> Quantile(0.75)([[1.0, 1.0]], [[0.0, 2.0]])
+    0.5
+    """
+
+    quantile: float
+
+    def __init__(self, quantile: float = 0.5, **keras: object) -> None:
+        super().__init__(**keras)
+        checked = check_real("quantile", quantile, low=0, high=1, low_open=True, high_open=True)
+        self._set(quantile=checked)
+
+
+@dataclass(frozen=True, init=False)
+class BinaryFocalCrossentropy(Loss, axis=-1):
+    """Binary crossentropy of which rows that are right already count less.
+
+    Each column's is multiplied by `(1 - p_t)^gamma`, where p_t is p for y = 1 and 1 - p for y = 0.
+
+    Parameters
+    ----------
+    apply_class_balancing : bool, default False
+        Whether y = 1 weighs alpha and y = 0 weighs 1 - alpha.
+    alpha : float in [0, 1], default 0.25
+    gamma : float, 0 or more, default 2
+    from_logits, label_smoothing
+        As in `BinaryCrossentropy`.
+
+    References
+    ----------
+    Lin, Goyal, Girshick, He and Dollar (2017), Focal loss for dense object detection.
+
+    >>> round(BinaryFocalCrossentropy()([[1.0]], [[0.5]]), 6)
+    0.173287
+    """
+
+    apply_class_balancing: bool
+    alpha: float
+    gamma: float
+    from_logits: bool
+    label_smoothing: float
+
+    def __init__(
+        self,
+        apply_class_balancing: bool = False,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        **keras: object,
+    ) -> None:
+        super().__init__(**keras)
+        self._set(
+            apply_class_balancing=check_bool("apply_class_balancing", apply_class_balancing),
+            alpha=check_real("alpha", alpha, low=0, high=1),
+            gamma=check_real("gamma", gamma, low=0),
+            from_logits=check_bool("from_logits", from_logits),
+            label_smoothing=_smoothing(label_smoothing),
+        )
 
 
 REGISTRY: Registry[Loss] = Registry(
@@ -311,6 +372,11 @@ REGISTRY: Registry[Loss] = Registry(
         KLDivergence,
         Hinge,
         SquaredHinge,
+        CategoricalHinge,
+        CosineSimilarity,
+        Huber,
+        Quantile,
+        BinaryFocalCrossentropy,
     ),
     aliases={
         "mse": MeanSquaredError,

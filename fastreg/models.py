@@ -617,7 +617,8 @@ class Sequential:
             "sgd", "adam", "adamw", ..., "lbfgs", or an instance; an instance serves one model.
         loss : str or Loss
             "mean_squared_error" ("mse"), "binary_crossentropy", "categorical_crossentropy",
-            "sparse_categorical_crossentropy".
+            "sparse_categorical_crossentropy", "huber", ... of `fastreg.losses`, or an instance with
+            settings of its own.
         metrics : list, optional
             "accuracy" and its kind, "auc", "mae", ... of `fastreg.metrics`, reported beside the
             loss: in `fit` of the outputs as the weights change. Sample and class weights
@@ -1006,7 +1007,8 @@ class Sequential:
         logs = task.logs(ledger, sums)
         network, optimizer = self._core.network, self.optimizer
         if network is not None and optimizer is not None and self._reads_as_is():
-            plain = task.loss not in (inputs.SPARSE, "binary_crossentropy") and not self._metrics
+            assert self._loss is not None
+            plain = inputs.takes_any_targets(self._loss.name) and not self._metrics
             self._repeats = (network, optimizer.describe(), self._seed_count) if plain else None
         return self._result(logs, return_dict)
 
@@ -1068,11 +1070,11 @@ class Sequential:
         rows = self._features(f"{prefix}x", x, allow_nonfinite=False)
         if self._task is None:
             self._task = self._make_task()
-        loss, n = self._task.loss, len(rows)
-        in_range = loss not in (inputs.SPARSE, "binary_crossentropy")  # whatever is finite
+        loss, n = self._loss.name, len(rows)
         targets = (
             y
-            if in_range and _engine.is_ready(y, self._dtype, n, self._n_out, True)
+            if inputs.takes_any_targets(loss)
+            and _engine.is_ready(y, self._dtype, n, self._n_out, True)
             else inputs.check_targets(f"{prefix}y", y, n, self._n_out, loss, self._dtype)
         )
         weight = None
@@ -1141,7 +1143,7 @@ class Sequential:
                 accuracy = metric.kind  # the engine counts one kind in its own pass
             else:
                 measures[given.name] = Measure(metric, weighted, self._n_out)
-        return Task(name, accuracy, tuple(m.name for m in self._metrics), measures)
+        return Task(self._loss, accuracy, tuple(m.name for m in self._metrics), measures)
 
     # ------------------------------------------------------------------ inference
 

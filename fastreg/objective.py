@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastreg.curvature import Curvature
+from fastreg.inputs import LossLike
 from fastreg.layers import Layer
 from fastreg.regularizers import GroupL1
 from fastreg.training import Data, Network
@@ -63,7 +64,7 @@ class Objective:
         make: MakeNetwork,
         layers: Sequence[Layer],
         data: Data,
-        loss: str,
+        loss: str | LossLike,
         n_threads: int,
         step: int = 0,
     ) -> None:

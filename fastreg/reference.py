@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastreg import inputs
-from fastreg.inputs import ActivationLike, Array, Curve, Grouping, Groups
+from fastreg.inputs import ActivationLike, Array, Curve, Grouping, Groups, LossLike, LossSettings
 
 CLIP = 1e-7  # Keras' epsilon(): crossentropies of probabilities clip them to [CLIP, 1 - CLIP]
 
@@ -597,22 +597,31 @@ def group_prox(
 class Loss(NamedTuple):
     """The losses of the rows (n,) in float64, and their gradient by what they are a function of."""
 
-    rows: Callable[[Array, Array], Array]  # y_true, y_pred (or the logits z, in FUSED)
-    gradient: Callable[[Array, Array, Array], object]  # y_true, y_pred, out
+    # y_true, y_pred (or the logits z, in FUSED), settings
+    rows: Callable[[Array, Array, LossSettings], Array]
+    # y_true, y_pred, out, settings
+    gradient: Callable[[Array, Array, Array, LossSettings], object]
 
 
-def _squared(y: Array, p: Array) -> Array:
+def _squared(y: Array, p: Array, _: LossSettings) -> Array:
     error = p - y
     rows: Array = np.einsum("ij,ij->i", error, error, dtype=np.float64) / p.shape[1]
     return rows
 
 
-def _squared_gradient(y: Array, p: Array, out: Array) -> None:
+def _squared_gradient(y: Array, p: Array, out: Array, _: LossSettings) -> None:
     np.subtract(p, y, out=out)
     out *= 2 / p.shape[1]
 
 
-def _binary(y: Array, p: Array) -> Array:
+def _smooth(y: Array, share: float, s: LossSettings) -> Array:
+    return y * (1 - s.label_smoothing) + share * s.label_smoothing if s.label_smoothing else y
+
+
+def _binary(y: Array, p: Array, s: LossSettings) -> Array:
+    if s.from_logits:
+        return _binary_logits(y, p, s)
+    y = _smooth(y, 0.5, s)
     q = np.clip(p, CLIP, 1 - CLIP)
     terms = y * np.log(q) + (1 - y) * np.log1p(-q)
     terms += p - p  # NaN for an infinite p, which the clip would hide
@@ -620,20 +629,37 @@ def _binary(y: Array, p: Array) -> Array:
     return rows
 
 
-def _binary_gradient(y: Array, p: Array, out: Array) -> None:
+def _binary_gradient(y: Array, p: Array, out: Array, s: LossSettings) -> None:
+    if s.from_logits:
+        _binary_logits_gradient(y, _logistic(p), out, s)
+        return
+    y = _smooth(y, 0.5, s)
     q = np.clip(p, CLIP, 1 - CLIP)
     np.subtract(q, y, out=out)
     out /= q * (1 - q) * p.shape[1]
     out *= q == p
 
 
-def _categorical(y: Array, p: Array) -> Array:
+def _categorical(y: Array, p: Array, s: LossSettings) -> Array:
+    if s.from_logits:
+        return _categorical_logits(y, p, s)
+    y = _smooth(y, 1 / p.shape[1], s)
     q = p / p.sum(axis=1, keepdims=True)
     rows: Array = -(y * np.log(np.clip(q, CLIP, 1 - CLIP))).sum(axis=1, dtype=np.float64)
     return rows
 
 
-def _categorical_gradient(y: Array, p: Array, out: Array) -> None:
+def _of_logits(z: Array) -> Array:
+    p = np.empty_like(z)
+    _softmax(z, p)
+    return p
+
+
+def _categorical_gradient(y: Array, p: Array, out: Array, s: LossSettings) -> None:
+    if s.from_logits:
+        _categorical_logits_gradient(y, _of_logits(p), out, s)
+        return
+    y = _smooth(y, 1 / p.shape[1], s)
     total = p.sum(axis=1, keepdims=True)
     q = p / total
     clipped = np.clip(q, CLIP, 1 - CLIP)  # never 0, which would make 0 / 0 of an absent class
@@ -643,7 +669,9 @@ def _categorical_gradient(y: Array, p: Array, out: Array) -> None:
     out /= total
 
 
-def _sparse(y: Array, p: Array) -> Array:
+def _sparse(y: Array, p: Array, s: LossSettings) -> Array:
+    if s.from_logits:
+        return _sparse_logits(y, p, s)
     total = p.sum(axis=1)
     q = p[np.arange(len(y)), y] / total
     q = np.clip(q, CLIP, 1 - CLIP) + (total - total)  # NaN for an infinite p in any class
@@ -651,7 +679,10 @@ def _sparse(y: Array, p: Array) -> Array:
     return losses
 
 
-def _sparse_gradient(y: Array, p: Array, out: Array) -> None:
+def _sparse_gradient(y: Array, p: Array, out: Array, s: LossSettings) -> None:
+    if s.from_logits:
+        _sparse_logits_gradient(y, _of_logits(p), out, s)
+        return
     total = p.sum(axis=1)
     rows = np.arange(len(y))
     q = p[rows, y] / total
@@ -662,18 +693,24 @@ def _sparse_gradient(y: Array, p: Array, out: Array) -> None:
 
 
 def _over_outputs(
-    value: Callable[[Array, Array], Array],
-    slope: Callable[[Array, Array], Array],
+    value: Callable[..., Array],
+    slope: Callable[..., Array],
     sums: bool = False,
+    settled: bool = False,
 ) -> Loss:
-    """A loss of each output apart: their mean over the columns, or their sum."""
+    """A loss of each output apart: their mean over the columns, or their sum.
 
-    def rows(y: Array, p: Array) -> Array:
-        total: Array = value(y, p).sum(axis=1, dtype=np.float64)
+    value(y, p) and slope(y, p); with `settled` they take the settings, too.
+    """
+
+    def rows(y: Array, p: Array, s: LossSettings) -> Array:
+        found = value(y, p, s) if settled else value(y, p)
+        total: Array = found.sum(axis=1, dtype=np.float64)
         return total if sums else total / p.shape[1]
 
-    def gradient(y: Array, p: Array, out: Array) -> None:
-        np.copyto(out, slope(y, p) / (1 if sums else p.shape[1]))
+    def gradient(y: Array, p: Array, out: Array, s: LossSettings) -> None:
+        found = slope(y, p, s) if settled else slope(y, p)
+        np.copyto(out, found / (1 if sums else p.shape[1]))
 
     return Loss(rows, gradient)
 
@@ -712,6 +749,93 @@ def _margin(y: Array, p: Array) -> tuple[Array, Array]:
     return margin, np.where(margin > 0, -sign, 0)
 
 
+def _categorical_hinge(y: Array, p: Array, _: LossSettings) -> Array:
+    margin = ((1 - y) * p).max(axis=1) - (y * p).sum(axis=1) + 1
+    rows: Array = np.maximum(margin, 0) + (p - p + y - y).sum(axis=1)
+    return rows.astype(np.float64)
+
+
+def _categorical_hinge_gradient(y: Array, p: Array, out: Array, _: LossSettings) -> None:
+    others = (1 - y) * p
+    largest = others.max(axis=1, keepdims=True)
+    share = (others == largest) / np.count_nonzero(others == largest, axis=1, keepdims=True)
+    positive = largest - (y * p).sum(axis=1, keepdims=True) + 1 > 0
+    np.copyto(out, np.where(positive, share * (1 - y) - y, 0))
+
+
+def _unit(a: Array) -> tuple[Array, Array]:
+    """a / max(|a|, CLIP) of each row, and |a| (n, 1)."""
+    norm = np.sqrt(np.square(a, dtype=np.float64).sum(axis=1, keepdims=True))
+    return a / np.maximum(norm, CLIP), norm
+
+
+def _cosine(y: Array, p: Array, _: LossSettings) -> Array:
+    rows: Array = -(_unit(y)[0] * _unit(p)[0]).sum(axis=1, dtype=np.float64)
+    return rows
+
+
+def _cosine_gradient(y: Array, p: Array, out: Array, _: LossSettings) -> None:
+    (t, _norm), (u, norm) = _unit(y), _unit(p)
+    along = np.where(norm < CLIP, 0, (t * u).sum(axis=1, keepdims=True))
+    np.copyto(out, (along * u - t) / np.maximum(norm, CLIP))
+
+
+def _huber(y: Array, p: Array, s: LossSettings) -> Array:
+    size = np.abs(p - y)
+    value: Array = np.where(size <= s.delta, size * size / 2, s.delta * (size - s.delta / 2))
+    return value
+
+
+def _huber_slope(y: Array, p: Array, s: LossSettings) -> Array:
+    slope: Array = np.clip(p - y, -s.delta, s.delta)
+    return slope
+
+
+def _pinball_slope(y: Array, p: Array, s: LossSettings) -> Array:
+    slope: Array = np.where(p > y, 1 - s.quantile, np.where(p < y, -s.quantile, 0))
+    return slope
+
+
+def _pinball(y: Array, p: Array, s: LossSettings) -> Array:
+    value: Array = np.maximum(s.quantile * (y - p), (s.quantile - 1) * (y - p)) + (p - p) + (y - y)
+    return value
+
+
+def _focal_parts(y: Array, p: Array, s: LossSettings) -> tuple[Array, ...]:
+    """The class' weight, what is missed of p, the crossentropy, its slope by p, 1 - y, p, 1 - p."""
+    y = _smooth(y, 0.5, s)
+    z, q = p, 1 - p
+    if s.from_logits:
+        p, q = _logistic(z), _logistic(-z)
+    kept = np.clip(p, CLIP, 1 - CLIP)
+    left = np.clip(q, CLIP, 1 - CLIP) if s.from_logits else 1 - kept
+    entropy = -(y * np.log(kept) + (1 - y) * np.log(left))
+    slope = np.where(kept == p, (1 - y) / left - y / kept, 0)
+    weight = y * s.alpha + (1 - y) * (1 - s.alpha) if s.apply_class_balancing else np.ones_like(p)
+    return weight, y * q + (1 - y) * p, entropy, slope, y, p, q
+
+
+def _power(a: Array, power: float) -> Array:
+    """|a|^power, 0 at 0 unless the power is."""
+    if power == 0:
+        return np.ones_like(a)
+    value: Array = np.where(a == 0, 0, np.abs(a) ** power)
+    return value
+
+
+def _focal(y: Array, p: Array, s: LossSettings) -> Array:
+    weight, missed, entropy, *_ = _focal_parts(y, p, s)
+    value: Array = weight * _power(missed, s.gamma) * entropy + (p - p) + (y - y)
+    return value
+
+
+def _focal_slope(y: Array, p: Array, s: LossSettings) -> Array:
+    weight, missed, entropy, slope, y, p, q = _focal_parts(y, p, s)
+    steep = s.gamma * _power(missed, s.gamma - 1) * np.where(missed < 0, -1, 1) * (1 - 2 * y)
+    by_p: Array = weight * (_power(missed, s.gamma) * slope + steep * entropy)
+    return by_p * (p * q) if s.from_logits else by_p
+
+
 LOSSES = {
     "mean_squared_error": Loss(_squared, _squared_gradient),
     "binary_crossentropy": Loss(_binary, _binary_gradient),
@@ -734,18 +858,24 @@ LOSSES = {
     "squared_hinge": _over_outputs(
         lambda y, p: _margin(y, p)[0] ** 2, lambda y, p: 2 * _margin(y, p)[0] * _margin(y, p)[1]
     ),
+    "categorical_hinge": Loss(_categorical_hinge, _categorical_hinge_gradient),
+    "cosine_similarity": Loss(_cosine, _cosine_gradient),
+    "huber": _over_outputs(_huber, _huber_slope, settled=True),
+    "quantile": _over_outputs(_pinball, _pinball_slope, settled=True),
+    "binary_focal_crossentropy": _over_outputs(_focal, _focal_slope, settled=True),
 }
 
 
-def _binary_logits(y: Array, z: Array) -> Array:
-    """-y log s(z) - (1-y) log(1 - s(z)) without overflow or cancellation, s the sigmoid."""
+def _binary_logits(y: Array, z: Array, s: LossSettings) -> Array:
+    """-y log p - (1 - y) log(1 - p) without overflow or cancellation, p = sigmoid(z)."""
+    y = _smooth(y, 0.5, s)
     terms = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
     rows: Array = terms.mean(axis=1, dtype=np.float64)
     return rows
 
 
-def _binary_logits_gradient(y: Array, p: Array, out: Array) -> None:
-    np.subtract(p, y, out=out)
+def _binary_logits_gradient(y: Array, p: Array, out: Array, s: LossSettings) -> None:
+    np.subtract(p, _smooth(y, 0.5, s), out=out)
     out *= 1 / p.shape[1]
 
 
@@ -755,25 +885,27 @@ def _shifted_logsumexp(z: Array) -> tuple[Array, Array]:
     return shifted, np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _categorical_logits(y: Array, z: Array) -> Array:
+def _categorical_logits(y: Array, z: Array, s: LossSettings) -> Array:
+    y = _smooth(y, 1 / z.shape[1], s)
     shifted, logsum = _shifted_logsumexp(z)
     rows: Array = (y * (logsum - shifted)).sum(axis=1, dtype=np.float64)
     return rows
 
 
-def _categorical_logits_gradient(y: Array, p: Array, out: Array) -> None:
+def _categorical_logits_gradient(y: Array, p: Array, out: Array, s: LossSettings) -> None:
+    y = _smooth(y, 1 / p.shape[1], s)
     np.multiply(p, y.sum(axis=1, keepdims=True), out=out)
     out -= y
 
 
-def _sparse_logits(y: Array, z: Array) -> Array:
+def _sparse_logits(y: Array, z: Array, _: LossSettings) -> Array:
     shifted, logsum = _shifted_logsumexp(z)
     rows: Array = logsum[:, 0] - shifted[np.arange(len(y)), y]
     rows += 0 * z.sum(axis=1)  # NaN for -infinity in any class
     return rows.astype(np.float64)
 
 
-def _sparse_logits_gradient(y: Array, p: Array, out: Array) -> None:
+def _sparse_logits_gradient(y: Array, p: Array, out: Array, _: LossSettings) -> None:
     np.copyto(out, p)
     out[np.arange(len(y)), y] -= 1
 
@@ -803,16 +935,20 @@ def _weigh(drows: Array, sample_weight: Array | None) -> None:
 
 @_quiet
 def loss(
-    name: str, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    name: str | LossLike,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    sample_weight: ArrayLike | None = None,
 ) -> float:
     """The value of a batch, sum(w_i l_i) / n with the row losses l_i of Keras.
 
     Crossentropies clip probabilities to [1e-7, 1 - 1e-7], after division by the row's sum for the
-    categorical ones. These and kl_divergence are sums over the columns, the others means.
+    categorical ones. These and kl_divergence are sums over the columns, the others means;
+    categorical_hinge and cosine_similarity are of the row as a whole.
 
     Parameters
     ----------
-    name : one of `fastreg.inputs.LOSSES`.
+    name : one of `fastreg.inputs.LOSSES`, or a `fastreg.losses.Loss` with its settings.
     y_true : (n, n_out) like y_pred, or class numbers (n,) for the sparse one.
     y_pred : (n, n_out) float32 or float64.
     sample_weight : (n,) like y_pred; None is 1.
@@ -824,13 +960,15 @@ def loss(
     >>> loss("mean_squared_error", [[1.0], [2.0]], [[1.0], [4.0]])
     2.0
     """
-    name, y_true, y_pred, sample_weight = inputs.check_loss(name, y_true, y_pred, sample_weight)
-    return _weighted_sum(LOSSES[name].rows(y_true, y_pred), sample_weight) / len(y_pred)
+    found, settings, y_true, y_pred, sample_weight = inputs.check_loss(
+        name, y_true, y_pred, sample_weight
+    )
+    return _weighted_sum(LOSSES[found].rows(y_true, y_pred, settings), sample_weight) / len(y_pred)
 
 
 @_quiet
 def loss_gradient(
-    name: str,
+    name: str | LossLike,
     y_true: ArrayLike,
     y_pred: ArrayLike,
     sample_weight: ArrayLike | None = None,
@@ -852,10 +990,10 @@ def loss_gradient(
     array([[0.],
            [2.]])
     """
-    name, y_true, y_pred, sample_weight, out = inputs.check_loss_gradient(
+    found, settings, y_true, y_pred, sample_weight, out = inputs.check_loss_gradient(
         name, y_true, y_pred, sample_weight, out
     )
-    LOSSES[name].gradient(y_true, y_pred, out)
+    LOSSES[found].gradient(y_true, y_pred, out, settings)
     _weigh(out, sample_weight)
     return out
 
@@ -2107,6 +2245,14 @@ LAYERS: dict[str, type[_Layer]] = {
 }
 
 
+class _LossOfOutputs(NamedTuple):
+    """What a step minimizes: a function of the output, or of the last layer's z (`fused`)."""
+
+    of: Loss
+    settings: LossSettings
+    fused: bool
+
+
 def _take(rows: inputs.Rows | None, index: Array | None, first: int, last: int) -> Any:
     """rows[index[first:last]], or rows[first:last] without an index; with all zeros."""
     if rows is None:
@@ -2215,7 +2361,7 @@ class Network:
         start: int,
         stop: int,
         batch_size: int,
-        loss: str,
+        loss: str | LossLike,
         optimizer: dict[str, Any],
         iteration: int,
         seed: int,
@@ -2241,13 +2387,13 @@ class Network:
         if any(kernel is not None and kernel.groups is not None for kernel in kernels):
             inputs.check_group_step(optimizer["l1_step"])
         self._reserve(min(batch_size, stop - start))
-        steps = 0
+        of, steps = self._loss(loss), 0
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
             optimizer = self._follow(scheduled, steps, optimizer)
             x_b, y_b, w_b = (_take(rows, index, first, last) for rows in (x, y, sample_weight))
-            p = self._forward(x_b, loss, training=(seed, iteration))
-            entry = self._ledger_entry(p, y_b, w_b, loss, accuracy)
+            p = self._forward(x_b, of.fused, training=(seed, iteration))
+            entry = self._ledger_entry(p, y_b, w_b, of, accuracy)
             if outputs is not None:
                 outputs[first - start : last - start] = p
             for each in extra:
@@ -2255,7 +2401,7 @@ class Network:
                 entry[each.entry] += (last - first) * each.regularizer.value(value)
             if not math.isfinite(entry[:4].sum()):
                 break
-            self._backward(p, y_b, w_b, loss)
+            self._backward(p, y_b, w_b, of)
             for each in extra:
                 if each.steps is None:
                     parameter = self._parameters[each.position]
@@ -2279,19 +2425,20 @@ class Network:
         start: int,
         stop: int,
         batch_size: int,
-        loss: str,
+        loss: str | LossLike,
         accuracy: str | None,
         ledger: Array,
         n_threads: int,
         outputs: Array | None = None,
     ) -> None:
         """Add rows start to stop to the `ledger` of `train`, without dropout or update."""
+        of = self._loss(loss)
         self._reserve(min(batch_size, stop - start))
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
             x_b, y_b, w_b = (_take(rows, None, first, last) for rows in (x, y, sample_weight))
-            p = self._forward(x_b, loss, training=None)
-            ledger += self._ledger_entry(p, y_b, w_b, loss, accuracy)
+            p = self._forward(x_b, of.fused, training=None)
+            ledger += self._ledger_entry(p, y_b, w_b, of, accuracy)
             if outputs is not None:
                 outputs[first - start : last - start] = p
 
@@ -2301,7 +2448,7 @@ class Network:
         self._reserve(min(batch_size, len(x)))
         for first in range(0, len(x), batch_size):
             last = first + batch_size
-            out[first:last] = self._forward(_take(x, None, first, last), "", training=None)
+            out[first:last] = self._forward(_take(x, None, first, last), False, training=None)
 
     def densities(self, n_rows: int) -> list[float]:
         """1 for each layer: the twin leaves no zeros out."""
@@ -2335,23 +2482,28 @@ class Network:
                 layer.reserve(n)
             self._reserved = n
 
-    def _fused(self, loss: str) -> Loss | None:
-        return FUSED.get((self._last_activation, loss))
+    def _loss(self, loss: str | LossLike) -> _LossOfOutputs:
+        name, settings = inputs.loss_parts(loss)
+        fused = None if settings.from_logits else FUSED.get((self._last_activation, name))
+        return _LossOfOutputs(fused or LOSSES[name], settings, fused is not None)
 
-    def _forward(self, x: Array, loss: str, training: tuple[int, int] | None) -> Array:
+    def _forward(self, x: Array, fused: bool, training: tuple[int, int] | None) -> Array:
         """The output; `training` is (seed, iteration) for noise, None for inference."""
         y = x
-        fused = self._fused(loss) is not None
         for position, layer in enumerate(self._layers):
             y = layer.forward(y, _Context(position, training, fused and layer is self._layers[-1]))
         return y
 
     def _ledger_entry(
-        self, p: Array, y: Array, sample_weight: Array | None, loss: str, accuracy: str | None
+        self,
+        p: Array,
+        y: Array,
+        sample_weight: Array | None,
+        loss: _LossOfOutputs,
+        accuracy: str | None,
     ) -> Array:
         n = len(p)
-        fused = self._fused(loss)
-        rows = LOSSES[loss].rows(y, p) if fused is None else fused.rows(y, self._layers[-1].z)
+        rows = loss.of.rows(y, self._layers[-1].z if loss.fused else p, loss.settings)
         trained = [layer for layer in self._layers if layer.trainable]
         return np.array(
             [
@@ -2364,16 +2516,17 @@ class Network:
             ]
         )
 
-    def _backward(self, p: Array, y: Array, sample_weight: Array | None, loss: str) -> None:
+    def _backward(
+        self, p: Array, y: Array, sample_weight: Array | None, loss: _LossOfOutputs
+    ) -> None:
         """Gradients of the trainable layers: nothing below the first of them is needed."""
         lowest = next((layer for layer in self._layers if layer.is_trained()), None)
         if lowest is None:
             return
-        fused = self._fused(loss)
         dy: Array = np.empty_like(p)
-        (fused or LOSSES[loss]).gradient(y, p, dy)
+        loss.of.gradient(y, p, dy, loss.settings)
         _weigh(dy, sample_weight)
-        is_dz = fused is not None
+        is_dz = loss.fused
         for layer in reversed(self._layers):
             dy = layer.backward(dy, is_dz, need_dx=layer is not lowest)
             if layer is lowest:

@@ -24,7 +24,7 @@ from fastreg.callbacks import (
     resolve_verbose,
 )
 from fastreg.errors import check_int
-from fastreg.inputs import Rows
+from fastreg.inputs import LossLike, Rows, loss_parts
 from fastreg.metrics import Metric
 from fastreg.optimizers import Optimizer
 from fastreg.regularizers import Whole
@@ -75,7 +75,7 @@ class Network(Protocol):
         start: int,
         stop: int,
         batch_size: int,
-        loss: str,
+        loss: str | LossLike,
         optimizer: dict[str, Any],
         iteration: int,
         seed: int,
@@ -94,7 +94,7 @@ class Network(Protocol):
         start: int,
         stop: int,
         batch_size: int,
-        loss: str,
+        loss: str | LossLike,
         accuracy: str | None,
         ledger: Ledger,
         n_threads: int,
@@ -172,7 +172,7 @@ class Task(NamedTuple):
     sums of a pass are the ledger and one float64 array for each measure, as `start` makes them.
     """
 
-    loss: str
+    loss: str | LossLike
     accuracy: str | None
     metrics: tuple[str, ...]
     measures: Mapping[str, Measure] = MappingProxyType({})
@@ -410,7 +410,7 @@ def train(
             if outputs is not None:
                 task.add(sums, data, index, start, outputs[: int(rows)])
     if rows < stop - start:
-        raise NonFiniteLoss(f"the loss ({task.loss}) is not finite", steps)
+        raise NonFiniteLoss(f"the loss ({loss_parts(task.loss)[0]}) is not finite", steps)
 
 
 def evaluate(

@@ -53,7 +53,12 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
     ENTRY(poisson)                                                                                 \
     ENTRY(kl_divergence)                                                                           \
     ENTRY(hinge)                                                                                   \
-    ENTRY(squared_hinge)
+    ENTRY(squared_hinge)                                                                           \
+    ENTRY(categorical_hinge)                                                                       \
+    ENTRY(cosine_similarity)                                                                       \
+    ENTRY(huber)                                                                                   \
+    ENTRY(quantile)                                                                                \
+    ENTRY(binary_focal_crossentropy)
 #define FR_OPTIMIZERS(ENTRY)                                                                       \
     ENTRY(sgd)                                                                                     \
     ENTRY(adam)                                                                                    \
@@ -112,6 +117,16 @@ const char *fr_status_text(fr_status status);
 typedef struct {
     double alpha, max_value, threshold;
 } fr_curve;
+
+/* What some losses have beside targets and outputs; the others read none of it. */
+typedef struct {
+    double delta;           /* huber: where the square ends, above 0 */
+    double quantile;        /* quantile: in (0, 1) */
+    double label_smoothing; /* crossentropies but the sparse: in [0, 1], the share that targets lose to all classes */
+    double alpha, gamma;    /* binary_focal_crossentropy: weight of the targets 1, in [0, 1]; power, 0 or more */
+    int from_logits;        /* crossentropies: outputs are z of a sigmoid or softmax that is the loss' own */
+    int apply_class_balancing; /* binary_focal_crossentropy: whether alpha counts */
+} fr_loss_settings;
 
 /* penalty(x) = l1 sum|x| + l2 sum x^2, gradient l1 sign(x) + 2 l2 x with sign(0) = 0. */
 typedef struct {
@@ -276,6 +291,7 @@ typedef struct {
     ptrdiff_t start, stop; /* rows index[start:stop], cut into batches; the last may be short */
     ptrdiff_t batch_size;
     int loss, accuracy;
+    fr_loss_settings loss_settings;
     fr_optimizer optimizer;
     int64_t iteration; /* optimizer steps done before this call */
     uint64_t seed;     /* of noise */
@@ -334,8 +350,8 @@ fr_status fr_group_prox(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, void *w
 /* 1 if the sum of |x| is finite; 0 may also mean that it overflowed. */
 int fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x);
 /* dy NULL: the value alone; value NULL: the gradient alone. The value is sum(weight * loss) / rows. */
-fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
-                  const void *y_pred, const void *weight, double *value, void *dy);
+fr_status fr_loss(fr_dtype dtype, int loss, fr_loss_settings settings, ptrdiff_t rows, ptrdiff_t n,
+                  const void *y_true, const void *y_pred, const void *weight, double *value, void *dy);
 /* (x - mean) / sqrt(variance + epsilon) gamma + beta by the moments of rows, or by given ones of columns; y may be
  * x, gamma and beta (n) may be NULL. */
 fr_status fr_normalize_rows(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, const void *gamma,

@@ -47,18 +47,33 @@ double fr_activate_rows(const fr_network *net, const layer *a, int activation, p
     return forward_rows(net, a, activation, rows, NULL, y, slope);
 }
 
+bool fr_loss_valid(int loss, const fr_loss_settings *s)
+{
+    switch (loss) {
+    case FR_LOSS_huber: return s->delta > 0;
+    case FR_LOSS_quantile: return s->quantile > 0 && s->quantile < 1;
+    case FR_LOSS_binary_focal_crossentropy:
+        if (!(s->gamma >= 0 && s->alpha >= 0 && s->alpha <= 1)) return false;
+        /* fall through */
+    case FR_LOSS_binary_crossentropy:
+    case FR_LOSS_categorical_crossentropy: return s->label_smoothing >= 0 && s->label_smoothing <= 1;
+    default: return loss >= 0 && loss < FR_N_LOSSES;
+    }
+}
+
 /* The loss of a panel of rows. When fused, y holds z of the last layer and becomes f(z); the activity
  * penalty that fr_forward_layer could not see yet is then added here. */
-panel_sums fr_loss_of_rows(const fr_network *net, int loss, matrix y, fr_loss_tile *tile)
+panel_sums fr_loss_of_rows(const fr_network *net, const fr_training *call, matrix y, fr_loss_tile *tile)
 {
     const fr_kernels *kernels = net->kernels;
-    fr_loss_kernel *fused = fused_loss(net, loss);
+    fr_loss_kernel *fused = fused_loss(net, call);
     fr_regularizer activity = net->layers[net->n_layers - 1].spec.activity;
     tile->n = net->n_out;
     tile->y = y.at;
     tile->ld = y.width;
     tile->gap = gap(net, y);
-    (fused ? fused : kernels->loss[loss])(tile);
+    tile->settings = &call->loss_settings;
+    (fused ? fused : kernels->loss[call->loss])(tile);
     panel_sums sums = {tile->loss, tile->correct, 0};
     if (!fused || !penalizes(activity)) return sums;
     for (ptrdiff_t o = 0; o < net->n_out; o += y.width)

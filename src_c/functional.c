@@ -298,10 +298,10 @@ fr_status fr_group_prox(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, void *w
     return FR_OK;
 }
 
-fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const void *y_true,
-                  const void *y_pred, const void *weight, double *value, void *dy)
+fr_status fr_loss(fr_dtype dtype, int loss, fr_loss_settings settings, ptrdiff_t rows, ptrdiff_t n,
+                  const void *y_true, const void *y_pred, const void *weight, double *value, void *dy)
 {
-    if (loss < 0 || loss >= FR_N_LOSSES || rows < 1 || n < 1) return FR_BAD_ARGUMENT;
+    if (!fr_loss_valid(loss, &settings) || rows < 1 || n < 1) return FR_BAD_ARGUMENT;
     fr_loss_tile tile = {
         .rows = rows,
         .n = n,
@@ -312,6 +312,7 @@ fr_status fr_loss(fr_dtype dtype, int loss, ptrdiff_t rows, ptrdiff_t n, const v
         .d = dy,
         .ld_d = n,
         .scale = 1.0 / (double)rows,
+        .settings = &settings,
     };
     fr_kernels_for(dtype)->loss[loss](&tile);
     if (value) *value = tile.loss / (double)rows;

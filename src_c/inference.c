@@ -130,7 +130,7 @@ static void inference_task(void *context, int thread, ptrdiff_t panel)
         .weight = data->weight ? fr_at(data->weight, row, net->size) : NULL,
         .accuracy = run->call->accuracy,
     };
-    run->panels[panel] = fr_loss_of_rows(net, run->call->loss, y, &tile);
+    run->panels[panel] = fr_loss_of_rows(net, run->call, y, &tile);
     run->panels[panel].activity += activity;
     if (run->call->outputs) fr_put_outputs(net, run->call, row, rows, y);
 }
@@ -261,7 +261,7 @@ fr_status fr_network_evaluate(fr_network *net, const fr_training *call, double *
         .n_rows = n_rows,
         .data = &call->data,
         .call = call,
-        .fused = fused_loss(net, call->loss) != NULL,
+        .fused = fused_loss(net, call) != NULL,
     };
     /* at least 8 rows a panel but for the smallest calls: an upper bound of the panels */
     run.panels = calloc((size_t)(n_rows / 8 + 2), sizeof *run.panels);

@@ -45,6 +45,7 @@ typedef struct {
     void *d;            /* gradient of the sum of losses times `scale`, or NULL */
     ptrdiff_t ld_d;
     double scale; /* 1 / n_batch */
+    const fr_loss_settings *settings;
     int accuracy;
     double loss, correct; /* out: sum of weight * loss, rows predicted right */
 } fr_loss_tile;

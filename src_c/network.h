@@ -87,7 +87,7 @@ typedef struct {
     fr_arena arena;
     ptrdiff_t n_batch; /* rows that the buffers hold; a call may use fewer */
     ptrdiff_t n_rows;  /* of a panel */
-    int loss, n_threads;
+    int n_threads;
     int chosen_threads; /* for small steps, by a trial that counts for `settled` more steps */
     ptrdiff_t settled;
     bool groups; /* some trainable layer has a group penalty */
@@ -202,12 +202,17 @@ static inline double penalty(fr_regularizer r, fr_sums sums)
     return (r.l1 != 0 ? r.l1 * sums.abs : 0) + (r.l2 != 0 ? r.l2 * sums.square : 0);
 }
 
+/* Whether there is such a loss, and it has what it reads of the settings. */
+bool fr_loss_valid(int loss, const fr_loss_settings *settings);
+
 static inline bool takes_labels(int loss) { return loss == FR_LOSS_sparse_categorical_crossentropy; }
 
-static inline fr_loss_kernel *fused_loss(const fr_network *net, int loss)
+/* The kernel that takes z of the last layer, where there is one for this loss. */
+static inline fr_loss_kernel *fused_loss(const fr_network *net, const fr_training *call)
 {
     const fr_layer *last = &net->layers[net->n_layers - 1].spec;
-    return fr_layer_kinds[last->kind].has_activation ? net->kernels->fused_loss[loss][last->activation] : NULL;
+    if (!fr_layer_kinds[last->kind].has_activation || call->loss_settings.from_logits) return NULL;
+    return net->kernels->fused_loss[call->loss][last->activation];
 }
 
 /* ---- where things stand ---- */
@@ -305,10 +310,10 @@ double fr_forward_layer(const fr_network *net, const layer *a, int activation, p
 double fr_activate_rows(const fr_network *net, const layer *a, int activation, ptrdiff_t rows, matrix y,
                         matrix slope);
 /* The loss of a panel of rows, with the activity penalty of a fused last layer. */
-panel_sums fr_loss_of_rows(const fr_network *net, int loss, matrix y, fr_loss_tile *tile);
-/* The activation to run at layer l: the last one is left to a loss that fuses it. */
+panel_sums fr_loss_of_rows(const fr_network *net, const fr_training *call, matrix y, fr_loss_tile *tile);
 void fr_put_outputs(const fr_network *net, const fr_training *call, ptrdiff_t row, ptrdiff_t rows,
                     matrix y);
+/* The activation to run at layer l: the last one is left to a loss that fuses it. */
 int fr_activation_at(const fr_network *net, ptrdiff_t l, bool fused);
 
 /* ---- training.c ---- */

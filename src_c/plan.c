@@ -245,7 +245,6 @@ fr_status fr_plan_training(fr_network *net, const fr_training *call, int n_threa
         net->transposed_stale = true;
     }
     plan->n_rows = fr_rows_of_panel(net, n_batch, flops);
-    plan->loss = call->loss;
     plan->materialize = materialize;
     plan->changes = changes;
     plan_bounds(net, plan->bounds);

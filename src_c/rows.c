@@ -19,7 +19,7 @@ static void gather(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
         fr_sparse_rows nonzeros = nonzeros_of(data, data->index, from);
         run->kernels->spread(rows, net->n_in, &nonzeros, x.at, x.width, gap(net, x));
     }
-    if (takes_labels(plan->loss)) {
+    if (takes_labels(run->call->loss)) {
         const int32_t *labels = data->y;
         for (ptrdiff_t r = 0; r < rows; r++)
             ((int32_t *)plan->target)[first + r] = labels[index ? (ptrdiff_t)index[r] : from + r];
@@ -41,7 +41,7 @@ static panel_sums loss_panel(const training_run *run, ptrdiff_t first, ptrdiff_t
     matrix d = rows_of(run, last, net->layers[last].d, first);
     fr_loss_tile tile = {
         .rows = rows,
-        .target = takes_labels(plan->loss) ? (void *)((int32_t *)plan->target + first)
+        .target = takes_labels(run->call->loss) ? (void *)((int32_t *)plan->target + first)
                                            : fr_at(plan->target, first * net->n_out, net->size),
         .weight = run->call->data.weight ? fr_at(plan->weight, first, net->size) : NULL,
         .d = d.at,
@@ -50,7 +50,7 @@ static panel_sums loss_panel(const training_run *run, ptrdiff_t first, ptrdiff_t
         .accuracy = run->call->accuracy,
     };
     matrix y = rows_of(run, last, net->layers[last].y, first);
-    panel_sums sums = fr_loss_of_rows(net, plan->loss, y, &tile);
+    panel_sums sums = fr_loss_of_rows(net, run->call, y, &tile);
     if (run->call->outputs) fr_put_outputs(net, run->call, run->row + first, rows, y);
     return sums;
 }

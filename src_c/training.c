@@ -171,7 +171,7 @@ bool fr_call_valid(const fr_training *call)
     /* The accuracy reads the target too: labels or numbers. */
     bool labels = call->accuracy == FR_ACCURACY_sparse_categorical;
     return call->start >= 0 && call->start <= call->stop && call->stop <= call->data.n_rows &&
-           call->loss >= 0 && call->loss < FR_N_LOSSES && call->accuracy >= 0 &&
+           fr_loss_valid(call->loss, &call->loss_settings) && call->accuracy >= 0 &&
            call->accuracy < FR_N_ACCURACIES && call->data.x && call->data.y &&
            (!call->data.start || call->data.column) &&
            (call->accuracy == FR_ACCURACY_none || labels == takes_labels(call->loss));
@@ -260,7 +260,7 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
         .plan = &net->training,
         .call = call,
         .kernels = net->kernels,
-        .fused = fused_loss(net, call->loss) != NULL,
+        .fused = fused_loss(net, call) != NULL,
         .ledger = ledger,
         .optimizer = call->optimizer,
         .row = call->start,

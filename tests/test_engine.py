@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 import pytest
 import threadpoolctl
+from losses_with_settings import WITH_SETTINGS
 from processes import run
 
 from fastreg import _engine, functional, inputs, reference
@@ -35,6 +36,11 @@ LOSSES = (
     "kl_divergence",
     "hinge",
     "squared_hinge",
+    "categorical_hinge",
+    "cosine_similarity",
+    "huber",
+    "quantile",
+    "binary_focal_crossentropy",
 )
 POSITIVE_HEADS = ("sigmoid", "softplus", "softmax")
 COMMON = ("sgd", "nesterov", "adam")  # optimizers
@@ -170,7 +176,7 @@ def draw_targets(rng, loss, n, n_out):
         return rng.integers(0, n_out, n).astype(np.int32)
     if loss == "categorical_crossentropy":  # soft, and their sum is not 1
         return rng.uniform(0.05, 1, (n, n_out)) / n_out
-    if loss.startswith("mean_absolute"):
+    if loss.startswith("mean_absolute") or loss == "quantile":
         # Far from the outputs, where the gradient's sign steps, and with 100 / |y| of 1 to 2.
         return rng.uniform(50, 100, (n, n_out)) * rng.choice([-1.0, 1.0], (n, n_out))
     return rng.uniform(0, 1, (n, n_out))
@@ -186,6 +192,7 @@ def draw(activation, loss, optimizer, variant):
     """One row of the table: layers, weights and the arguments of `train`, all in float64."""
     name = f"{activation}-{loss}-{optimizer}-{variant}"
     rng = np.random.default_rng(list(name.encode()))
+    given, loss = loss, inputs.loss_parts(loss)[0]
     layers = draw_layers(rng, activation, loss)
     n, batch_size = int(rng.integers(30, 80)), int(rng.integers(5, 23))
     clipped = loss != "mean_squared_error" and not fused(activation, loss)
@@ -200,7 +207,7 @@ def draw(activation, loss, optimizer, variant):
         "start": int(rng.integers(0, 5)),
         "stop": n - int(rng.integers(0, 3)),
         "batch_size": batch_size,
-        "loss": loss,
+        "loss": given,
         "optimizer": (OPTIMIZERS | OTHERS)[optimizer],
         "iteration": int(rng.integers(0, 3)),
         "seed": int(rng.integers(2**63)),
@@ -406,6 +413,14 @@ def test_training_equals_the_reference(activation, loss, dtype):
 def test_losses_of_each_output_equal_the_reference(activation, loss, dtype):
     """After heads whose outputs are positive: some of these have a logarithm of them."""
     assert check_table([activation], [loss], [dtype], optimizers=COMMON) == 9
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", WITH_SETTINGS, ids=repr)
+def test_losses_with_settings_equal_the_reference(loss, dtype):
+    """Probabilities where the loss wants them; anything where it has its own softmax."""
+    heads = ("linear", "relu", "softmax") if loss.settings.from_logits else POSITIVE_HEADS
+    assert check_table(heads, [loss], [dtype], optimizers=COMMON) == 27
 
 
 @pytest.mark.parametrize("optimizer", OTHERS)

@@ -13,6 +13,7 @@ import itertools
 
 import numpy as np
 import pytest
+from losses_with_settings import WITH_SETTINGS
 
 from fastreg import functional, inputs, reference
 
@@ -222,6 +223,10 @@ def loss_bounds(name, y, p, w, u):
         rows = (p - y) ** 2 / n_out
         gradient = 2 * np.abs(p - y) / n_out
         return (w @ rows).sum() / n, u * CONSTANT * gradient * w[:, None] / n
+    if name in ("categorical_hinge", "cosine_similarity"):
+        length = np.linalg.norm(p, axis=1, keepdims=True)
+        slope = np.maximum(1.0, 1 / length) * np.ones_like(p)
+        return (w @ np.abs(p * y)).sum() + 2, u * (CONSTANT + n_out) * slope * w[:, None] / n
     if name in inputs.LOSSES[4:]:  # of each output apart: value and slope of outputs in (0, 1)
         share = 1 if name == "kl_divergence" else 1 / n_out
         slope = np.abs(reference.loss_gradient(name, y, p)) * n + share
@@ -259,6 +264,21 @@ def test_loss_and_its_gradient(name, dtype, rng):
             assert abs(got - value) <= 2 * u * (CONSTANT + n_out) * size
             expected = reference.loss_gradient(name, y_, p_, weight_)
             assert_within(functional.loss_gradient(name, y, p, weight), expected, bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", WITH_SETTINGS, ids=repr)
+def test_settings_of_losses(loss, dtype, rng):
+    """Outputs in (0.05, 0.95), where no value or slope of these is over 50."""
+    u = 50 * np.finfo(dtype).eps
+    for n, n_out in itertools.product([1, 3], range(2, 60)):
+        y, p, w = loss_case(loss.name, dtype, n, n_out, rng)
+        y_ = y if y.ndim == 1 else y.astype("float64")
+        (p_, w_), bound = doubles(p, w), u * (CONSTANT + n_out)
+        value = reference.loss(loss, y_, p_, w_)
+        assert abs(functional.loss(loss, y, p, w) - value) <= bound
+        expected = reference.loss_gradient(loss, y_, p_, w_)
+        assert_within(functional.loss_gradient(loss, y, p, w), expected, bound / n + 0 * expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from losses_with_settings import WITH_SETTINGS
 
 from fastreg import inputs, losses
 
 CLIP = 1e-7
 ALL = [cls() for cls in losses.REGISTRY.classes]
+EVERY = [*ALL, *WITH_SETTINGS]
 
 
-def rows(name, y, p):
+def unit(a):
+    return a / np.maximum(np.sqrt(np.square(a).sum(axis=-1, keepdims=True)), CLIP)
+
+
+def rows(loss, y, p):
     """The loss of each row, as Keras 3.15 writes it."""
+    name, s = loss.name, loss.settings
     if name == "mean_squared_error":
         return np.square(y - p).mean(axis=-1)
     if name == "mean_absolute_error":
@@ -32,30 +39,54 @@ def rows(name, y, p):
     if name in ("hinge", "squared_hinge"):
         margin = np.maximum(1 - (2 * y - 1) * p, 0)  # y of 0 and 1
         return (margin if name == "hinge" else np.square(margin)).mean(axis=-1)
-    if name == "binary_crossentropy":
-        p = np.clip(p, CLIP, 1 - CLIP)
-        return -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean(axis=-1)
+    if name == "categorical_hinge":
+        most = ((1 - y) * p).max(axis=-1)
+        return np.maximum(most - (y * p).sum(axis=-1) + 1, 0)
+    if name == "cosine_similarity":
+        return -(unit(y) * unit(p)).sum(axis=-1)
+    if name == "huber":
+        e = np.abs(p - y)
+        far = s.delta * e - 0.5 * s.delta**2
+        return np.where(e <= s.delta, 0.5 * np.square(e), far).mean(axis=-1)
+    if name == "quantile":
+        return np.maximum(s.quantile * (y - p), (s.quantile - 1) * (y - p)).mean(axis=-1)
+    if name in inputs.BINARY:
+        y = y * (1 - s.label_smoothing) + 0.5 * s.label_smoothing
+        p = 1 / (1 + np.exp(-p)) if s.from_logits else p
+        kept = np.clip(p, CLIP, 1 - CLIP)
+        each = -(y * np.log(kept) + (1 - y) * np.log(1 - kept))
+        if name == "binary_focal_crossentropy":
+            each *= (1 - (y * p + (1 - y) * (1 - p))) ** s.gamma
+            if s.apply_class_balancing:
+                each *= y * s.alpha + (1 - y) * (1 - s.alpha)
+        return each.mean(axis=-1)
+    p = np.exp(p) if s.from_logits else p
     p = np.clip(p / p.sum(axis=-1, keepdims=True), CLIP, 1 - CLIP)
     if name == "sparse_categorical_crossentropy":
         y = np.eye(p.shape[1])[y]
+    y = y * (1 - s.label_smoothing) + s.label_smoothing / p.shape[1]
     return -(y * np.log(p)).sum(axis=-1)
 
 
-def example(name, rng, n=9, n_out=4):
+def example(loss, rng, n=9, n_out=4):
     """Targets and predictions; probabilities incl. one that is clipped at each end."""
+    name = loss.name
     p = rng.uniform(0.01, 1.0, (n, n_out))
-    if name in ("categorical_crossentropy", "sparse_categorical_crossentropy"):
+    if loss.settings.from_logits:
+        p = rng.uniform(-4, 4, (n, n_out))
+    elif name in ("categorical_crossentropy", "sparse_categorical_crossentropy"):
         p /= p.sum(axis=1, keepdims=True)
-    p[0] = 0.0
-    p[0, 1] = 1.0
+    if not loss.settings.from_logits:
+        p[0] = 0.0
+        p[0, 1] = 1.0
     if name == "mean_squared_error":
         return rng.standard_normal((n, n_out)), p
-    if name in ("binary_crossentropy", "hinge", "squared_hinge"):
+    if name in ("hinge", "squared_hinge", *inputs.BINARY):
         return rng.integers(0, 2, (n, n_out)).astype("float64"), p
-    if name in inputs.LOSSES[4:]:
-        return rng.uniform(0.01, 1, (n, n_out)), p
     labels = rng.integers(0, n_out, n).astype("int32")
-    return (labels, p) if name.startswith("sparse") else (np.eye(n_out)[labels], p)
+    if name in ("categorical_crossentropy", "categorical_hinge"):
+        return np.eye(n_out)[labels], p
+    return (labels if name.startswith("sparse") else rng.uniform(0.01, 1, (n, n_out))), p
 
 
 def test_every_loss_of_the_engine_has_its_class():
@@ -63,18 +94,18 @@ def test_every_loss_of_the_engine_has_its_class():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("loss", ALL, ids=repr)
+@pytest.mark.parametrize("loss", EVERY, ids=repr)
 def test_value(loss, weighted, rng):
-    y, p = example(loss.name, rng)
+    y, p = example(loss, rng)
     w = rng.uniform(0, 2, len(p)) if weighted else None
-    expected = (rows(loss.name, y, p) * (1 if w is None else w)).sum() / len(p)
+    expected = (rows(loss, y, p) * (1 if w is None else w)).sum() / len(p)
     assert isinstance(loss(y, p, w), float)
     assert loss(y, p, w) == pytest.approx(expected, rel=1e-13)
 
 
-@pytest.mark.parametrize("loss", ALL, ids=repr)
+@pytest.mark.parametrize("loss", EVERY, ids=repr)
 def test_gradient_is_the_slope_of_the_value(loss, rng):
-    y, p = example(loss.name, rng)
+    y, p = example(loss, rng)
     y, p = y[1:], p[1:]  # away from the clip
     w = rng.uniform(0, 2, len(p))
     step = 1e-6
@@ -86,14 +117,15 @@ def test_gradient_is_the_slope_of_the_value(loss, rng):
     np.testing.assert_allclose(loss.gradient(y, p, w), slope, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("loss", ALL, ids=repr)
+@pytest.mark.parametrize("loss", EVERY, ids=repr)
 def test_configuration_round_trip(loss):
     assert type(loss).from_config(loss.get_config()) == loss
     assert losses.get(losses.serialize(loss)) == loss
-    keras = {"name": loss.name, "reduction": "sum_over_batch_size"}
+    keras = {**loss.keras_only, **loss.get_config()}
     assert losses.get({"class_name": type(loss).__name__, "config": keras}) == loss
     assert eval(repr(loss), vars(losses)) == loss
-    assert hash(loss) == hash(type(loss)())
+    assert hash(loss) == hash(type(loss)(**loss.get_config()))
+    assert (loss == type(loss)()) == (loss in ALL)
 
 
 @pytest.mark.parametrize("loss", ALL, ids=repr)
@@ -118,10 +150,23 @@ def test_arguments_of_keras_at_their_default():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match=r"from_logits: got True; .* supports only False"):
-        losses.SparseCategoricalCrossentropy(from_logits=True)
-    with pytest.raises(ValueError, match=r"label_smoothing: got 0.1"):
-        losses.CategoricalCrossentropy(label_smoothing=0.1)
+    with pytest.raises(ValueError, match=r"ignore_class: got 3; .* supports only None"):
+        losses.SparseCategoricalCrossentropy(ignore_class=3)
+    with pytest.raises(ValueError, match=r"axis: got 1; .* supports only -1"):
+        losses.CosineSimilarity(axis=1)
+    with pytest.raises(ValueError, match=r"label_smoothing: got 1.1; .* \[0, 1\]"):
+        losses.CategoricalCrossentropy(label_smoothing=1.1)
+    with pytest.raises(TypeError, match="from_logits: got 1 "):
+        losses.BinaryCrossentropy(from_logits=1)
+    with pytest.raises(ValueError, match=r"delta: got 0; .* \(0, inf\]"):
+        losses.Huber(0)
+    for quantile in (0, 1, -0.5, float("nan")):
+        with pytest.raises(ValueError, match=r"quantile: got .* \(0, 1\)"):
+            losses.Quantile(quantile)
+    with pytest.raises(ValueError, match=r"gamma: got -1; .* \[0, inf\]"):
+        losses.BinaryFocalCrossentropy(gamma=-1)
+    with pytest.raises(ValueError, match=r"alpha: got 2; .* \[0, 1\]"):
+        losses.BinaryFocalCrossentropy(alpha=2)
     with pytest.raises(ValueError, match="reduction: got 'sum'"):
         losses.MeanSquaredError(reduction="sum")
     with pytest.raises(TypeError, match="argument of MeanSquaredError: got 'from_logits'"):
@@ -132,3 +177,22 @@ def test_refusals():
         losses.get(None)
     with pytest.raises(TypeError, match="loss: got <function"):
         losses.get(lambda y, p: 0.0)
+
+
+def test_huber_is_called_as_in_keras():
+    assert losses.get("huber") == losses.Huber()
+    assert losses.Huber(name="huber_loss") == losses.Huber()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ties_of_the_categorical_hinge_share_the_slope(dtype):
+    """As in Keras on JAX, PyTorch and TensorFlow; behind relu most outputs are 0."""
+    y, p = np.array([[0, 1, 0, 0]], dtype), np.zeros((1, 4), dtype)
+    expected = [[0.25, -1, 0.25, 0.25]]  # (1 - y) p is 0 at the class itself, too
+    np.testing.assert_allclose(losses.CategoricalHinge().gradient(y, p), expected)
+
+
+@pytest.mark.parametrize("loss", [losses.CosineSimilarity(), losses.Quantile(0.9)], ids=repr)
+def test_a_row_of_zeros_has_a_finite_gradient(loss):
+    gradient = loss.gradient(np.array([[3.0, 4.0]]), np.zeros((1, 2)))
+    assert np.isfinite(gradient).all() and gradient.any()

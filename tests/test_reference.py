@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from losses_with_settings import WITH_SETTINGS
 
 from fastreg import inputs, reference
 
@@ -158,6 +159,15 @@ def test_gradient_of_every_loss_after_every_activation(activation, loss, head):
     if head == "dropout":
         layers.append(dropout(3))
     x, y = rng.normal(size=(5, 3)), targets(loss, 5, 3, rng)
+    assert_gradient(layers, x, y, loss, sample_weight=rng.uniform(0.5, 2.0, 5))
+
+
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize("loss", WITH_SETTINGS, ids=repr)
+def test_gradient_of_losses_with_settings(activation, loss):
+    rng = np.random.default_rng(5)
+    layers = [dense(3, 4, "tanh"), dense(4, 3, activation)]
+    x, y = rng.normal(size=(5, 3)), targets(loss.name, 5, 3, rng)
     assert_gradient(layers, x, y, loss, sample_weight=rng.uniform(0.5, 2.0, 5))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastreg import training
 from fastreg.estimators.parameters import LOSSES
-from fastreg.inputs import Rows
+from fastreg.inputs import LossLike, Rows, loss_parts
 from fastreg.models import Sequential
 from fastreg.training import Network
 
@@ -79,9 +79,11 @@ class AlphaNetwork:
         return self._weights
 
     @staticmethod
-    def _add_offset(loss: str, y: Array, weight: Array | None, rows: Any, ledger: Array) -> None:
+    def _add_offset(
+        loss: str | LossLike, y: Array, weight: Array | None, rows: Any, ledger: Array
+    ) -> None:
         """To the sum of the rows' losses."""
-        offset = LOSSES[loss].offset
+        offset = LOSSES[loss_parts(loss)[0]].offset
         if offset is not None:
             each = offset(y[rows].astype(np.float64)).mean(axis=1)
             ledger[0] += each.sum() if weight is None else each @ weight[rows]
@@ -95,7 +97,7 @@ class AlphaNetwork:
         start: int,
         stop: int,
         batch_size: int,
-        loss: str,
+        loss: str | LossLike,
         optimizer: dict[str, Any],
         iteration: int,
         seed: int,
@@ -108,7 +110,7 @@ class AlphaNetwork:
     ) -> int:
         steps = 0
         rows = range(start, stop, batch_size)
-        factor = LOSSES[loss].factor(self._n_out)
+        factor = LOSSES[loss_parts(loss)[0]].factor(self._n_out)
         for first, last, total, weight in self._runs(x, sample_weight, index, rows, factor):
             wanted = training.n_steps(last - first, batch_size)
             if total == 0:  # rows that do not count
@@ -146,14 +148,14 @@ class AlphaNetwork:
         start: int,
         stop: int,
         batch_size: int,
-        loss: str,
+        loss: str | LossLike,
         accuracy: str | None,
         ledger: Array,
         n_threads: int,
         outputs: Array | None = None,
     ) -> None:
         rows = range(0, len(x), len(x))
-        factor = LOSSES[loss].factor(self._n_out)
+        factor = LOSSES[loss_parts(loss)[0]].factor(self._n_out)
         ((*_, total, weight),) = self._runs(x, sample_weight, None, rows, factor)
         self._divide_by(total)
         call = (batch_size, loss, accuracy, ledger, n_threads, outputs)

@@ -154,7 +154,7 @@ static wide categorical(bounds b, ptrdiff_t n, const wide *y, const wide *t, wid
 }
 
 /* Of one output; the row's is their mean, that of kl_divergence their sum. */
-static wide output_loss(int loss, bounds b, wide y, wide t, wide *slope)
+static wide output_loss(int loss, const fr_loss_settings *s, bounds b, wide y, wide t, wide *slope)
 {
     wide e = y - t, low = b.low;
     switch (loss) {
@@ -168,39 +168,133 @@ static wide output_loss(int loss, bounds b, wide y, wide t, wide *slope)
         return e * e;
     case FR_LOSS_log_cosh: *slope = tanhl(e); return logl(coshl(e));
     case FR_LOSS_poisson: *slope = 1 - t / (y + low); return y - t * logl(y + low);
+    case FR_LOSS_huber:
+        *slope = fmaxl(-s->delta, fminl(s->delta, e));
+        return fabsl(e) <= s->delta ? e * e / 2 : s->delta * (fabsl(e) - s->delta / 2);
+    case FR_LOSS_quantile:
+        *slope = e > 0 ? 1 - (wide)s->quantile : e < 0 ? -(wide)s->quantile : 0;
+        return e * *slope;
     case FR_LOSS_kl_divergence: {
         wide p = fminl(1, fmaxl(low, y)), q = fminl(1, fmaxl(low, t));
         *slope = y < low || y > 1 ? 0 : -q / p;
         return q * logl(q / p);
     }
     }
-    wide s = t == 0 ? -1 : t, margin = fmaxl(0, 1 - s * y);
-    *slope = margin > 0 ? -s : 0;
+    wide side = t == 0 ? -1 : t, margin = fmaxl(0, 1 - side * y);
+    *slope = margin > 0 ? -side : 0;
     if (loss == FR_LOSS_hinge) return margin;
     *slope *= 2 * margin;
     return margin * margin;
 }
 
-static wide over_outputs(int loss, bounds b, ptrdiff_t n, const wide *y, const wide *t, wide *dy)
+static wide over_outputs(int loss, const fr_loss_settings *s, bounds b, ptrdiff_t n, const wide *y,
+                         const wide *t, wide *dy)
 {
     wide total = 0, divisor = loss == FR_LOSS_kl_divergence ? 1 : n;
     for (ptrdiff_t j = 0; j < n; j++) {
-        total += output_loss(loss, b, y[j], t[j], &dy[j]) / divisor;
+        total += output_loss(loss, s, b, y[j], t[j], &dy[j]) / divisor;
         dy[j] /= divisor;
     }
     return total;
 }
 
-wide oracle_loss(int loss, fr_dtype dtype, ptrdiff_t n, const wide *y, const wide *target, wide *dy)
+static wide categorical_hinge(ptrdiff_t n, const wide *y, const wide *t, wide *dy)
+{
+    wide most = -INFINITY, right = 0;
+    ptrdiff_t equals = 0;
+    for (ptrdiff_t j = 0; j < n; j++) most = fmaxl(most, (1 - t[j]) * y[j]), right += t[j] * y[j];
+    for (ptrdiff_t j = 0; j < n; j++) equals += (1 - t[j]) * y[j] == most;
+    wide margin = 1 + most - right;
+    for (ptrdiff_t j = 0; j < n; j++)
+        dy[j] = margin > 0 ? ((1 - t[j]) * y[j] == most ? (1 - t[j]) / equals : 0) - t[j] : 0;
+    return fmaxl(0, margin);
+}
+
+static wide cosine(ptrdiff_t n, const wide *y, const wide *t, wide *dy)
+{
+    wide yy = 0, tt = 0, yt = 0;
+    for (ptrdiff_t j = 0; j < n; j++) yy += y[j] * y[j], tt += t[j] * t[j], yt += y[j] * t[j];
+    wide norm = fmaxl(1e-7L, sqrtl(yy)), norm_t = fmaxl(1e-7L, sqrtl(tt)), cos = yt / norm / norm_t;
+    for (ptrdiff_t j = 0; j < n; j++) dy[j] = (cos * y[j] / norm - t[j] / norm_t) / norm;
+    return -cos;
+}
+
+static wide focal(const fr_loss_settings *s, bounds b, ptrdiff_t n, const wide *y, const wide *t, wide *dy)
+{
+    wide total = 0;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        wide p = y[j], q = 1 - y[j];
+        if (s->from_logits) p = 1 / (1 + expl(-y[j])), q = 1 / (1 + expl(y[j]));
+        wide kept = clip(b, p), left = s->from_logits ? clip(b, q) : 1 - kept;
+        wide entropy = -t[j] * logl(kept) - (1 - t[j]) * logl(left);
+        wide slope = clipped(b, p) ? 0 : (1 - t[j]) / left - t[j] / kept;
+        wide missed = t[j] * q + (1 - t[j]) * p, steep = (1 - 2 * t[j]) * s->gamma;
+        steep *= s->gamma != 0 && (missed > 0 || s->gamma == 1) ? powl(missed, (wide)s->gamma - 1) : 0;
+        wide weight = s->apply_class_balancing ? t[j] * s->alpha + (1 - t[j]) * (1 - s->alpha) : 1;
+        wide factor = s->gamma == 0 ? 1 : powl(missed, s->gamma);
+        total += weight * factor * entropy / n;
+        dy[j] = weight * (factor * slope + steep * entropy) / n * (s->from_logits ? p * q : 1);
+    }
+    return total;
+}
+
+void oracle_smooth(int loss, const fr_loss_settings *s, ptrdiff_t n, const wide *target, wide *t)
+{
+    wide share = loss == FR_LOSS_categorical_crossentropy ? 1 / (wide)n : 0.5L;
+    bool smooth = loss == FR_LOSS_binary_crossentropy || loss == FR_LOSS_categorical_crossentropy ||
+                  loss == FR_LOSS_binary_focal_crossentropy;
+    wide part = smooth ? s->label_smoothing : 0;
+    for (ptrdiff_t j = 0; j < n; j++) t[j] = (1 - part) * target[j] + part * share;
+}
+
+enum { WIDEST = 4096 };
+
+wide oracle_loss(int loss, const fr_loss_settings *s, fr_dtype dtype, ptrdiff_t n, const wide *y,
+                 const wide *target, wide *dy)
 {
     bounds b = clip_bounds(dtype);
+    wide t[WIDEST], p[WIDEST];
+    oracle_smooth(loss, s, n, target, t);
     switch (loss) {
-    case FR_LOSS_mean_squared_error: return squared_error(n, y, target, dy);
-    case FR_LOSS_binary_crossentropy: return binary(b, n, y, target, dy);
+    case FR_LOSS_mean_squared_error: return squared_error(n, y, t, dy);
+    case FR_LOSS_binary_crossentropy:
+        if (s->from_logits) return oracle_fused_loss(loss, s, n, y, target, p, dy);
+        return binary(b, n, y, t, dy);
     case FR_LOSS_categorical_crossentropy:
-    case FR_LOSS_sparse_categorical_crossentropy: return categorical(b, n, y, target, dy);
-    default: return over_outputs(loss, b, n, y, target, dy);
+    case FR_LOSS_sparse_categorical_crossentropy:
+        if (s->from_logits) return oracle_fused_loss(loss, s, n, y, target, p, dy);
+        return categorical(b, n, y, t, dy);
+    case FR_LOSS_categorical_hinge: return categorical_hinge(n, y, t, dy);
+    case FR_LOSS_cosine_similarity: return cosine(n, y, t, dy);
+    case FR_LOSS_binary_focal_crossentropy: return focal(s, b, n, y, t, dy);
+    default: return over_outputs(loss, s, b, n, y, t, dy);
     }
+}
+
+bool oracle_settings(int loss, int i, fr_loss_settings *s)
+{
+    static const struct {
+        int loss;
+        fr_loss_settings settings;
+    } others[] = {
+        {FR_LOSS_huber, {.delta = 0.3}},
+        {FR_LOSS_quantile, {.quantile = 0.8}},
+        {FR_LOSS_binary_crossentropy, {.label_smoothing = 0.2}},
+        {FR_LOSS_binary_crossentropy, {.from_logits = 1}},
+        {FR_LOSS_binary_crossentropy, {.from_logits = 1, .label_smoothing = 0.3}},
+        {FR_LOSS_categorical_crossentropy, {.label_smoothing = 0.2}},
+        {FR_LOSS_categorical_crossentropy, {.from_logits = 1}},
+        {FR_LOSS_categorical_crossentropy, {.from_logits = 1, .label_smoothing = 1}},
+        {FR_LOSS_sparse_categorical_crossentropy, {.from_logits = 1}},
+        {FR_LOSS_binary_focal_crossentropy, {.apply_class_balancing = 1, .alpha = 0.7, .gamma = 0.5}},
+        {FR_LOSS_binary_focal_crossentropy, {.from_logits = 1, .label_smoothing = 0.1, .gamma = 3.5}},
+        {FR_LOSS_binary_focal_crossentropy, {.gamma = 0}},
+        {FR_LOSS_binary_focal_crossentropy, {.gamma = 1}},
+    };
+    *s = (fr_loss_settings){.delta = 1, .quantile = 0.5, .alpha = 0.25, .gamma = 2};
+    for (size_t k = 0; k < sizeof others / sizeof others[0] && i > 0; k++)
+        if (others[k].loss == loss && --i == 0) *s = others[k].settings;
+    return i == 0;
 }
 
 bool oracle_fuses(int loss, int activation)
@@ -213,9 +307,11 @@ bool oracle_fuses(int loss, int activation)
     }
 }
 
-wide oracle_fused_loss(int loss, ptrdiff_t n, const wide *z, const wide *target, wide *y, wide *dz)
+wide oracle_fused_loss(int loss, const fr_loss_settings *s, ptrdiff_t n, const wide *z,
+                       const wide *raw, wide *y, wide *dz)
 {
-    wide value = 0;
+    wide value = 0, target[WIDEST];
+    oracle_smooth(loss, s, n, raw, target);
     if (loss == FR_LOSS_binary_crossentropy) {
         oracle_activation(FR_ACTIVATION_sigmoid, (fr_curve){0}, n, z, y);
         for (ptrdiff_t j = 0; j < n; j++) {

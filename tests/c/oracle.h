@@ -22,12 +22,19 @@ wide oracle_penalty(fr_regularizer r, wide w);
 
 /* A row's loss by the output y, with probabilities clipped to bounds of that dtype, and its
  * gradient by y. Where the loss takes labels, the target is the label's unit vector. */
-wide oracle_loss(int loss, fr_dtype dtype, ptrdiff_t n, const wide *y, const wide *target,
-                 wide *dy);
+wide oracle_loss(int loss, const fr_loss_settings *s, fr_dtype dtype, ptrdiff_t n, const wide *y,
+                 const wide *target, wide *dy);
+
+/* The settings that a loss is tested with: its defaults for i = 0; false past the last. */
+bool oracle_settings(int loss, int i, fr_loss_settings *s);
 
 /* Whether the loss is taken from the last layer's z; that loss, its gradient by z, and f(z). */
 bool oracle_fuses(int loss, int activation);
-wide oracle_fused_loss(int loss, ptrdiff_t n, const wide *z, const wide *target, wide *y, wide *dz);
+wide oracle_fused_loss(int loss, const fr_loss_settings *s, ptrdiff_t n, const wide *z,
+                       const wide *target, wide *y, wide *dz);
+
+/* The targets (n) as label_smoothing leaves them. */
+void oracle_smooth(int loss, const fr_loss_settings *s, ptrdiff_t n, const wide *target, wide *t);
 
 double oracle_correct(int accuracy, ptrdiff_t n, const wide *y, const wide *target);
 

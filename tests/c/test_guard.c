@@ -169,8 +169,8 @@ static void guard_backward(fr_dtype dtype, ptrdiff_t n, layout l)
     }
 }
 
-static void guard_loss(fr_dtype dtype, ptrdiff_t n, layout l, int loss, fr_loss_kernel *kernel,
-                       bool fused, bool with_d)
+static void guard_loss(fr_dtype dtype, ptrdiff_t n, layout l, int loss, const fr_loss_settings *s,
+                       fr_loss_kernel *kernel, bool fused, bool with_d)
 {
     bool labels = loss == FR_LOSS_sparse_categorical_crossentropy;
     test_case("guard %s%s n %td ld %td %s %s", fused ? "fused " : "", fr_loss_name(loss), n, l.ld,
@@ -192,6 +192,7 @@ static void guard_loss(fr_dtype dtype, ptrdiff_t n, layout l, int loss, fr_loss_
                          .d = with_d ? matrix(3, dtype, ROWS, n, l, 0, 0) : NULL,
                          .ld_d = l.ld,
                          .scale = 0.5,
+                         .settings = s,
                          .accuracy =
                              labels ? FR_ACCURACY_sparse_categorical : FR_ACCURACY_categorical};
     if (!fused) locked(0, y); /* the plain losses only read it */
@@ -206,10 +207,13 @@ static void guard_losses(fr_dtype dtype, ptrdiff_t n, layout l)
     const fr_kernels *kernels = fr_kernels_for(dtype);
     for (int loss = 0; loss < FR_N_LOSSES; loss++)
         for (int with_d = 0; with_d < 2; with_d++) {
-            guard_loss(dtype, n, l, loss, kernels->loss[loss], false, with_d);
+            fr_loss_settings s;
+            for (int i = 0; oracle_settings(loss, i, &s); i++)
+                guard_loss(dtype, n, l, loss, &s, kernels->loss[loss], false, with_d);
+            oracle_settings(loss, 0, &s);
             for (int f = 0; f < FR_N_ACTIVATIONS; f++)
                 if (kernels->fused_loss[loss][f])
-                    guard_loss(dtype, n, l, loss, kernels->fused_loss[loss][f], true, with_d);
+                    guard_loss(dtype, n, l, loss, &s, kernels->fused_loss[loss][f], true, with_d);
         }
 }
 
@@ -575,15 +579,17 @@ static void guard_elementwise(fr_dtype dtype, ptrdiff_t n)
     const void *weight = locked(4, array(4, dtype, ROWS, 0, 1));
     for (int loss = 0; loss < FR_N_LOSSES; loss++) {
         const void *target = x;
+        fr_loss_settings s;
+        oracle_settings(loss, 0, &s);
         if (loss == FR_LOSS_sparse_categorical_crossentropy) {
             int32_t *label = place(3, ROWS * sizeof *label);
             for (int i = 0; i < ROWS; i++) label[i] = (int32_t)test_below(n);
             target = locked(3, label);
         }
         out = matrix(2, dtype, ROWS, n, plain(n), 0, 0);
-        CHECK(fr_loss(dtype, loss, ROWS, n, target, x, weight, &value, out) == FR_OK, "loss");
-        CHECK(fr_loss(dtype, loss, ROWS, n, target, x, NULL, NULL, out) == FR_OK, "gradient");
-        CHECK(fr_loss(dtype, loss, ROWS, n, target, x, NULL, &value, NULL) == FR_OK, "value");
+        CHECK(fr_loss(dtype, loss, s, ROWS, n, target, x, weight, &value, out) == FR_OK, "loss");
+        CHECK(fr_loss(dtype, loss, s, ROWS, n, target, x, NULL, NULL, out) == FR_OK, "gradient");
+        CHECK(fr_loss(dtype, loss, s, ROWS, n, target, x, NULL, &value, NULL) == FR_OK, "value");
         CHECK(isfinite(value), "loss %g", value);
         check_around(2, "loss gradient");
     }
@@ -639,12 +645,15 @@ static void guard_network(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out)
     locked(6, label);
     for (int loss = 0; loss < FR_N_LOSSES; loss++) {
         bool labels = loss == FR_LOSS_sparse_categorical_crossentropy;
+        fr_loss_settings settings;
+        oracle_settings(loss, 0, &settings);
         fr_training call = {
             .data =
                 {.n_rows = N, .x = x, .y = labels ? label : soft, .weight = weight, .index = index},
             .stop = N,
             .batch_size = BATCH,
             .loss = loss,
+            .loss_settings = settings,
             .accuracy = labels ? FR_ACCURACY_sparse_categorical : FR_ACCURACY_categorical,
             .optimizer = {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.01, .momentum = 0.9},
             .n_threads = 1,

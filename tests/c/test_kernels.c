@@ -286,20 +286,40 @@ static int32_t fill_target(fr_dtype dtype, int loss, ptrdiff_t n, void *target)
 }
 
 /* How far the loss and its gradient, for weight 1 and scale 1, may be off. */
-static void loss_bounds(int loss, bool fused, double unit, fr_dtype dtype, ptrdiff_t n,
+static void loss_bounds(int loss, const fr_loss_settings *s, bool fused, double unit, fr_dtype dtype, ptrdiff_t n,
                         const wide *y, const wide *t, const wide *p, const wide *dy, wide *off,
                         wide *off_dy)
 {
-    wide sum = 0, size = 0, mass = 0, span = 0, largest = 0;
+    wide sum = 0, size = 0, mass = 0, span = 0, largest = 0, squares = 0;
     wide low = rounded(dtype, 1e-7), high = rounded(dtype, 1 - 1e-7);
     for (ptrdiff_t j = 0; j < n; j++) {
         sum += y[j], mass += fabsl(t[j]), span = fmaxl(span, fabsl(y[j]));
-        largest = fmaxl(largest, fabsl(y[j]));
+        largest = fmaxl(largest, fabsl(y[j])), squares += y[j] * y[j];
     }
     for (ptrdiff_t j = 0; j < n; j++) {
         off_dy[j] = 6 * unit * fabsl(dy[j]);
         wide q = fminl(fmaxl(fused ? 0.5L : y[j], low), high);
-        if (loss == FR_LOSS_mean_squared_error) {
+        if (loss == FR_LOSS_categorical_hinge) {
+            size += fabsl(t[j] * y[j]) + (largest + 1) / n;
+            off_dy[j] += 6 * unit * (1 + fabsl(t[j]));
+        } else if (loss == FR_LOSS_cosine_similarity) {
+            size += 4 / (wide)n;
+            off_dy[j] = 4 * (n + 8) * unit / sqrtl(squares);
+        } else if (loss == FR_LOSS_binary_focal_crossentropy) {
+            wide p = fused ? 1 / (1 + expl(-y[j])) : y[j];
+            wide kept = fminl(fmaxl(p, low), high), missed = t[j] * (1 - p) + (1 - t[j]) * p;
+            /* 1 - p is rounded, as below */
+            wide entropy =
+                fabsl(t[j]) * -logl(kept) + fabsl(1 - t[j]) * (1 / (1 - kept) - logl(1 - kept));
+            wide power = fmaxl(missed, LDBL_MIN), grown = 8 + FUNCTION * (1 + fabsl(logl(power)));
+            wide error = (s->gamma + 2) * grown, factor = powl(power, s->gamma) / n;
+            wide slope = fabsl(1 - t[j]) / (1 - kept) + fabsl(t[j]) / kept;
+            wide steep = s->gamma > 0 ? s->gamma * powl(power, s->gamma - 1) / n : 0;
+            if (missed == 0 && s->gamma < 1) steep = 0;
+            size += factor * entropy * error;
+            off_dy[j] = unit * error * (factor * slope + steep * entropy);
+            if (fused) off_dy[j] *= p * (1 - p);
+        } else if (loss == FR_LOSS_mean_squared_error) {
             size += (y[j] - t[j]) * (y[j] - t[j]) / n;
         } else if (loss > FR_LOSS_sparse_categorical_crossentropy) { /* of each output apart */
             wide divisor = loss == FR_LOSS_kl_divergence ? 1 : n;
@@ -315,6 +335,8 @@ static void loss_bounds(int loss, bool fused, double unit, fr_dtype dtype, ptrdi
             size += (fabsl(t[j]) * -logl(q) + fabsl(1 - t[j]) * (1 / (1 - q) * q - logl(1 - q))) *
                     (FUNCTION / (wide)n);
             off_dy[j] = 8 * unit * (fabsl(1 - t[j]) / (1 - q) + fabsl(t[j]) / q) / n;
+            if (s->label_smoothing > 0) /* t and 1 - t are rounded, both off by a part of 1 */
+                off_dy[j] += 4 * unit * (1 / (1 - q) + 1 / q) / n;
         } else if (fused) {
             size += fabsl(t[j]) * (4 * span + 2 * FUNCTION + n);
             off_dy[j] += unit * ((n + 8 + 4 * span + FUNCTION) * mass * p[j] + 4 * fabsl(t[j]));
@@ -327,11 +349,19 @@ static void loss_bounds(int loss, bool fused, double unit, fr_dtype dtype, ptrdi
     *off = (n + 8) * unit * size;
 }
 
-static void loss_case(fr_dtype dtype, int loss, int fused_with, ptrdiff_t n, bool panels,
+/* Of which a loss from logits takes z. */
+static int activation_of(int loss)
+{
+    bool one = loss == FR_LOSS_binary_crossentropy || loss == FR_LOSS_binary_focal_crossentropy;
+    return one ? FR_ACTIVATION_sigmoid : FR_ACTIVATION_softmax;
+}
+
+static void loss_case(fr_dtype dtype, int loss, const fr_loss_settings *s, int fused_with, ptrdiff_t n, bool panels,
                       bool with_weight, bool with_d, int accuracy)
 {
     double unit = unit_of(dtype);
     bool fused = fused_with >= 0, labels = loss == FR_LOSS_sparse_categorical_crossentropy;
+    bool of_z = fused || s->from_logits;
     layout l = layout_of(dtype, n, panels), l_d = l;
     if (!panels) l_d.ld = n + n % 5;
     void *y = array_in(&buffer_a, dtype, n % 4), *d = array_in(&buffer_b, dtype, (n + 3) % 4);
@@ -340,17 +370,17 @@ static void loss_case(fr_dtype dtype, int loss, int fused_with, ptrdiff_t n, boo
     int32_t label[ROWS];
     fill(dtype, weight, ROWS, 0.1, 2);
     fill(dtype, y, extent(l, n), 1e-3, 1);
-    for (ptrdiff_t r = 0; r < ROWS && fused; r++)
+    for (ptrdiff_t r = 0; r < ROWS && of_z; r++)
         for (ptrdiff_t j = 0; j < n; j++)
             put(dtype, y, spot(l, r, j), test_uniform(-2 - 20 * (r == 1), 6));
     for (ptrdiff_t r = 0; r < ROWS; r++) {
         label[r] = fill_target(dtype, loss, n, at(dtype, target, r * n));
-        if (!fused && test_below(2)) put(dtype, y, spot(l, r, test_below(n)), 0); /* clipped */
-        if (!fused && loss != FR_LOSS_categorical_crossentropy && !labels && test_below(2))
+        if (!of_z && test_below(2)) put(dtype, y, spot(l, r, test_below(n)), 0); /* clipped */
+        if (!of_z && loss != FR_LOSS_categorical_crossentropy && !labels && test_below(2))
             put(dtype, y, spot(l, r, test_below(n)), 1); /* clipped above */
         double sum = 0;
         for (ptrdiff_t j = 0; j < n; j++) sum += get(dtype, y, spot(l, r, j));
-        if (sum == 0) put(dtype, y, spot(l, r, 0), 0.5);
+        if (sum == 0 && !of_z) put(dtype, y, spot(l, r, 0), 0.5);
     }
     memcpy(in, y, (size_t)(extent(l, n) * size_of(dtype)));
     const fr_kernels *kernels = fr_kernels_for(dtype);
@@ -364,6 +394,7 @@ static void loss_case(fr_dtype dtype, int loss, int fused_with, ptrdiff_t n, boo
                          .d = with_d ? d : NULL,
                          .ld_d = l_d.ld,
                          .scale = 0.25,
+                         .settings = s,
                          .accuracy = accuracy,
                          .loss = 99,
                          .correct = 99};
@@ -373,18 +404,22 @@ static void loss_case(fr_dtype dtype, int loss, int fused_with, ptrdiff_t n, boo
     wide total = 0, total_off = 0;
     double correct = 0;
     for (ptrdiff_t r = 0; r < ROWS; r++) {
-        wide row[MOST], t[MOST], p[MOST], dy[MOST], off_dy[MOST], seen[MOST], value, off;
+        wide row[MOST], raw[MOST], t[MOST], p[MOST], dy[MOST], off_dy[MOST], seen[MOST], value, off;
         wide w = with_weight ? get(dtype, weight, r) : 1;
         for (ptrdiff_t j = 0; j < n; j++) {
             row[j] = p[j] = get(dtype, in, spot(l, r, j));
-            t[j] = get(dtype, target, r * n + j);
+            raw[j] = get(dtype, target, r * n + j);
             seen[j] = get(dtype, y, spot(l, r, j));
         }
-        value = fused ? oracle_fused_loss(loss, n, row, t, p, dy)
-                      : oracle_loss(loss, dtype, n, row, t, dy);
-        loss_bounds(loss, fused, unit, dtype, n, row, t, p, dy, &off, off_dy);
+        value = fused ? oracle_fused_loss(loss, s, n, row, raw, p, dy)
+                      : oracle_loss(loss, s, dtype, n, row, raw, dy);
+        oracle_smooth(loss, s, n, raw, t);
+        wide shares[MOST];
+        memcpy(shares, p, sizeof shares);
+        if (of_z && !fused) oracle_activation(activation_of(loss), test_curve, n, row, shares);
+        loss_bounds(loss, s, of_z, unit, dtype, n, row, t, shares, dy, &off, off_dy);
         total += w * value, total_off += w * off;
-        correct += oracle_correct(accuracy, n, seen, t);
+        correct += oracle_correct(accuracy, n, seen, raw);
         wide span = 0;
         for (ptrdiff_t j = 0; j < n; j++) span = fmaxl(span, fabsl(row[j]));
         for (ptrdiff_t j = 0; j < n; j++) {
@@ -431,14 +466,18 @@ static void check_losses(fr_dtype dtype)
                 for (int fused = 0; fused <= (f >= 0); fused++) {
                     test_case("%s%s n %td variant %d %s %s", fused ? "fused " : "",
                               fr_loss_name(loss), length(i), variant, name_of(dtype), fr_isa());
-                    loss_case(dtype, loss, fused ? f : -1, length(i), variant & 4, variant & 1,
-                              variant & 2, variant == 3 ? FR_ACCURACY_none : accuracy_of(loss));
+                    fr_loss_settings s;
+                    for (int k = 0; oracle_settings(loss, k, &s); k++)
+                        if (!(fused && s.from_logits))
+                            loss_case(dtype, loss, &s, fused ? f : -1, length(i), variant & 4,
+                                      variant & 1, variant & 2,
+                                      variant == 3 ? FR_ACCURACY_none : accuracy_of(loss));
                 }
     }
 }
 
 /* NaN and infinity in y, z, a target or a weight are never hidden: training stops on the loss. */
-static void not_finite_case(fr_dtype dtype, int loss, int fused_with, ptrdiff_t n, double bad,
+static void not_finite_case(fr_dtype dtype, int loss, const fr_loss_settings *s, int fused_with, ptrdiff_t n, double bad,
                             int place)
 {
     bool labels = loss == FR_LOSS_sparse_categorical_crossentropy;
@@ -462,6 +501,7 @@ static void not_finite_case(fr_dtype dtype, int loss, int fused_with, ptrdiff_t 
                          .d = d,
                          .ld_d = n,
                          .scale = 1,
+                         .settings = s,
                          .accuracy = FR_ACCURACY_none};
     const fr_kernels *kernels = fr_kernels_for(dtype);
     (fused_with >= 0 ? kernels->fused_loss[loss][fused_with] : kernels->loss[loss])(&tile);
@@ -483,7 +523,10 @@ static void check_not_finite(fr_dtype dtype)
                         if (labels && place == 1) continue; /* a label is an integer */
                         test_case("%s%s not finite, n %td %s %s", fused ? "fused " : "",
                                   fr_loss_name(loss), n, name_of(dtype), fr_isa());
-                        not_finite_case(dtype, loss, fused ? f : -1, n, bad[i], place);
+                        fr_loss_settings s;
+                        for (int k = 0; oracle_settings(loss, k, &s); k++)
+                            if (!(fused && s.from_logits))
+                                not_finite_case(dtype, loss, &s, fused ? f : -1, n, bad[i], place);
                     }
     }
 }

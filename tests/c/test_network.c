@@ -132,6 +132,13 @@ static void model_normalize_backward(model *m, int l, ptrdiff_t n)
         }
 }
 
+static bool fuses(const model *m, const fr_training *call)
+{
+    const fr_layer *last = last_of(m);
+    return has_activation(last) && !call->loss_settings.from_logits &&
+           oracle_fuses(call->loss, last->activation);
+}
+
 /* z of the last layer where the loss takes z, y everywhere else. */
 static void model_forward(model *m, ptrdiff_t n, bool keep_z, const fr_training *noise_of,
                           int64_t iteration)
@@ -184,14 +191,15 @@ static void model_loss(model *m, const fr_training *call, const ptrdiff_t *rows,
 {
     const fr_layer *last = last_of(m);
     model_layer *a = &m->layers[m->n_layers - 1];
-    bool fused = has_activation(last) && oracle_fuses(call->loss, last->activation);
+    const fr_loss_settings *s = &call->loss_settings;
+    bool fused = fuses(m, call);
     for (ptrdiff_t r = 0; r < n; r++) {
         wide target[MOST_UNITS], z[MOST_UNITS];
         wide weight = call->data.weight ? get(m->dtype, call->data.weight, rows[r]) : 1;
         model_target(m, call, rows[r], target);
         memcpy(z, a->y[r], sizeof z);
-        wide value = fused ? oracle_fused_loss(call->loss, last->n_out, z, target, a->y[r], a->d[r])
-                           : oracle_loss(call->loss, m->dtype, last->n_out, z, target, a->d[r]);
+        wide value = fused ? oracle_fused_loss(call->loss, s, last->n_out, z, target, a->y[r], a->d[r])
+                           : oracle_loss(call->loss, s, m->dtype, last->n_out, z, target, a->d[r]);
         for (ptrdiff_t o = 0; o < last->n_out; o++) a->d[r][o] *= weight / n;
         ledger[FR_LEDGER_DATA_LOSS] += weight * value;
         ledger[FR_LEDGER_CORRECT] += oracle_correct(call->accuracy, last->n_out, a->y[r], target);
@@ -279,8 +287,7 @@ static void model_update(model *m, const fr_optimizer *o, int64_t iteration)
 /* What fr_network_train and fr_network_evaluate do. */
 static void model_run(model *m, const fr_training *call, bool training, wide *ledger)
 {
-    const fr_layer *last = last_of(m);
-    bool fused = has_activation(last) && oracle_fuses(call->loss, last->activation);
+    bool fused = fuses(m, call);
     int64_t iteration = call->iteration;
     for (ptrdiff_t first = call->start; first < call->stop;
          first += call->batch_size, iteration++) {
@@ -460,16 +467,19 @@ static fr_training make_call(fr_dtype dtype, int loss, ptrdiff_t n_rows, ptrdiff
     fill(dtype, data.x, n_rows * n_in, -1, 1);
     fill(dtype, data.y, n_rows * n_out, 0, 1);
     fill(dtype, data.weight, n_rows, 0.2, 2);
-    if (loss == FR_LOSS_mean_absolute_error || loss == FR_LOSS_mean_absolute_percentage_error)
+    if (loss == FR_LOSS_mean_absolute_error || loss == FR_LOSS_mean_absolute_percentage_error ||
+        loss == FR_LOSS_quantile)
         fill_far_targets(dtype, n_rows * n_out);
     for (ptrdiff_t i = 0; i < n_rows; i++) {
         data.label[i] = (int32_t)test_below(n_out);
         data.index[i] = test_below(n_rows);
         for (ptrdiff_t o = 0; o < n_out; o++)
-            if (loss == FR_LOSS_binary_crossentropy)
+            if (loss == FR_LOSS_binary_crossentropy || loss == FR_LOSS_binary_focal_crossentropy)
                 put(dtype, data.y, i * n_out + o, (double)test_below(2));
     }
     bool labels = loss == FR_LOSS_sparse_categorical_crossentropy;
+    fr_loss_settings defaults;
+    oracle_settings(loss, 0, &defaults);
     return (fr_training){
         .data = {.n_rows = n_rows,
                  .x = data.x,
@@ -479,6 +489,7 @@ static fr_training make_call(fr_dtype dtype, int loss, ptrdiff_t n_rows, ptrdiff
         .stop = n_rows,
         .batch_size = n_rows,
         .loss = loss,
+        .loss_settings = defaults,
         .accuracy = labels                                     ? FR_ACCURACY_sparse_categorical
                     : loss == FR_LOSS_categorical_crossentropy ? FR_ACCURACY_categorical
                                                                : FR_ACCURACY_binary,
@@ -652,6 +663,25 @@ static void forward_both(pair p, ptrdiff_t n_rows)
     CHECK(worst <= 4 * tolerance(dtype), "forward off by %g", worst);
 }
 
+static int natural_head(int loss)
+{
+    return loss == FR_LOSS_mean_squared_error    ? FR_ACTIVATION_linear
+           : loss == FR_LOSS_binary_crossentropy ? FR_ACTIVATION_sigmoid
+           : loss == FR_LOSS_binary_focal_crossentropy ? FR_ACTIVATION_sigmoid
+                                                 : FR_ACTIVATION_softmax;
+}
+
+/* Defaults where a loss of probabilities is asked for others than these: their sum may be near 0. */
+static fr_loss_settings some_settings(int activation, int loss, int i)
+{
+    fr_loss_settings s;
+    int n = 1;
+    while (oracle_settings(loss, n, &s)) n++;
+    oracle_settings(loss, i % n, &s);
+    if (!s.from_logits && activation != natural_head(loss)) oracle_settings(loss, 0, &s);
+    return s;
+}
+
 static void train_case(fr_dtype dtype, int activation, int loss, const fr_optimizer *o, int i)
 {
     int variant = activation + loss + i;
@@ -666,6 +696,7 @@ static void train_case(fr_dtype dtype, int activation, int loss, const fr_optimi
     layers[1].has_seed = variant % 2, layers[1].seed = 0xFEDCBA9876543210u;
     fr_training call = make_call(dtype, loss, 29, 5, 4);
     call.optimizer = *o;
+    call.loss_settings = some_settings(activation, loss, i);
     call.start = 2, call.stop = 27;
     call.batch_size = 8; /* the last batch has one row */
     call.iteration = variant % 4 == 3 ? ((int64_t)1 << 32) + 5 : variant % 4;
@@ -693,16 +724,11 @@ static void check_against_model(fr_dtype dtype)
                 /* Of the losses of each output apart, those without poles or steps of the gradient, on
                  * outputs that are far from them. */
                 bool apart = loss > FR_LOSS_sparse_categorical_crossentropy;
-                if (apart && (loss != FR_LOSS_log_cosh || (i + activation) % 5)) continue;
+                bool smooth = loss == FR_LOSS_log_cosh || loss == FR_LOSS_huber ||
+                              loss == FR_LOSS_cosine_similarity;
+                if (apart && (!smooth || (i + activation) % 5)) continue;
                 train_case(dtype, activation, loss, &optimizers[i], i);
             }
-}
-
-static int natural_head(int loss)
-{
-    return loss == FR_LOSS_mean_squared_error    ? FR_ACTIVATION_linear
-           : loss == FR_LOSS_binary_crossentropy ? FR_ACTIVATION_sigmoid
-                                                 : FR_ACTIVATION_softmax;
 }
 
 static void check_more_optimizers(fr_dtype dtype)
@@ -1494,9 +1520,12 @@ static double total_loss(fr_network *network, fr_training call)
            ledger[FR_LEDGER_ROWS];
 }
 
-/* Poisson's loss takes the logarithm of the outputs. */
-static bool has_slope(int activation, int loss)
+/* Poisson's loss takes the logarithm of the outputs; focal crossentropy has poles at 0 and 1. */
+static bool has_slope(int activation, int loss, const fr_loss_settings *s)
 {
+    if (loss == FR_LOSS_binary_focal_crossentropy)
+        return s->from_logits || activation == FR_ACTIVATION_sigmoid ||
+               activation == FR_ACTIVATION_softmax || activation == FR_ACTIVATION_hard_sigmoid;
     if (loss != FR_LOSS_poisson) return true;
     const wide z[4] = {-2, -1, 1, 2};
     wide y[4];
@@ -1504,13 +1533,14 @@ static bool has_slope(int activation, int loss)
     return y[0] > 0 && y[1] > 0 && y[2] > 0 && y[3] > 0;
 }
 
-static void check_slopes_of(int activation, int loss)
+static void check_slopes_of(int activation, int loss, const fr_loss_settings *s, int number)
 {
-    test_case("slopes %s %s", fr_activation_name(activation), fr_loss_name(loss));
+    test_case("slopes %s %s %d", fr_activation_name(activation), fr_loss_name(loss), number);
     const double h = 1e-6;
     fr_layer layers[4];
     make_layers(layers, (activation + loss) % FR_N_ACTIVATIONS, activation);
     fr_training call = make_call(FR_FLOAT64, loss, 11, 5, 4);
+    call.loss_settings = *s;
     pair p = create_pair(FR_FLOAT64, layers, 4);
     double worst = 0, size = fmax(1, total_loss(p.network, call));
     for (int l = 0; l < 4; l++)
@@ -1714,6 +1744,41 @@ static void check_call_arguments(void)
     destroy_pair(p);
 }
 
+/* Of each loss, what it must not have; the others do not read it. */
+static const struct {
+    int loss;
+    fr_loss_settings settings;
+} bad_settings[] = {
+    {FR_LOSS_huber, {.delta = 0}},
+    {FR_LOSS_huber, {.delta = NAN}},
+    {FR_LOSS_quantile, {.quantile = 0}},
+    {FR_LOSS_quantile, {.quantile = 1}},
+    {FR_LOSS_quantile, {.quantile = NAN}},
+    {FR_LOSS_binary_crossentropy, {.label_smoothing = -0.1}},
+    {FR_LOSS_categorical_crossentropy, {.label_smoothing = 1.1}},
+    {FR_LOSS_categorical_crossentropy, {.label_smoothing = NAN}},
+    {FR_LOSS_binary_focal_crossentropy, {.gamma = -1}},
+    {FR_LOSS_binary_focal_crossentropy, {.alpha = 1.1}},
+    {FR_LOSS_binary_focal_crossentropy, {.label_smoothing = 2}},
+};
+
+static void check_loss_settings(void)
+{
+    double ledger[FR_LEDGER_SIZE];
+    ptrdiff_t steps;
+    fr_layer layers[4];
+    make_layers(layers, FR_ACTIVATION_tanh, FR_ACTIVATION_sigmoid);
+    for (size_t i = 0; i < sizeof bad_settings / sizeof bad_settings[0]; i++) {
+        test_case("settings %zu of %s", i, fr_loss_name(bad_settings[i].loss));
+        fr_training call = make_call(FR_FLOAT64, bad_settings[i].loss, 8, 5, 4);
+        call.loss_settings = bad_settings[i].settings;
+        pair p = create_pair(FR_FLOAT64, layers, 4);
+        CHECK(fr_network_train(p.network, &call, ledger, &steps) == FR_BAD_ARGUMENT, "train");
+        CHECK(fr_network_evaluate(p.network, &call, ledger) == FR_BAD_ARGUMENT, "evaluate");
+        destroy_pair(p);
+    }
+}
+
 static void check_function_arguments(void)
 {
     test_case("function arguments");
@@ -1722,6 +1787,7 @@ static void check_function_arguments(void)
     const ptrdiff_t large = (ptrdiff_t)INT_MAX + 1;
     fr_optimizer none = {.kind = FR_N_OPTIMIZERS}, sgd = {.kind = FR_OPTIMIZER_sgd};
     fr_regularizer r = {0, 0};
+    fr_loss_settings settings = {.delta = 1};
     const fr_dtype d = FR_FLOAT64;
     const int linear = FR_ACTIVATION_linear;
 #define STATUS(expected, call) CHECK((call) == (expected), "%s", #call)
@@ -1738,10 +1804,12 @@ static void check_function_arguments(void)
     STATUS(FR_NO_MEMORY, fr_dense_backward(d, 1 << 29, 1, 1 << 26, a, a, a, a, linear, test_curve, b, b, b, 1));
     STATUS(FR_BAD_ARGUMENT, fr_activation_forward(d, 1, 1, a, FR_N_ACTIVATIONS, test_curve, b));
     STATUS(FR_BAD_ARGUMENT, fr_activation_backward(d, 1, 1, a, a, -1, test_curve, b));
-    STATUS(FR_BAD_ARGUMENT, fr_loss(d, FR_N_LOSSES, 1, 1, a, a, NULL, &value, b));
-    STATUS(FR_BAD_ARGUMENT, fr_loss(d, -1, 1, 1, a, a, NULL, &value, b));
-    STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, 0, 1, a, a, NULL, &value, b));
-    STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, 1, 0, a, a, NULL, &value, b));
+    STATUS(FR_BAD_ARGUMENT, fr_loss(d, FR_N_LOSSES, settings, 1, 1, a, a, NULL, &value, b));
+    STATUS(FR_BAD_ARGUMENT, fr_loss(d, -1, settings, 1, 1, a, a, NULL, &value, b));
+    STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, settings, 0, 1, a, a, NULL, &value, b));
+    STATUS(FR_BAD_ARGUMENT, fr_loss(d, 0, settings, 1, 0, a, a, NULL, &value, b));
+    for (size_t i = 0; i < sizeof bad_settings / sizeof bad_settings[0]; i++)
+        STATUS(FR_BAD_ARGUMENT, fr_loss(d, bad_settings[i].loss, bad_settings[i].settings, 1, 1, a, a, NULL, &value, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dropout, 1, 1, a, 1, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_gaussian_noise, 1, 1, a, -1, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_normalize_rows(d, 1, 1, a, NULL, NULL, 0, b));
@@ -1911,7 +1979,7 @@ static void check_float_state(void)
             fr_activation_backward(FR_FLOAT32, 1, 20, data.y, data.x, FR_ACTIVATION_sigmoid, test_curve, out));
         KEEPS(fr_penalty(FR_FLOAT32, 20, data.x, r, &value));
         KEEPS(fr_penalty_gradient(FR_FLOAT32, 20, data.x, r, out));
-        KEEPS(fr_loss(FR_FLOAT32, call.loss, 29, 4, data.y, data.y, NULL, &value, out));
+        KEEPS(fr_loss(FR_FLOAT32, call.loss, call.loss_settings, 29, 4, data.y, data.y, NULL, &value, out));
         KEEPS(fr_noise(FR_FLOAT32, FR_LAYER_dropout, 5, 4, data.x, 0.5, 1, 0, 0, out));
         CHECK(fr_network_update_layers(p.network, layers) == FR_OK, "update layers");
         put(FR_FLOAT32, data.x, 0, NAN);
@@ -1952,8 +2020,11 @@ void test_network(void)
            largest_gap[FR_FLOAT32], largest_gap[FR_FLOAT64]);
     test_each_network(check_stop);
     for (int activation = 0; activation < FR_N_ACTIVATIONS; activation++)
-        for (int loss = 0; loss < FR_N_LOSSES; loss++)
-            if (has_slope(activation, loss)) check_slopes_of(activation, loss);
+        for (int loss = 0; loss < FR_N_LOSSES; loss++) {
+            fr_loss_settings s;
+            for (int i = 0; oracle_settings(loss, i, &s); i++)
+                if (has_slope(activation, loss, &s)) check_slopes_of(activation, loss, &s, i);
+        }
     for (int i = 0; i < 2; i++) {
         CHECK(fr_gemm_choose(i ? "native" : "blas") == FR_OK, "choose products");
         check_threads_agree(FR_FLOAT32);
@@ -1963,6 +2034,7 @@ void test_network(void)
     check_layer_arguments();
     check_call_arguments();
     check_function_arguments();
+    check_loss_settings();
     check_plans_too_large();
     check_memory_limit();
     check_float_state();
