@@ -94,7 +94,7 @@ def of_keras(model: Any, compile: bool = True) -> Moved:
             )
         compiled = {
             "optimizer": told["optimizer"],
-            "loss": _loss_or_metric(told["loss"]),
+            "loss": _settings_of_loss(_loss_or_metric(told["loss"]), getattr(model, "loss", None)),
             **{
                 name: [_loss_or_metric(metric) for metric in told.get(name) or []]
                 for name in ("metrics", "weighted_metrics")
@@ -136,6 +136,14 @@ def _loss_or_metric(value: Any) -> Any:
         return value["config"]
     config = {key: item for key, item in value["config"].items() if key != "dtype"}
     return {"class_name": value["class_name"], "config": config}
+
+
+def _settings_of_loss(described: Any, loss: Any) -> Any:
+    """With the arguments that Keras 3.15 leaves out of the configuration, such as Huber's delta."""
+    if not isinstance(described, Mapping):
+        return described
+    config = _plain(getattr(loss, "_fn_kwargs", {})) | described["config"]
+    return {**described, "config": config}
 
 
 def to_keras(moved: Moved) -> Any:

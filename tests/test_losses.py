@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from losses_with_settings import WITH_SETTINGS
 
+import fastreg as fr
 from fastreg import inputs, losses
 
 CLIP = 1e-7
@@ -196,3 +197,80 @@ def test_ties_of_the_categorical_hinge_share_the_slope(dtype):
 def test_a_row_of_zeros_has_a_finite_gradient(loss):
     gradient = loss.gradient(np.array([[3.0, 4.0]]), np.zeros((1, 2)))
     assert np.isfinite(gradient).all() and gradient.any()
+
+
+def model_for(loss, rate=0.2, **options):
+    """A small network in float64 whose head gives what the loss takes."""
+    head = {True: "linear", False: "sigmoid"}[loss.settings.from_logits]
+    if "categorical" in loss.name and not loss.settings.from_logits:
+        head = "softmax"
+    seeded = fr.initializers.GlorotUniform
+    layers = [
+        fr.Input((5,), dtype="float64"),
+        fr.Dense(7, "tanh", kernel_initializer=seeded(seed=1)),
+        *([fr.Dropout(rate, seed=3)] if rate else []),
+        fr.Dense(
+            4,
+            head,
+            kernel_initializer=seeded(seed=2),
+            kernel_regularizer="l2",
+            activity_regularizer="l1",
+        ),
+    ]
+    model = fr.Sequential(layers, **options)
+    model.compile(fr.SGD(0.05, momentum=0.5), loss)
+    return model
+
+
+def rows_for(loss, rng, n=70):
+    y, _ = example(loss, rng, n)
+    return rng.normal(size=(n, 5)), y, rng.uniform(0, 2, n)
+
+
+@pytest.mark.parametrize("loss", EVERY, ids=repr)
+def test_both_backends_and_any_threads_train_with_it(loss, rng):
+    x, y, w = rows_for(loss, rng)
+    fits = {}
+    for name, options in (("one", {}), ("three", {}), ("twin", {"backend": "reference"})):
+        model = model_for(loss, **options)
+        model.compile(model.optimizer, loss, n_threads=3 if name == "three" else 1)
+        history = model.fit(x, y, 16, 3, sample_weight=w, shuffle=False, verbose=0).history
+        fits[name] = [*model.get_weights(), np.array(history["loss"])]
+    for one, three, twin in zip(*fits.values(), strict=True):
+        assert one.tobytes() == three.tobytes()
+        np.testing.assert_allclose(one, twin, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", EVERY, ids=repr)
+def test_where_models_go_the_settings_go(loss, rng, tmp_path):
+    x, y, w = rows_for(loss, rng)
+    model = model_for(loss, rate=0)
+    logs = model.evaluate(x, y, sample_weight=w, verbose=0, return_dict=True)
+    # crossentropies of sigmoid and softmax come from the logits, not from what predict gives
+    expected = pytest.approx(loss(y, model.predict(x), w), rel=1e-9)
+    assert logs["data_loss"] == expected
+    objective = model.objective(x, y, w)
+    assert objective.at(objective.start).value == pytest.approx(logs["loss"], rel=1e-12)
+    model.save(tmp_path / "model.safetensors")
+    loaded = fr.load_model(tmp_path / "model.safetensors")
+    assert loaded.evaluate(x, y, sample_weight=w, verbose=0, return_dict=True) == logs
+    model.polish(x, y, max_iter=5, verbose=0)
+    assert model.evaluate(x, y, verbose=0) <= loaded.evaluate(x, y, verbose=0)
+    model.compile(fr.LBFGS(), loss)
+    before = model.evaluate(x, y, verbose=0)
+    assert model.fit(x, y, epochs=3, verbose=0).history["loss"][-1] <= before
+
+
+def test_class_weights_go_with_losses_of_classes_alone():
+    x, y = np.zeros((4, 5)), np.array([[0.0], [1.0], [1.0], [0.0]])
+    for loss in ("huber", "quantile", "mae", "cosine_similarity"):
+        model = fr.Sequential([fr.Input((5,)), fr.Dense(1)])
+        model.compile("sgd", loss)
+        with pytest.raises(ValueError, match=f"class_weight: got {losses.get(loss).name} with 1"):
+            model.fit(x, y, class_weight={1: 2.0}, verbose=0)
+    model = fr.Sequential([fr.Input((5,)), fr.Dense(1, "sigmoid")])
+    model.compile("sgd", losses.BinaryFocalCrossentropy(gamma=1.5))
+    weighted = model.evaluate(x, y, sample_weight=[1, 2, 2, 1], verbose=0)
+    assert model.train_on_batch(x, y, class_weight={1: 2.0}) == pytest.approx(weighted)
+    with pytest.raises(ValueError, match=r"y: got 2; targets in \[0, 1\]"):
+        model.fit(x, 2 * y, verbose=0)

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from golden import cases, peers
+from losses_with_settings import WITH_SETTINGS
 
 import fastreg as fr
 
@@ -97,6 +98,25 @@ def test_losses_and_metrics_of_keras_in_every_form():
         assert model.loss == "mean_squared_error"
         assert model.metrics_names == ["loss", "categorical_accuracy"]
         assert model.optimizer == fr.Adam(name=there.optimizer.name)
+
+
+@pytest.mark.parametrize("loss", WITH_SETTINGS, ids=repr)
+def test_settings_of_losses_move_both_ways(loss):
+    model = fr.Sequential([fr.Input((4,)), fr.Dense(3, "softmax")])
+    model.compile("sgd", loss)
+    if isinstance(loss, fr.losses.Quantile):
+        with pytest.raises(ValueError, match="loss"):
+            model.to_keras()
+        return
+    there = model.to_keras()
+    stream = cases.Stream(3)
+    sparse = loss.name.startswith("sparse")
+    y = stream.integers(3, 5) if sparse else stream.uniform(0, 1, 5, 3)
+    x = stream.uniform(-1, 1, 5, 4)
+    expected = there.evaluate(x, y, verbose=0)
+    back = fr.from_keras(there)
+    for each in (model, back):
+        assert each.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=2e-5)
 
 
 def test_models_that_are_not_built_and_models_built_by_data():
