@@ -231,6 +231,31 @@ def flat_rows(argument: str, x: ArrayLike, shape: tuple[int, ...] | None) -> Arr
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
+def inner_rows(
+    argument: str, x: ArrayLike, outer: tuple[int | None, ...], n_in: int | None = None
+) -> Array:
+    """The vectors along the last axis of x, (n, ..., n_in), as rows; a view where it can be.
+
+    `outer` are the axes before it, None where any size will do; without `n_in` what comes after
+    them stays as it is.
+
+    >>> inner_rows("x", [[[1, 2], [3, 4]]], (None, 2), 2)
+    array([[1, 2],
+           [3, 4]])
+    """
+    array = _as_array(argument, x)
+    inner = () if n_in is None else (n_in,)
+    shape = array.shape[: len(outer)]
+    fits = len(shape) == len(outer) and all(
+        size in (None, own) for size, own in zip(outer, shape, strict=True)
+    )
+    if not fits or (n_in is not None and array.shape[len(outer) :] != inner):
+        words = ", ".join("n" if size is None else str(size) for size in (*outer, *inner))
+        more = "" if inner else ", ..."
+        raise ValueError(f"{argument}: got shape {array.shape}; ({words}{more}) is needed")
+    return array.reshape(math.prod(shape), *array.shape[len(outer) :])
+
+
 def is_sparse(x: object) -> bool:
     """Whether `x` is a matrix or an array of scipy.sparse."""
     module = sys.modules.get("scipy.sparse")  # no such object without it

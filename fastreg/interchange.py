@@ -403,6 +403,8 @@ def to_torch(moved: Moved) -> Any:
     if moved.weights is None:
         raise ValueError("to_torch: the model is not built; it has no weights yet")
     modules: list[Any] = []
+    kinds = [layer["class_name"] for layer in moved.layers]
+    outer = "Flatten" not in kinds and len(moved.layers[0]["config"]["shape"]) > 1
     for layer, arrays in zip(moved.layers, moved.weights, strict=True):
         kind, config = layer["class_name"], layer["config"]
         if kind == "Dense":
@@ -419,6 +421,8 @@ def to_torch(moved: Moved) -> Any:
             modules.append(getattr(torch.nn, kind)(config["rate"]))
         elif kind == "Flatten":
             modules.append(torch.nn.Flatten())
+        elif kind == "BatchNormalization" and outer:
+            raise ValueError("to_torch: BatchNorm1d acts on the second axis there, not the last")
         elif kind in ("LayerNormalization", "BatchNormalization"):
             modules.append(_torch_normalization(torch, kind, config, arrays))
         elif kind not in WITHOUT_MODULE:
@@ -553,16 +557,16 @@ ONNX_FORMULAS: dict[str, Callable[[_Graph, str], str]] = {
 }
 
 
-def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, n: int) -> Any:
+def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, row: Any) -> Any:
     """An `onnx.ModelProto` of layers, each its configuration and "weights".
 
-    `selected` are the columns that the first layer reads (None: all), `n` is the width of a row.
+    `selected` are the columns that the first layer reads (None: all), `row` is the shape of a row.
     """
     onnx = _package("onnx", " (or fastreg-dense[onnx])")
-    helper, graph, last, width = onnx.helper, _Graph(onnx, dtype), "x", n
+    helper, graph, last, width = onnx.helper, _Graph(onnx, dtype), "x", row[-1]
     if selected is not None:
         index = graph.constant(np.asarray(selected, np.int64), "selected_inputs")
-        last, width = graph("Gather", last, index, axis=1), len(selected)
+        last, width = graph("Gather", last, index, axis=-1), len(selected)
     for i, layer in enumerate(layers):
         if layer["class_name"] == "Dense":
             kernel, *bias = layer["weights"]
@@ -570,6 +574,10 @@ def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, n: int) 
             for each in bias:
                 last = graph("Add", last, graph.constant(each, f"bias_{i}"))
             width = kernel.shape[1]
+        if layer["class_name"] == "BatchNormalization" and len(row) > 1:
+            raise ValueError(
+                "to_onnx: BatchNormalization acts on the second axis there, not the last"
+            )
         if layer["class_name"] in ("LayerNormalization", "BatchNormalization"):
             config, arrays = layer["config"], iter(layer["weights"])
             ones, zeros = np.ones(width, dtype), np.zeros(width, dtype)
@@ -585,8 +593,8 @@ def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, n: int) 
     made = helper.make_graph(
         graph.nodes,
         name,
-        [helper.make_tensor_value_info("x", kind, ["n", n])],
-        [helper.make_tensor_value_info("y", kind, ["n", width])],
+        [helper.make_tensor_value_info("x", kind, ["n", *row])],
+        [helper.make_tensor_value_info("y", kind, ["n", *row[:-1], width])],
         list(graph.constants.values()),
     )
     opset = helper.make_opsetid("", 17)

@@ -127,6 +127,7 @@ class Layer:
         self._first = 0  # where its weights begin in the network's
         self._weights: list[Array] | None = []  # None: they are in the network
         self._n_in: int | None = None
+        self.outer: tuple[int, ...] = ()  # axes of a row before the last, which it acts on
         self.dtype = None if dtype is None else check_choice("dtype", str(dtype), DTYPES)
         self.trainable = trainable
         kind = snake_case(type(self).__name__)
@@ -152,14 +153,14 @@ class Layer:
         return self._n_in is not None
 
     @property
-    def input_shape(self) -> tuple[None, int]:
-        """(None, n_in); AttributeError before the layer is built."""
-        return None, self._sizes()[0]
+    def input_shape(self) -> tuple[Any, ...]:
+        """(None, ..., n_in); AttributeError before the layer is built."""
+        return None, *self.outer, self._sizes()[0]
 
     @property
-    def output_shape(self) -> tuple[None, int]:
-        """(None, n_out); AttributeError before the layer is built."""
-        return None, self._sizes()[1]
+    def output_shape(self) -> tuple[Any, ...]:
+        """(None, ..., n_out); AttributeError before the layer is built."""
+        return None, *self.outer, self._sizes()[1]
 
     def _sizes(self) -> tuple[int, int]:
         if self._n_in is None:
@@ -303,11 +304,16 @@ class Layer:
         return {of: regularizer for of, regularizer in found.items() if regularizer is not None}
 
     def _strengths(self, step: int) -> dict[str, float]:
-        """Of the regularizers in a step, as `Network` takes them."""
+        """Of the regularizers in a step, as `Network` takes them.
+
+        The penalty of an activity is a mean over rows of x, of which each makes several of the
+        network's where it has more axes.
+        """
         found = {f"{of}_{p}": 0.0 for of in ("kernel", "bias", "activity") for p in ("l1", "l2")}
         for of, regularizer in self._regularizers().items():
             at_step, part = regularizer.at(step), self.parts.get(of, of)
-            found[f"{part}_l1"], found[f"{part}_l2"] = at_step.l1, at_step.l2
+            times = math.prod(self.outer) if of == "activity" else 1
+            found[f"{part}_l1"], found[f"{part}_l2"] = times * at_step.l1, times * at_step.l2
         return found
 
     def _bounds(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Bound | None]:
@@ -387,7 +393,8 @@ class Input(Layer):
     Parameters
     ----------
     shape : (int,) or (int, int, ...)
-        Of a row, without the batch axis; with more than one axis `Flatten` must come next.
+        Of a row, without the batch axis. Where it has several, layers act on the last, as Keras'
+        `Dense` does; or `Flatten` comes next.
     batch_size : int, optional
         Kept for the configuration; any batch size is taken.
     dtype : str, optional

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -62,9 +63,20 @@ Array = NDArray[Any]
 
 # What `become` takes from the other model.
 _OF_STATE = (
-    *("name", "n_params", "_input", "_layers", "_n_in", "_selected", "_n_out", "_n_built"),
-    *("_dtype", "_loss", "_metrics", "_n_plain", "_n_threads", "_compute_dtype", "_task"),
+    *("name", "n_params", "_input", "_layers", "_outer", "_n_in", "_selected", "_n_out"),
+    *(
+        "_n_built",
+        "_dtype",
+        "_loss",
+        "_metrics",
+        "_n_plain",
+        "_n_threads",
+        "_compute_dtype",
+        "_task",
+    ),
 )
+
+ACTIVITY = {"activity_l1", "activity_l2"}
 
 BATCH_SIZE = 32  # of fit, Keras' default
 INFERENCE_BATCH_SIZE = 256  # of evaluate and predict, whose results do not depend on it
@@ -177,8 +189,9 @@ class Sequential:
             try:
                 for layer in layers:
                     self._append(layer)
-                if self._input is not None and self._layers:
-                    self._build(self._input.width)
+                shape = self._shape_of_row()
+                if shape is not None and self._layers:
+                    self._build(shape)
             except BaseException:
                 for layer in self._layers:  # they can be given to another model
                     layer.release()
@@ -202,6 +215,7 @@ class Sequential:
         self._core = _Core(self)
         self._input: Input | None = None
         self._layers: list[Layer] = []
+        self._outer: tuple[int, ...] = ()  # axes of a row before its last, on which layers act
         self._n_in: int | None = None
         self._selected: tuple[int, Array] | None = None  # width of a row, columns the network reads
         self._n_out = 0
@@ -248,10 +262,10 @@ class Sequential:
         """
         with self._core.lock:
             self._append(layer)
-            n_in = self._input.width if self._input is not None else self._n_in
-            if n_in is not None and self._layers:
+            shape = self._shape_of_row()
+            if shape is not None and self._layers:
                 try:
-                    self._build(n_in)
+                    self._build(shape)
                 except BaseException:
                     self._layers.pop().release()
                     raise
@@ -265,7 +279,7 @@ class Sequential:
             layer = self._layers.pop()
             layer.release()
             self._n_built = min(self._n_built, len(self._layers))
-            self._n_out = self._layers[-1].output_shape[1] if self._n_built else self._n_in or 0
+            self._n_out = self._layers[-1].output_shape[-1] if self._n_built else self._n_in or 0
             self.n_params -= layer.count_params() if layer.built else 0
             return layer
 
@@ -283,9 +297,9 @@ class Sequential:
                 "stand at its entry"
             )
         rows = (0,) if self._input is None else self._input.shape
-        if not self._layers and len(rows) > 1 and not isinstance(layer, Flatten):
+        if self._layers and len(rows) > 1 and isinstance(layer, Flatten):
             raise ValueError(
-                f"layers: got {layer.name!r} after Input {rows}; Flatten is needed between them"
+                f"layers: got {layer.name!r} after others; it must stand right after Input {rows}"
             )
         _one_dtype([*mine, layer], self._dtype)
         if isinstance(layer, Input):
@@ -310,27 +324,42 @@ class Sequential:
 
         Parameters
         ----------
-        input_shape : (None, n_in)
-            The first entry, the batch size, is not looked at.
+        input_shape : (None, n_in), or (None, ..., n_in)
+            The first entry, the batch size, is not looked at. Layers act on the last axis.
 
         Raises
         ------
         ValueError, TypeError
             For another shape, or a width that is not the Input's.
         """
-        if not isinstance(input_shape, list | tuple) or len(input_shape) != 2:
+        if not isinstance(input_shape, list | tuple) or len(input_shape) < 2:
             raise ValueError(f"input_shape: got {input_shape!r}; (None, n_in) is needed")
-        n_in = check_int("input_shape", input_shape[1], low=1)
+        shape = tuple(check_int("input_shape", size, low=1) for size in input_shape[1:])
         if not self._layers:
             raise ValueError(f"build: model {self.name!r} has no layers")
-        known = self._input.width if self._input is not None else self._n_in
-        if known is not None and n_in != known:
-            raise ValueError(f"input_shape: got width {n_in}; the model has {known}")
+        known = self._shape_of_row()
+        if known is not None and shape != known:
+            what = "width" if len(shape) == len(known) == 1 else "shape"
+            got, has = (each[0] if what == "width" else each for each in (shape, known))
+            raise ValueError(f"input_shape: got {what} {got}; the model has {has}")
         with self._core.lock:
-            self._build(n_in)
+            self._build(shape)
 
-    def _build(self, n_in: int, values: Mapping[str, Array] | None = None) -> None:
+    def _shape_of_row(self) -> tuple[int, ...] | None:
+        """Of what the first layer that is not Flatten reads, if it is known."""
+        if self._input is None:
+            return None if self._n_in is None else (*self._outer, self._n_in)
+        begins_flat = bool(self._layers) and isinstance(self._layers[0], Flatten)
+        return (self._input.width,) if begins_flat else self._input.shape
+
+    @property
+    def _together(self) -> int:
+        """Rows of the network that a row of x makes: one for each vector along its last axis."""
+        return math.prod(self._outer)
+
+    def _build(self, shape: tuple[int, ...], values: Mapping[str, Array] | None = None) -> None:
         """Build the layers that are not: from `values` ("layer/kernel"), or fresh."""
+        self._outer, n_in = shape[:-1], shape[-1]
         layers = [*([self._input] if self._input else []), *self._layers]
         self._dtype = self._dtype or _one_dtype(layers) or config.floatx()
         width = self._n_out if self._n_built else n_in
@@ -339,7 +368,8 @@ class Sequential:
             if values is not None:
                 found = [values[f"{layer.name}/{name}"] for name in layer.weight_names]
             layer.build(width, self._dtype, config.rng(), found)
-            width = layer.output_shape[1]
+            layer.outer = self._outer
+            width = layer.output_shape[-1]
         self._n_in, self._n_out, self._n_built = n_in, width, len(self._layers)
         self.n_params = sum(layer.count_params() for layer in self._layers)
 
@@ -354,11 +384,11 @@ class Sequential:
         return self._dtype or None
 
     @property
-    def input_shape(self) -> tuple[None, int]:
-        """(None, n_in), what `x` must be; AttributeError before the model is built."""
+    def input_shape(self) -> tuple[Any, ...]:
+        """(None, ..., n_in), what `x` must be; AttributeError before the model is built."""
         if self._n_in is None:
             raise AttributeError(f"model {self.name!r} is not built: its input size is not known")
-        return None, self._n_in if self._selected is None else self._selected[0]
+        return None, *self._outer, self._n_in if self._selected is None else self._selected[0]
 
     @property
     def selected_inputs_(self) -> Array | None:
@@ -366,9 +396,9 @@ class Sequential:
         return None if self._selected is None else self._selected[1].copy()
 
     @property
-    def output_shape(self) -> tuple[None, int]:
-        """(None, n_out); AttributeError before the model is built."""
-        return None, self._n_out or self.input_shape[1]
+    def output_shape(self) -> tuple[Any, ...]:
+        """(None, ..., n_out); AttributeError before the model is built."""
+        return *self.input_shape[:-1], self._n_out or self.input_shape[-1]
 
     @property
     def trainable(self) -> bool:
@@ -481,6 +511,8 @@ class Sequential:
             first = self.optimizer.iterations
             for name, layer, schedule, check in self._core.follows:
                 values = in_steps(schedule, check, name, first, steps)
+                if name in ACTIVITY:  # see `Layer._strengths`
+                    values = values * self._together
                 found.append(Scheduled(name, layer, values))
         return found
 
@@ -709,7 +741,9 @@ class Sequential:
         Parameters
         ----------
         x : (n, n_in) real numbers
-            An array, or a matrix or array of scipy.sparse, which is never made dense.
+            An array, or a matrix or array of scipy.sparse, which is never made dense. Where `Input`
+            has more axes, (n, ..., n_in): layers act on the last, and y has the same axes before
+            its own last; losses are means over all of them.
         y : (n, n_out), (n,) where n_out is 1, or class numbers (n,) for the sparse crossentropy
         batch_size : int, default 32
             Rows a step; the last step of an epoch takes what is left. `LBFGS` takes all rows.
@@ -774,13 +808,15 @@ class Sequential:
             weight = val_weight[0] if val_weight else None
             _, validation = self._data("fit", val_x, val_y, weight, prefix="validation_data: ")
         elif split:
-            n = len(data.x)
+            n = len(data.x) // self._together
             at = int(n * (1.0 - split))
             if at == 0 or at == n:
                 raise ValueError(
                     f"validation_split: got {split:g} of {n} rows, which leaves one part empty"
                 )
+            at, n = at * self._together, n * self._together
             data, validation = data.rows(0, at), data.rows(at, n)
+        size, validation_size = size * self._together, validation_size * self._together
         if isinstance(self.optimizer, optimizers.LBFGS):
             size = len(data.x) if batch_size is None else size
             full_batch.check(self._layers, size, len(data.x))
@@ -828,6 +864,7 @@ class Sequential:
                 validation,
                 epochs=range(initial_epoch, epochs),
                 batch_size=size,
+                together=self._together,
                 shuffle=shuffle,
                 validation_batch_size=validation_size,
                 validation_freq=validation_freq,
@@ -963,7 +1000,7 @@ class Sequential:
         """
         task, data = self._data("evaluate", x, y, sample_weight)
         return_dict = check_bool("return_dict", return_dict)
-        size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE)
+        size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE) * self._together
         verbose = resolve_verbose(verbose)
         params = {"steps": training.n_steps(len(data.x), size), "verbose": verbose}
         run = CallbackList(callbacks, self, {**params, "epochs": 1, "metrics": task.keys()})
@@ -1071,6 +1108,8 @@ class Sequential:
         if self._task is None:
             self._task = self._make_task()
         loss, n = self._loss.name, len(rows)
+        if self._outer:
+            y = inputs.inner_rows(f"{prefix}y", y, (n // self._together, *self._outer))
         targets = (
             y
             if inputs.takes_any_targets(loss)
@@ -1080,17 +1119,40 @@ class Sequential:
         weight = None
         if sample_weight is not None:
             name = f"{prefix}sample_weight"
+            if self._outer:
+                sample_weight = self._weight_of_each(name, sample_weight)
             weight = inputs.check_sample_weight(name, sample_weight, n, self._dtype)
+        elif class_weight is not None and self._outer:
+            raise ValueError("class_weight: rows of several axes have no class; use sample_weight")
         elif class_weight is not None:
             weight = inputs.check_class_weight(
                 class_weight, targets, loss, self._n_out, self._dtype
             )
         return self._task, Data(rows, targets, weight)
 
+    def _weight_of_each(self, argument: str, weight: ArrayLike) -> ArrayLike:
+        """Of each vector along the last axis: that of its row of x, or its own."""
+        array = np.asarray(weight)
+        if array.ndim == 1:
+            return np.repeat(array, self._together)
+        if array.shape[1:] != self._outer:
+            words = ", ".join(map(str, self._outer))
+            raise ValueError(f"{argument}: got shape {array.shape}; (n,) or (n, {words}) is needed")
+        return array.ravel()
+
     def flat_rows(self, argument: str, x: ArrayLike) -> ArrayLike:
-        """`x` with one axis a row, where the model begins with `Flatten`."""
+        """`x` as rows (n, n_in): flattened for `Flatten`; else its vectors along the last axis.
+
+        A model that is not built takes the shape of an array of several axes.
+        """
         if not self._layers or not isinstance(self._layers[0], Flatten):
-            return x
+            found = getattr(x, "shape", ())
+            if not self.built and self._layers and len(found) > 2:
+                self.build((None, *found[1:]))
+            if not self._outer:
+                return x
+            n_in = self._n_in if self._selected is None else self._selected[0]
+            return inputs.inner_rows(argument, x, (None, *self._outer), n_in)
         shape = None
         if self._input is not None and self._selected is None:
             shape = self._input.shape  # a compact model's tells what it reads, not what comes
@@ -1098,8 +1160,10 @@ class Sequential:
 
     def _features(self, argument: str, x: ArrayLike, *, allow_nonfinite: bool) -> Rows:
         """Checked rows; builds the model if it is not."""
-        n_in = self._n_in if self._selected is None else self._selected[0]
+        if is_sparse(x) and self._outer:
+            raise TypeError(f"{argument}: got sparse rows; the model reads {self.input_shape}")
         x = x if is_sparse(x) else self.flat_rows(argument, x)
+        n_in = self._n_in if self._selected is None else self._selected[0]
         array: Rows
         if n_in is not None and _engine.is_ready(x, self._dtype, -1, n_in, not allow_nonfinite):
             array = x
@@ -1129,7 +1193,7 @@ class Sequential:
 
     def _reads_as_is(self) -> bool:
         """Whether the network reads rows as they come."""
-        return self._selected is None and not self._layers[0].at_entry
+        return self._selected is None and not self._layers[0].at_entry and not self._outer
 
     def _make_task(self) -> Task:
         assert self._loss is not None
@@ -1159,7 +1223,7 @@ class Sequential:
 
         Parameters
         ----------
-        x : (n, n_in) real numbers, sparse ones too
+        x : (n, n_in) real numbers, sparse ones too; (n, ..., n_in) where `Input` has more axes
             NaN and infinity go through, but not along zero weights of a layer that runs sparse.
         batch_size : int, optional
             Rows at a time; bounds the memory needed.
@@ -1180,10 +1244,11 @@ class Sequential:
             if y is not None:
                 return y
         array = self._features("x", x, allow_nonfinite=True)
-        size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE)
+        size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE) * self._together
         resolve_verbose(verbose)
-        out = inputs.check_out(out, (len(array), self._n_out), self._dtype, {"x": x})
-        training.forward(self, array, size, out, verbose)
+        shape = (len(array) // self._together, *self._outer, self._n_out)
+        out = inputs.check_out(out, shape, self._dtype, {"x": x})
+        training.forward(self, array, size, out.reshape(len(array), self._n_out), verbose)
         return out
 
     def predict_on_batch(self, x: ArrayLike) -> Array:
@@ -1209,7 +1274,7 @@ class Sequential:
         with self._core.lock:
             for position, layer in enumerate(self._layers):
                 y = layer.apply(y, face, Draw(self.dropout_seed, iteration, position))
-        return y
+        return y.reshape(-1, *self._outer, self._n_out)
 
     # ------------------------------------------------------------------ configuration and copies
 
@@ -1221,7 +1286,7 @@ class Sequential:
         """
         rows = [("layer (type)", "output", "params", "regularizers")]
         for layer, density in zip(self._layers, self._densities(), strict=True):
-            shape = f"(None, {layer.output_shape[1]})" if layer.built else "?"
+            shape = str(layer.output_shape) if layer.built else "?"
             params = f"{layer.count_params():,}" if layer.built else "?"
             notes = [
                 f"{what} {regularizer}"
@@ -1271,7 +1336,7 @@ class Sequential:
         layers = [*([self._input] if self._input else []), *self._layers]
         found: dict[str, Any] = {"name": self.name, "layers": [serialize(each) for each in layers]}
         if self._n_in is not None:
-            found["build_input_shape"] = [None, self._n_in]
+            found["build_input_shape"] = [None, *self._outer, self._n_in]
         if self._selected is not None:
             width, index = self._selected
             found["selected_inputs"] = {"width": width, "index": index.tolist()}
@@ -1297,9 +1362,12 @@ class Sequential:
             self._append(deserialize(layer))
         shape = found.get("build_input_shape")
         if shape is not None:
-            self._build(check_int("build_input_shape", shape[1], low=1), values)
+            sizes = (check_int("build_input_shape", size, low=1) for size in shape[1:])
+            self._build(tuple(sizes), values)
         elif self._input is not None:
-            self._build(self._input.width, values)
+            known = self._shape_of_row()
+            assert known is not None
+            self._build(known, values)
         selected = found.get("selected_inputs")
         if selected is not None:
             self._selected = _selection(selected, self._n_in)
@@ -1676,7 +1744,7 @@ def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> An
         if not layer.at_entry
     ]
     made = interchange.to_onnx(
-        model.name, layers, model.dtype, model.selected_inputs_, model.input_shape[1]
+        model.name, layers, model.dtype, model.selected_inputs_, model.input_shape[1:]
     )
     if path is not None:
         with open(path, "wb") as file:

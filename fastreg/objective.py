@@ -100,7 +100,7 @@ class Objective:
             regularizer = regularizer.at(self._step)
             self.l1[piece] = regularizer.l1
             if name == "kernel" and isinstance(regularizer, GroupL1):
-                shape = layer.input_shape[1], layer.output_shape[1]
+                shape = layer.input_shape[-1], layer.output_shape[-1]
                 self._grouped.append((piece, shape, regularizer))
         self._whole = [
             (piece, getattr(layer, name).shape, layer.whole_penalties()[name])

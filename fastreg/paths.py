@@ -114,7 +114,7 @@ class RegularizationPath:
         models = [self.model_at(i) for i in range(len(self))]
         if len([layer for layer in models[0].layers if isinstance(layer, Dense)]) > 1:
             raise AttributeError("coefficients: the model has more than one Dense layer")
-        found = np.zeros((*self.importances.shape, models[0].output_shape[1]))
+        found = np.zeros((*self.importances.shape, models[0].output_shape[-1]))
         for kernel, model in zip(found, models, strict=True):
             read, values = _first_kernel(model)
             kernel[read] = values
@@ -265,6 +265,8 @@ def regularization_path(
     See `fastreg.paths`.
     """
     check_built("regularization_path", model)
+    if len(model.input_shape) > 2:
+        raise ValueError(f"model: got one that reads {model.input_shape}; (None, n_in) is needed")
     strength = Strength("regularization_path", model)
     shallow = sum(bool(layer.weight_names) for layer in model.layers) == 1
     solver = check_choice("solver", solver, SOLVERS)

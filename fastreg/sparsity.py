@@ -354,8 +354,9 @@ def compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
     model = dict(found["model"])
     n_in = int(kept[0].sum())
     masks = dict(zip(names, itertools.pairwise(kept), strict=True))
-    model["layers"] = [_resized(layer, n_in, masks) for layer in layers]
-    model["build_input_shape"] = [None, n_in]
+    outer = found["model"].get("build_input_shape", [None, n_in])[1:-1]
+    model["build_input_shape"] = [None, *outer, n_in]
+    model["layers"] = [_resized(layer, [*outer, n_in], masks) for layer in layers]
     before = model.get("selected_inputs")
     if n_in < len(kept[0]) or before is not None:
         index = np.arange(len(kept[0])) if before is None else np.array(before["index"])
@@ -365,12 +366,12 @@ def compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
 
 
 def _resized(
-    layer: dict[str, Any], n_in: int, masks: Mapping[str, tuple[Array, Array]]
+    layer: dict[str, Any], row: list[int], masks: Mapping[str, tuple[Array, Array]]
 ) -> dict[str, Any]:
     """The layer's configuration with what its masks of rows and columns leave of it."""
     config = dict(layer["config"])
     if layer["class_name"] == "Input":
-        config["shape"] = [n_in]
+        config["shape"] = row
     if layer["class_name"] == "Dense":
         rows, columns = masks[config["name"]]
         config["units"] = int(columns.sum())
@@ -596,7 +597,7 @@ def _zeros(layer: Dense, kernel: Array, reader: Array | None) -> dict[str, Any]:
 
 def _rows(model: Sequential, x: ArrayLike, dtype: str) -> inputs.Rows:
     """What the network reads of x."""
-    n_in, index = model.input_shape[1], model.selected_inputs_
+    n_in, index = model.input_shape[-1], model.selected_inputs_
     rows: inputs.Rows
     if inputs.is_sparse(x):
         rows = inputs.check_sparse_features("x", x, n_in, dtype)

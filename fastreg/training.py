@@ -533,6 +533,7 @@ def fit(
     *,
     epochs: range,
     batch_size: int,
+    together: int = 1,
     shuffle: bool | Callable[[], Array],
     validation_batch_size: int,
     validation_freq: int | Sequence[int],
@@ -542,6 +543,7 @@ def fit(
 ) -> None:
     """Train for `epochs`, telling the callbacks; from `resume` on, which stands in the first.
 
+    So many rows stay `together` where they are shuffled.
     `shuffle` may be a function that gives an epoch's order of the rows, int64 (n,).
 
     Raises
@@ -574,10 +576,10 @@ def fit(
         elif shuffle and position.order is not None:
             rng = np.random.default_rng(0)
             rng.bit_generator.state = position.order
-            index = rng.permutation(n)
+            index = in_random_order(rng, n, together)
         elif shuffle:
             position.order = model.rng.bit_generator.state
-            index = model.rng.permutation(n)
+            index = in_random_order(model.rng, n, together)
         every_batch = callbacks.for_batches
         first = start = stop = int(ledger[5])
         try:
@@ -626,6 +628,19 @@ def fit(
             assert kept is not None  # its weights are some of those that were
     model.take_average()
     callbacks.call("on_train_end", logs)
+
+
+def in_random_order(rng: np.random.Generator, n: int, together: int) -> Array:
+    """The numbers of n rows in a random order that keeps so many neighbours `together`.
+
+    >>> in_random_order(np.random.default_rng(0), 6, 3)
+    array([3, 4, 5, 0, 1, 2])
+    """
+    order = rng.permutation(n // together)
+    if together == 1:
+        return order
+    found: Array = (order[:, np.newaxis] * together + np.arange(together)).ravel()
+    return found
 
 
 def _diverged(epoch: int, step: int, what: object) -> FloatingPointError:

@@ -453,6 +453,15 @@ def case(name, dtype, rng):
         "loss": ({"y_true": t, "y_pred": p, "sample_weight": weight}, {}, {"name": MSE}),
         "loss_gradient": ({"y_true": t, "y_pred": p, "sample_weight": weight}, {}, {"name": MSE}),
         "dropout": ({"x": x}, {}, {"rate": 0.4, "seed": 3}),
+        "gaussian_noise": ({"x": x}, {}, {"stddev": 0.4, "seed": 3}),
+        "gaussian_dropout": ({"x": x}, {}, {"rate": 0.4, "seed": 3}),
+        "alpha_dropout": ({"x": x}, {}, {"rate": 0.4, "seed": 3}),
+        "layer_normalization": ({"x": dy, "gamma": bias, "beta": y[0]}, {}, {"epsilon": 0.1}),
+        "batch_normalization": (
+            {"x": dy, "mean": bias, "variance": p[0], "gamma": y[0], "beta": y[1]},
+            {},
+            {"epsilon": 0.1},
+        ),
         "sgd_update": ({"dw": dw}, {"w": w, "velocity": m}, {"momentum": 0.9, "l1": 0.1}),
         "adam_update": ({"dw": dw}, {"w": w, "m": m, "v": np.abs(m)}, adam),
     }[name]
@@ -469,6 +478,11 @@ NAMES = [
     "loss",
     "loss_gradient",
     "dropout",
+    "gaussian_noise",
+    "gaussian_dropout",
+    "alpha_dropout",
+    "layer_normalization",
+    "batch_normalization",
     "sgd_update",
     "adam_update",
 ]
@@ -549,8 +563,14 @@ OUTS = {
     "penalty_gradient": [("out", (5, 7))],
     "loss_gradient": [("out", (5, 7))],
     "dropout": [("out", (5, 3))],
+    "gaussian_noise": [("out", (5, 3))],
+    "gaussian_dropout": [("out", (5, 3))],
+    "alpha_dropout": [("out", (5, 3))],
+    "layer_normalization": [("out", (5, 7))],
+    "batch_normalization": [("out", (5, 7))],
 }
 ELEMENTWISE = ["activation_forward", "activation_backward", "penalty_gradient", "dropout"]
+ELEMENTWISE += ["gaussian_noise", "gaussian_dropout", "alpha_dropout"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -707,6 +727,15 @@ BAD = [
     ("dropout", {"seed": 0.5}, TypeError, "seed: got 0.5"),
     ("dropout", {"iteration": -1}, ValueError, "iteration: got -1"),
     ("dropout", {"layer": 2**32}, ValueError, "layer: "),
+    ("gaussian_noise", {"stddev": -0.1}, ValueError, "stddev: got -0.1"),
+    ("gaussian_noise", {"stddev": np.inf}, ValueError, "stddev: got inf"),
+    ("gaussian_dropout", {"rate": 1.0}, ValueError, r"rate: got 1\.0"),
+    ("alpha_dropout", {"seed": -1}, ValueError, "seed: got -1"),
+    ("layer_normalization", {"epsilon": 0.0}, ValueError, r"epsilon: got 0\.0"),
+    ("layer_normalization", {"gamma": np.ones(6)}, ValueError, r"gamma: .*\(7,\) is needed"),
+    ("layer_normalization", {"beta": np.ones(7, "f")}, TypeError, "beta: got dtype float32"),
+    ("batch_normalization", {"mean": np.ones(6)}, ValueError, r"mean: .*\(7,\) is needed"),
+    ("batch_normalization", {"variance": -np.ones(7)}, ValueError, "variance: got a negative"),
     ("sgd_update", {"dw": A}, ValueError, r"dw: got shape \(5, 3\); \(5, 7\)"),
     ("sgd_update", {"velocity": None}, ValueError, "velocity: got None, momentum 0.9"),
     ("sgd_update", {"learning_rate": -1.0}, ValueError, "learning_rate: got -1.0"),
@@ -754,3 +783,34 @@ def test_class_numbers_out_of_range_are_refused(face, labels, words):
         face.loss("sparse_categorical_crossentropy", labels, np.ones((3, 7)))
     with pytest.raises(TypeError, match=r"^y_true: got dtype <U1"):
         face.loss("sparse_categorical_crossentropy", ["a", "b", "c"], np.ones((3, 7)))
+
+
+@pytest.mark.parametrize("name", ["layer_normalization", "batch_normalization"])
+def test_normalization_may_write_to_x_but_to_no_other_input(face, name, rng):
+    read, _, others = case(name, "float64", rng)
+    expected = answers(face, name, read, {}, others)
+    given = {argument: array.copy() for argument, array in read.items()}
+    getattr(face, name)(**given, **others, out=given["x"])
+    assert [given["x"].tobytes()] == expected
+    out = np.zeros((5, 7))
+    for argument in read.keys() - {"x"}:
+        with pytest.raises(ValueError, match=f"overlaps {argument}"):
+            getattr(face, name)(**(read | {argument: out[0]}), **others, out=out)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_normalization_equals_its_twin(dtype, rng):
+    for rows, units in [(1, 1), (5, 3), (7, 64), (33, 101), (2, 1000)]:
+        x = normal(rng, dtype, rows, units)
+        vectors = [normal(rng, dtype, units) for _ in range(3)]
+        variance = np.abs(normal(rng, dtype, units))
+        for name, args in (
+            ("layer_normalization", (x, *vectors[:2])),
+            ("layer_normalization", (x, None, vectors[0])),
+            ("batch_normalization", (x, vectors[0], variance, vectors[1], vectors[2])),
+            ("batch_normalization", (x, vectors[0], variance)),
+        ):
+            mine, twin = (getattr(f, name)(*args) for f in (functional, reference))
+            # A few operations on values up to `size`, and means of up to `units` terms.
+            size = 1 + np.abs(x).max() + np.abs(mine).max()
+            assert np.abs(mine - twin).max() <= (8 + np.sqrt(units)) * np.finfo(dtype).eps * size

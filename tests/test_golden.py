@@ -23,6 +23,7 @@ ANSWERED = [
     for file, dtypes in {
         "keras": ["float64", "float32"],
         "keras_float32": ["float32"],
+        "keras_layers": ["float64", "float32"],
         "keras_optimizers": ["float64", "float32"],
         "keras_steps": ["float64", "float32"],
         "torch": ["float64", "float32"],

@@ -143,7 +143,7 @@ def test_layers_that_do_not_fit(layers, error, message):
         fr.Sequential(layers())
 
 
-@pytest.mark.parametrize("shape", [(3,), 3, (None, 0), (None, None), (None, 4, 5)])
+@pytest.mark.parametrize("shape", [(3,), 3, (None, 0), (None, None), (None, 4, 0)])
 def test_build_refuses(shape):
     with pytest.raises((TypeError, ValueError), match="input_shape"):
         fr.Sequential([fr.Dense(1)]).build(shape)
@@ -689,3 +689,124 @@ def test_the_short_way_leaves_errors_to_the_long_way():
     with pytest.raises(FloatingPointError):
         model.train_on_batch(x, y)
     assert model.optimizer.iterations == 1
+
+
+# ------------------------------------------------------------------ rows of several axes
+
+
+def deep_rows(backend=None, *more, **options):
+    fr.set_random_seed(2)
+    layers = [fr.Dense(5, "tanh", kernel_regularizer="l2", **options), *more, fr.Dense(2)]
+    model = fr.Sequential([fr.Input((4, 3), dtype="float64"), *layers], backend=backend)
+    model.compile("sgd", "mse", metrics=["mae"])
+    return model
+
+
+RNG = np.random.default_rng(6)
+DEEP_X, DEEP_Y = RNG.normal(size=(10, 4, 3)), RNG.normal(size=(10, 4, 2))
+DEEP_W = RNG.uniform(0, 2, size=10)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_layers_act_on_the_last_axis(backend):
+    """As a network that reads the vectors one by one, in batches of so many times more."""
+    model = deep_rows(backend, fr.LayerNormalization(), fr.BatchNormalization())
+    assert model.input_shape == (None, 4, 3) and model.output_shape == (None, 4, 2)
+    assert model.layers[0].output_shape == (None, 4, 5)
+    layers = [type(layer).from_config(layer.get_config()) for layer in model.layers]
+    flat = fr.Sequential([fr.Input((3,), dtype="float64"), *layers], backend=backend)
+    flat.compile("sgd", "mse", metrics=["mae"])
+    flat.set_weights(model.get_weights())
+    options = {"epochs": 2, "shuffle": False, "verbose": 0}
+    weight = np.repeat(DEEP_W, 4)
+    got = model.fit(DEEP_X, DEEP_Y, batch_size=3, sample_weight=DEEP_W, **options).history
+    x, y = DEEP_X.reshape(40, 3), DEEP_Y.reshape(40, 2)
+    want = flat.fit(x, y, batch_size=12, sample_weight=weight, **options).history
+    assert got == want
+    for a, b in zip(model.get_weights(), flat.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(model.predict(DEEP_X).reshape(40, 2), flat.predict(x))
+    np.testing.assert_array_equal(model(DEEP_X), model.predict(DEEP_X))
+    each = np.random.default_rng(0).uniform(size=(10, 4))
+    mine = model.evaluate(DEEP_X, DEEP_Y, verbose=0, sample_weight=each)
+    assert mine == flat.evaluate(x, y, verbose=0, sample_weight=each.ravel())
+    assert model.train_on_batch(DEEP_X, DEEP_Y) == flat.train_on_batch(x, y)
+    assert model.train_on_batch(DEEP_X, DEEP_Y) == flat.train_on_batch(x, y)
+    out = np.empty((10, 4, 2))
+    assert model.predict(DEEP_X, out=out) is out
+    assert model(DEEP_X, training=True).shape == (10, 4, 2)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_activities_of_rows_of_several_axes_are_a_mean_over_rows(backend):
+    """Keras divides them by the batch, not by all vectors in it."""
+    schedule = fr.optimizers.schedules.PiecewiseConstantDecay([0], [0.5, 0.5])
+    for strength in (0.5, schedule):
+        model = deep_rows(backend, activity_regularizer=fr.L2(strength))
+        y = np.tanh(DEEP_X @ model.layers[0].kernel)
+        found = model.evaluate(DEEP_X, DEEP_Y, verbose=0, return_dict=True)
+        assert found["activity_penalty"] == pytest.approx(0.5 * (y**2).sum() / 10)
+        objective = model.objective(DEEP_X, DEEP_Y)
+        value, _ = objective.smooth(objective.start)
+        assert value == pytest.approx(found["loss"])
+        found = model.train_on_batch(DEEP_X, DEEP_Y, return_dict=True)
+        assert found["activity_penalty"] == pytest.approx(0.5 * (y**2).sum() / 10)
+
+
+def test_rows_of_several_axes_are_shuffled_and_split_as_rows(tmp_path):
+    model = deep_rows()
+    model.fit(DEEP_X, DEEP_Y, batch_size=4, epochs=2, validation_split=0.3, verbose=0)
+    model.save(tmp_path / "half.safetensors")
+    more = {"batch_size": 4, "epochs": 4, "validation_split": 0.3, "verbose": 0, "resume": True}
+    again = fr.load_model(tmp_path / "half.safetensors")
+    assert again.input_shape == (None, 4, 3)
+    a, b = (m.fit(DEEP_X, DEEP_Y, **more).history for m in (model, again))
+    assert a == b and len(a["val_loss"]) == 4
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_models_are_built_by_rows_of_several_axes():
+    model = fr.Sequential([fr.Dense(2)])
+    assert model.predict(DEEP_X).shape == (10, 4, 2)
+    model = fr.Sequential([fr.Dense(2, "softmax")])
+    model.build((None, 2, 4, 3))
+    assert model.predict(np.zeros((5, 2, 4, 3))).shape == (5, 2, 4, 2)
+    labels = np.random.default_rng(0).integers(0, 2, size=(5, 2, 4))
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    assert model.evaluate(np.zeros((5, 2, 4, 3)), labels, verbose=0)[0] > 0
+    again = pickle.loads(pickle.dumps(model))
+    assert again.input_shape == (None, 2, 4, 3)
+
+
+def test_what_does_not_fit_rows_of_several_axes():
+    model = deep_rows()
+    for x in (DEEP_X[:, :2], DEEP_X[:, 0], DEEP_X[..., :2]):
+        with pytest.raises(ValueError, match=r"x: got shape .*\(n, 4, 3\) is needed"):
+            model.fit(x, DEEP_Y)
+    with pytest.raises(ValueError, match=r"y: got shape \(10, 2\); \(10, 4, \.\.\.\) is needed"):
+        model.fit(DEEP_X, DEEP_Y[:, 0])
+    with pytest.raises(ValueError, match=r"sample_weight: got shape \(10, 2\)"):
+        model.fit(DEEP_X, DEEP_Y, sample_weight=np.ones((10, 2)))
+    with pytest.raises(ValueError, match="class_weight"):
+        model.fit(DEEP_X, DEEP_Y, class_weight={0: 1.0})
+    with pytest.raises(ValueError, match=r"'flatten.*right after Input"):
+        fr.Sequential([fr.Input((4, 3)), fr.Rescaling(2.0), fr.Flatten(), fr.Dense(2)])
+    with pytest.raises(
+        ValueError, match=r"input_shape: got shape \(5, 3\); the model has \(4, 3\)"
+    ):
+        model.build((None, 5, 3))
+    with pytest.raises(ValueError, match=r"reads \(None, 4, 3\)"):
+        fr.regularization_path(model, DEEP_X, DEEP_Y)
+
+
+def test_a_compact_model_reads_rows_of_several_axes():
+    model = deep_rows()
+    weights = model.get_weights()
+    weights[0][1] = 0
+    weights[2][3] = 0
+    model.set_weights(weights)
+    small = fr.compact(model)
+    assert small.layers[0].kernel.shape == (2, 4)
+    np.testing.assert_allclose(small.predict(DEEP_X), model.predict(DEEP_X), rtol=1e-12)
+    assert fr.sparsity_report(model, DEEP_X, DEEP_Y)["kkt_residual"] > 0

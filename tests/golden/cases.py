@@ -8,6 +8,9 @@ A case is a plain dictionary (JSON), so that it can stand beside its answers in 
 
 An activation is a name, or {"name", its parameters}.
 
+With "between", a list for each of the dense layers and one more, other layers, {"class_name",
+"config"}, stand before that dense layer, and after the last.
+
 Data and first weights follow from the seed through the raw bits of PCG64, which NumPy keeps stable
 for good (its distributions it does not).
 """
@@ -74,7 +77,11 @@ def data(case: Case) -> dict[str, Any]:
     sample_weight = stream.uniform(0, 2, n)
     class_weight = dict(enumerate(stream.uniform(0.3, 2, max(n_out, 2)).tolist()))
     weights, n_in = [], case["n_in"]
-    for layer in case["layers"]:
+    for layer, before in itertools.zip_longest(case["layers"], between(case)):
+        for other in before:
+            weights += [stream.uniform(0.3, 1.3, n_in) for _ in range(n_vectors(other))]
+        if layer is None:
+            break
         bound = np.sqrt(6 / (n_in + layer["units"]))
         weights.append(stream.uniform(-bound, bound, n_in, layer["units"]))
         bias = stream.uniform(-0.3, 0.3, layer["units"])
@@ -102,13 +109,10 @@ def activation_of(api: Any, described: Any) -> Any:
 
 def network(api: Any, case: Case, dtype: str = "float64", **model_options: Any) -> Any:
     """The model of `case` with its first weights, compiled."""
-    described = [
-        {**layer, "activation": activation_of(api, layer["activation"])} for layer in case["layers"]
-    ]
     model = api.Sequential(
         [
             api.Input((case["n_in"],), dtype=dtype),
-            *(api.layers.Dense(**layer, dtype=dtype) for layer in described),
+            *made(api, case, dtype),
         ],
         **model_options,
     )
@@ -119,6 +123,34 @@ def network(api: Any, case: Case, dtype: str = "float64", **model_options: Any) 
         metrics=case["metrics"],
     )
     return model
+
+
+def between(case: Case) -> list[list[Any]]:
+    """The layers before each of the dense ones, and after the last."""
+    found: list[list[Any]] = case.get("between") or [[] for _ in range(len(case["layers"]) + 1)]
+    return found
+
+
+def n_vectors(layer: dict[str, Any]) -> int:
+    """The weights of a layer that is not dense: gamma, beta, moving mean and variance."""
+    kind, config = layer["class_name"], layer["config"]
+    if kind not in ("LayerNormalization", "BatchNormalization"):
+        return 0
+    own = config.get("scale", True) + config.get("center", True)
+    return own + 2 * (kind == "BatchNormalization")
+
+
+def made(api: Any, case: Case, dtype: str) -> list[Any]:
+    """The layers of a case."""
+    layers = []
+    for layer, before in itertools.zip_longest(case["layers"], between(case)):
+        for other in before:
+            cls = getattr(api.layers, other["class_name"])
+            layers.append(cls(**other["config"], dtype=dtype))
+        if layer is not None:
+            described = {**layer, "activation": activation_of(api, layer["activation"])}
+            layers.append(api.layers.Dense(**described, dtype=dtype))
+    return layers
 
 
 def train(api: Any, case: Case, dtype: str = "float64", **model_options: Any) -> dict[str, Any]:
@@ -472,6 +504,38 @@ def vocabulary_cases(seed: int, n: int) -> list[Case]:
             if regularizer in (ORTHOGONAL, ORTHOGONAL_COLUMNS) and min(n_in, layer["units"]) < 2:
                 layer["kernel_regularizer"] = L2  # the angles between one vector
             n_in = layer["units"]
+        cases.append(case)
+    return cases
+
+
+def layer_cases(seed: int) -> list[Case]:
+    """Layers that are not dense, by turns at the entry, between and at the end, all else drawn.
+
+    No ReLU: see `optimizer_cases`.
+    """
+    stream = Stream(seed)
+    factors = {**FACTORS, "head": HEADS[8:10], "hidden": ["linear", "tanh"], "frozen": [None]}
+    kinds = [
+        ("BatchNormalization", {"momentum": 0.8}),
+        ("LayerNormalization", {"epsilon": 0.01}),
+        ("BatchNormalization", {"scale": False, "beta_regularizer": L2}),
+        ("LayerNormalization", {"center": False, "gamma_regularizer": L1L2}),
+        ("BatchNormalization", {"trainable": False}),
+        ("LayerNormalization", {"gamma_constraint": CONSTRAINTS[1], "beta_constraint": "non_neg"}),
+        ("Activation", {"activation": "gelu"}),
+        ("ActivityRegularization", {"l1": 0.002, "l2": 0.01}),
+    ]
+    cases = []
+    for number in range(2 * len(kinds)):
+        chosen = {name: values[stream.below(len(values))] for name, values in factors.items()}
+        chosen |= {"sizes": SIZES[6 + number % 2], "optimizer": OPTIMIZERS[number % 9]}
+        case = assemble(chosen, seed=seed + number)
+        case["layers"][-1]["activation"] = "linear"  # its own layer, at the end
+        drawn = [[kinds[(number + at) % len(kinds)]] for at in range(len(case["layers"]))]
+        drawn.append([("Activation", {"activation": "softmax"})])
+        case["between"] = [
+            [{"class_name": kind, "config": config} for kind, config in before] for before in drawn
+        ]
         cases.append(case)
     return cases
 

@@ -23,7 +23,9 @@ def network(
     api: Any, layers: Any, loss: str, optimizer: Any, dtype: str = "float64", **options: Any
 ):
     """The layers that `layers(api)` makes, with weights from a fixed stream, compiled."""
-    model = api.Sequential([api.Input((N_IN,), dtype=dtype), *layers(api, dtype)], **options)
+    model = api.Sequential(
+        [api.Input((*options.pop("outer", ()), N_IN), dtype=dtype), *layers(api, dtype)], **options
+    )
     stream = cases.Stream(17)
     model.set_weights([start(stream, np.shape(w)) for w in model.get_weights()])
     model.compile(api.optimizers.get(optimizer), loss)
@@ -37,11 +39,14 @@ def start(stream: cases.Stream, shape: tuple[int, ...]) -> np.ndarray:
     )
 
 
-def rows(n: int, loss: str, n_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rows(
+    n: int, loss: str, n_out: int, outer: tuple[int, ...] = ()
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     stream = cases.Stream(n)
-    x = stream.uniform(-1, 1, n, N_IN)
-    y = stream.integers(n_out, n) if loss == cases.SCCE else stream.uniform(0, 1, n, n_out)
-    return x, y, stream.uniform(0, 2, n)
+    x = stream.uniform(-1, 1, n, *outer, N_IN)
+    sparse = loss == cases.SCCE
+    y = stream.integers(n_out, n, *outer) if sparse else stream.uniform(0, 1, n, *outer, n_out)
+    return x, y, stream.uniform(0, 2, n, *outer)
 
 
 def activation(api: Any, dtype: str) -> list[Any]:
@@ -169,18 +174,36 @@ def test_training_in_float64(layers, loss, optimizer, backend):
     compare(layers, loss, optimizer, "float64", backend, 1e-9)
 
 
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("outer", [(4,), (2, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("layers", "loss"),
+    [
+        (activation, cases.SCCE),
+        (activity, cases.MSE),
+        (layer_norm, cases.CCE),
+        (both_norms, cases.SCCE),
+        (batch_norm, cases.BCE),
+    ],
+    ids=describe,
+)
+def test_rows_of_several_axes(layers, loss, outer, backend):
+    """Layers act on the last, losses are means over the others; Keras wants a weight for each."""
+    compare(layers, loss, SGD, "float64", backend, 1e-9, outer)
+
+
 @pytest.mark.parametrize(("layers", "loss", "optimizer"), TRAINED[::2], ids=describe)
 def test_training_in_float32(layers, loss, optimizer):
     compare(layers, loss, optimizer, "float32", "compiled", 2e-4)
 
 
-def compare(layers, loss, optimizer, dtype, backend, tolerance):
+def compare(layers, loss, optimizer, dtype, backend, tolerance, outer=()):
     """Batches of 8 of 29 rows: the last one is short; then what evaluate and predict say."""
     keras.config.set_floatx(dtype)
     try:
-        ours = network(fastreg, layers, loss, optimizer, dtype, backend=backend)
-        theirs = network(keras, layers, loss, optimizer, dtype)
-        x, y, w = rows(29, loss, 3)
+        ours = network(fastreg, layers, loss, optimizer, dtype, outer=outer, backend=backend)
+        theirs = network(keras, layers, loss, optimizer, dtype, outer=outer)
+        x, y, w = rows(29, loss, 3, outer)
         options = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
         got, want = (m.fit(x, y, sample_weight=w, **options).history for m in (ours, theirs))
         close(got["loss"], want["loss"], tolerance)

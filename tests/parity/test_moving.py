@@ -242,6 +242,21 @@ def test_normalization_moves(dtype):
         bare.to_torch()
 
 
+def test_rows_of_several_axes_move():
+    layers = [fr.Input((4, 5), dtype="float64"), fr.LayerNormalization(), fr.Dense(3, "softmax")]
+    model = fr.Sequential(layers)
+    rows = np.random.default_rng(0).normal(size=(6, 4, 5))
+    there = model.to_keras()
+    close(there.predict(rows, verbose=0), model.predict(rows), "float64")
+    assert fr.from_keras(there).input_shape == (None, 4, 5)
+    close(fr.from_keras(there).predict(rows), model.predict(rows), "float64")
+    close(model.to_torch()(torch.tensor(rows)).detach(), model.predict(rows), "float64")
+    model.add(fr.BatchNormalization())
+    close(model.to_keras().predict(rows, verbose=0), model.predict(rows), "float64")
+    with pytest.raises(ValueError, match="second axis"):
+        model.to_torch()
+
+
 @pytest.fixture
 def float32():
     keras.config.set_floatx("float32")
