@@ -633,8 +633,8 @@ def fit(
 def in_random_order(rng: np.random.Generator, n: int, together: int) -> Array:
     """The numbers of n rows in a random order that keeps so many neighbours `together`.
 
-    >>> in_random_order(np.random.default_rng(0), 6, 3)
-    array([3, 4, 5, 0, 1, 2])
+    >>> in_random_order(np.random.default_rng(0), 6, 2)
+    array([4, 5, 0, 1, 2, 3])
     """
     order = rng.permutation(n // together)
     if together == 1:
