@@ -16,14 +16,15 @@
  * out, near to square for the native products (x and dz are read once a block), all columns for BLAS. */
 static void block_shape(const fr_network *net, const layer *a, ptrdiff_t *n_i, ptrdiff_t *n_o)
 {
-    ptrdiff_t most = 1024 * 1024 / net->size, share = larger(2048, net->n_weights / 8);
+    ptrdiff_t most = 1024 * 1024 / net->size, share = larger(1024, net->n_weights / 8);
     ptrdiff_t elements = smaller(share, most), width = a->width;
     if (a->turned) {
         *n_i = kernel_rows(a);
         *n_o = padded(smaller(kernel_columns(a), larger(width, elements / width)), width);
         return;
     }
-    *n_o = net->native ? smaller(a->n_padded, larger(width, 512 / width * width)) : a->n_padded;
+    ptrdiff_t columns = smaller(512, elements / width) / width * width;
+    *n_o = net->native ? smaller(a->n_padded, larger(width, columns)) : a->n_padded;
     ptrdiff_t rows = net->native ? width : 16;
     *n_i = padded(smaller(a->spec.n_in, larger(rows, elements / *n_o)), rows);
 }
