@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# OpenBLAS's threads look for another product for some 0.1 s, on CPUs that the next fit wants.
+BREATH = 0.2
+
 
 class Fits(NamedTuple):
     """What one class did on one task."""
@@ -47,7 +50,7 @@ TASKS = {
 
 
 def measure(task: str, rounds: int) -> list[Fits]:
-    """scikit-learn's class, ours, and ours in float32, by turns."""
+    """scikit-learn's class, ours, and ours in float32, by turns, with a breath before each."""
     import sklearn.neural_network as theirs
     from threadpoolctl import threadpool_limits
 
@@ -69,6 +72,9 @@ def measure(task: str, rounds: int) -> list[Fits]:
         for _ in range(rounds):
             for name, model in models.items():
                 with threadpool_limits(1 if name == one else None, user_api="blas"):
+                    begin = time.perf_counter() + BREATH
+                    while time.perf_counter() < begin:
+                        pass  # awake: a CPU that slept takes a while to be quick again
                     begun = time.perf_counter()
                     model.fit(train_x, train_y)
                     seconds[name].append(time.perf_counter() - begun)
