@@ -35,17 +35,67 @@ YR = np.stack([XR[:, 0] * XR[:, 1], np.sin(XR[:, 2]), XR[:, 3]], axis=1)
 WEIGHT = rng.uniform(0.5, 2.0, len(XR))
 
 
-@parametrize_with_checks(
-    [
-        MLPClassifier(),
-        MLPRegressor(),
-        MLPClassifier(solver="lbfgs", l1=1e-4, dtype="float32", max_iter=30),
-        # Not in float32: rows of weight 2 and doubled rows must agree to 1e-7.
-        MLPRegressor(solver="sgd", l1=1e-4, bias_l1=1e-5, max_iter=30),
-    ]
-)
+class SparseClassifier(MLPClassifier):
+    """Whose network is fed scipy.sparse rows."""
+
+    def _rows(self, X, dtype):
+        return super()._rows(sp.csr_array(X), dtype)
+
+
+class SparseRegressor(MLPRegressor):
+    """Whose network is fed scipy.sparse rows."""
+
+    def _rows(self, X, dtype):
+        return super()._rows(sp.csr_array(X), dtype)
+
+
+def checked():
+    for dtype in ("float64", "float32"):
+        for classifier in (MLPClassifier, SparseClassifier):
+            yield classifier(dtype=dtype)
+            yield classifier(solver="lbfgs", l1=1e-4, max_iter=30, dtype=dtype)
+        for regressor in (MLPRegressor, SparseRegressor):
+            yield regressor(dtype=dtype)
+            yield regressor(solver="sgd", l1=1e-4, bias_l1=1e-5, max_iter=30, dtype=dtype)
+            yield regressor(solver="lbfgs", max_iter=30, dtype=dtype)
+        settings = {"solver": "lbfgs", "max_iter": 30, "random_state": 0, "dtype": dtype}
+        yield MLPClassifierCV(MLPClassifier(8, **settings), l1s=[1e-4, 1e-2], cv=3)
+        yield MLPRegressorCV(MLPRegressor(hidden_layer_sizes=8, **settings), l1s=[1e-4, 1e-2], cv=3)
+
+
+# There rows of weight 2 and doubled rows must agree to 1e-7, less than float32 rounds to. "lbfgs"
+# computes in float64; for the others test_weighted_rows_are_repeated_rows has a bound.
+ABOVE_FLOAT32 = "check_sample_weight_equivalence"
+
+
+@parametrize_with_checks([MLPClassifier(), MLPRegressor(), *checked()])
 def test_scikit_learns_checks(estimator, check):
+    name = check.func.__name__ if hasattr(check, "func") else check.__name__
+    single = getattr(estimator, "dtype", None) == "float32"
+    if single and estimator.solver != "lbfgs" and name.startswith(ABOVE_FLOAT32):
+        pytest.skip("asks for more digits than float32 has")
     check(estimator)
+
+
+@pytest.mark.parametrize("container", [np.asarray, sp.csr_array], ids=["dense", "sparse"])
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 2e-5)])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_weighted_rows_are_repeated_rows(solver, dtype, tolerance, container):
+    """As in scikit-learn's check, in one batch; weight 0 takes a row out."""
+    count = np.random.default_rng(3).integers(0, 4, 60)
+    settings = {"solver": solver, "dtype": dtype, "max_iter": 20, "random_state": 0, "l1": 1e-4}
+    settings |= {"batch_size": 200, "shuffle": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # there are fewer rows than 200
+        for cls, y, ask in (
+            (MLPRegressor, YR[:60], "predict"),
+            (MLPClassifier, (YR[:60, 0] > 0) + (YR[:60, 1] > 0), "predict_proba"),
+        ):
+            model = cls(hidden_layer_sizes=8, **settings)
+            weighted = clone(model).fit(container(XR[:60]), y, sample_weight=count)
+            repeated = model.fit(container(XR[:60].repeat(count, axis=0)), y.repeat(count, axis=0))
+            a, b = (getattr(m, ask)(XR) for m in (weighted, repeated))
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
 # ------------------------------------------------ the same numbers as scikit-learn
@@ -448,6 +498,23 @@ def test_compact_takes_out_what_l1_has_cut_off():
     np.testing.assert_array_equal(again.predict(XR), small.predict(XR))
     small.partial_fit(XR, y)
     assert small.hidden_activations(XR)[0].shape == (203, small.coefs_[0].shape[1])
+
+
+@pytest.mark.parametrize("name", sorted(fr.inputs.ACTIVATIONS))
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_lists_take_every_activation(name, solver):
+    """Beside tanh; each layer's output is the function's of the layer before."""
+    settings = {"hidden_layer_sizes": (5, 4), "solver": solver, "max_iter": 5, "random_state": 0}
+    for names in ([name, "tanh"], ["tanh", name]):
+        model = MLPRegressor(activation=names, **settings).fit(XR, YR)
+        y = XR
+        for found, w, b, each in zip(
+            model.hidden_activations(XR), model.coefs_, model.intercepts_, names, strict=False
+        ):
+            y = fr.reference.activation_forward(y @ w + b, each)
+            np.testing.assert_allclose(found, y, rtol=1e-9, atol=1e-12)
+        expected = y @ model.coefs_[-1] + model.intercepts_[-1]
+        np.testing.assert_allclose(model.predict(XR), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_hidden_activations_lead_to_the_output():

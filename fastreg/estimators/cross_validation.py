@@ -20,7 +20,7 @@ from sklearn.base import (
 )
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -86,7 +86,8 @@ class _PathCV(BaseEstimator):
         """
         plain = self._plain() if self.estimator is None else self.estimator
         # None of what is returned is kept: the estimator of each fold checks again.
-        checked, _ = validate_data(self, X, y, accept_sparse="csr", multi_output=True)
+        checked, _ = validate_data(self, X, y, accept_sparse=["csr", "csc"], multi_output=True)
+        X, y = indexable(X, y)
         l1s = np.unique(np.asarray(self.l1s, float))
         if not len(l1s) or l1s[0] < 0:
             raise ValueError(f"l1s: got {l1s!r}; strengths >= 0 are needed")
@@ -124,7 +125,7 @@ class _PathCV(BaseEstimator):
 
     def _asked(self, X: Any) -> Any:
         check_is_fitted(self)
-        validate_data(self, X, accept_sparse="csr", reset=False)
+        validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         return self.estimator_
 
     def predict(self, X: Any) -> Array:
@@ -146,7 +147,6 @@ class _PathCV(BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        tags.target_tags.multi_output = True
         return tags
 
 
@@ -224,6 +224,11 @@ class MLPClassifierCV(ClassifierMixin, _PathCV):
     def predict_log_proba(self, X: Any) -> Array:
         """As `MLPClassifier.predict_log_proba`."""
         return np.asarray(self._asked(X).predict_log_proba(X))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 class MLPRegressorCV(RegressorMixin, _PathCV):
