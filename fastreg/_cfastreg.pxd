@@ -53,6 +53,9 @@ cdef extern from "fastreg.h" nogil:
     enum:
         FR_CONSTRAINT_none
 
+    enum:
+        FR_LOSS_mean_squared_error
+
     ctypedef struct fr_constraint:
         int kind
         int per_row
@@ -185,6 +188,7 @@ cdef extern from "fastreg.h" nogil:
         int n_threads
         int part
         void *outputs
+        const void *dy
         const fr_schedule *schedules
         ptrdiff_t n_schedules
 
@@ -192,6 +196,8 @@ cdef extern from "fastreg.h" nogil:
         FR_WHOLE_STEPS
         FR_TO_GRADIENTS
         FR_FROM_GRADIENTS
+        FR_TO_OUTPUTS
+        FR_OUTPUTS_TO_GRADIENTS
 
     fr_status fr_network_train(fr_network *network, const fr_training *training, double *ledger,
                                ptrdiff_t *steps_done)

@@ -13,8 +13,9 @@ import threadpoolctl
 
 cimport numpy as cnp
 from libc.stdlib cimport calloc, free
+from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 from fastreg._cfastreg cimport *
@@ -349,6 +350,7 @@ cdef class Network:
     cdef fr_optimizer optimizer
     cdef object loss_given  # the loss of the last call, and what the engine takes for it
     cdef int loss
+    cdef object own_loss  # where it is of Python, as `losses.Custom`
     cdef fr_loss_settings loss_settings
     cdef fr_training last  # the call that `repeat` repeats on other rows
     cdef bint repeats
@@ -487,14 +489,17 @@ cdef class Network:
         call.start, call.stop, call.batch_size = start, stop, batch_size
         if loss is not self.loss_given:
             name, settings = loss_parts(loss)
-            self.loss = _id(_LOSSES, "loss", name)
-            self.loss_settings = _loss_settings(settings)
+            self.own_loss = loss if settings is None else None
+            self.loss = FR_LOSS_mean_squared_error  # of one's own: one that fuses with nothing
+            if settings is not None:
+                self.loss = _id(_LOSSES, "loss", name)
+                self.loss_settings = _loss_settings(settings)
             self.loss_given = loss
         call.loss, call.loss_settings = self.loss, self.loss_settings
         call.accuracy = _id(_ACCURACIES, "accuracy", "none" if accuracy is None else accuracy)
         call.n_threads, call.part = n_threads, FR_WHOLE_STEPS
         call.schedules, call.n_schedules = NULL, 0
-        call.outputs = _data_or_null(outputs)
+        call.outputs, call.dy = _data_or_null(outputs), NULL
         return call
 
     def train(self, x, cnp.ndarray y, sample_weight, index, ptrdiff_t start,
@@ -523,8 +528,9 @@ cdef class Network:
             call.schedules = schedules = _schedules(scheduled)
             call.n_schedules = len(scheduled)
         try:
-            if extra:
-                status = self._train_in_halves(&call, extra, sums, &steps_done)
+            if extra or self.own_loss is not None:
+                rows = (y, sample_weight, index)
+                status = self._train_in_parts(&call, extra, rows, sums, &steps_done)
             elif self._is_short(3 * (stop - start)):
                 status = fr_network_train(self.network, &call, sums, &steps_done)
             else:
@@ -538,6 +544,7 @@ cdef class Network:
         if status != FR_NOT_FINITE:
             _check(status)
         self.repeats = (steps_done == 1 and sample_weight is None and not scheduled and not extra
+                        and self.own_loss is None
                         and accuracy is None and outputs is None
                         and cnp.PyArray_TYPE(y) == self.type_number and cnp.PyArray_NDIM(y) == 2)
         self.last = call
@@ -559,10 +566,15 @@ cdef class Network:
         _check(fr_network_set(self.network, slot, layer, part, _data(array)))
         return 0
 
-    cdef fr_status _train_in_halves(self, fr_training *call, extra, double *sums, ptrdiff_t *done) except *:
-        """Steps in whose middle Python adds gradients of penalties, `training.Extra`, or after which it
-        takes their prox."""
+    cdef fr_status _train_in_parts(self, fr_training *call, extra, rows, double *sums,
+                                   ptrdiff_t *done) except *:
+        """Steps in whose middle Python is asked for the loss of the outputs, and adds gradients of
+        penalties, `training.Extra`, or after which it takes their prox."""
         cdef ptrdiff_t start = call.start, stop = call.stop, first, n, i, steps
+        cdef double loss = 0
+        cdef cnp.ndarray seen, dy
+        if self.own_loss is not None:
+            call.data.weight = NULL  # it is in dy
         cdef int64_t iteration = call.iteration
         cdef char *outputs = <char *>call.outputs
         cdef ptrdiff_t row_bytes = self.n_out * np.dtype(self.dtype).itemsize
@@ -576,6 +588,20 @@ cdef class Network:
                 if outputs != NULL:
                     call.outputs = outputs + (first - start) * row_bytes
                 call.part = FR_TO_GRADIENTS
+                if self.own_loss is not None:
+                    seen = np.empty((n, self.n_out), self.dtype)  # theirs to keep
+                    call.part, call.outputs = FR_TO_OUTPUTS, _data(seen)
+                    with self.limit:
+                        with nogil:
+                            status = fr_network_train(self.network, call, sums, &steps)
+                    if status != FR_OK:
+                        return status
+                    if outputs != NULL:
+                        memcpy(outputs + (first - start) * row_bytes, _data(seen), n * row_bytes)
+                    loss, dy = self.own_loss.step(seen, *_batch_of(rows, first, n))
+                    if not isfinite(loss):
+                        return FR_NOT_FINITE
+                    call.dy, call.part = _data(dy), FR_OUTPUTS_TO_GRADIENTS
                 with self.limit:
                     with nogil:
                         status = fr_network_train(self.network, call, sums, &steps)
@@ -595,6 +621,7 @@ cdef class Network:
                         status = fr_network_train(self.network, call, sums, &steps)
                 if status != FR_OK:
                     return status
+                sums[0] += loss
                 for each, value in zip(extra, values):
                     sums[<ptrdiff_t>each.entry] += n * <double>value
                 for each, w in zip(extra, self._of_extra(FR_WEIGHTS, extra)):
@@ -641,12 +668,24 @@ cdef class Network:
             x, y, sample_weight, start, stop, batch_size, loss, accuracy, n_threads, outputs)
         cdef double *sums = <double *>_data(ledger)
         cdef fr_status status
+        cdef cnp.ndarray seen = outputs
+        cdef ptrdiff_t first, n
+        if self.own_loss is not None:
+            if seen is None:
+                seen = np.empty((stop - start, self.n_out), self.dtype)
+            call.part, call.outputs = FR_TO_OUTPUTS, _data(seen)
         with self.limit:
             self.busy = True
             with nogil:
                 status = fr_network_evaluate(self.network, &call, sums)
             self.busy = False
         _check(status)
+        if self.own_loss is None:
+            return
+        for first in range(start, stop, batch_size):
+            n = min(batch_size, stop - first)
+            y_b, weight_b = _batch_of((y, sample_weight, None), first, n)
+            sums[0] += self.own_loss.total(seen[first - start:first - start + n], y_b, weight_b)
 
     def forward(self, x, ptrdiff_t batch_size, cnp.ndarray out, int n_threads):
         """out = the network's output for x. The engine cuts panels of its own: batch_size is the twin's."""
@@ -802,6 +841,15 @@ def group_prox(double step, groups, double l1, cnp.ndarray out):
     """In place."""
     cdef fr_groups described = _groups(groups)
     _check(fr_group_prox(_dtype(out), out.shape[0], out.shape[1], _data(out), step, l1, &described))
+
+
+cdef tuple _batch_of(rows, ptrdiff_t first, ptrdiff_t n):
+    """(y, sample_weight) of n rows, from index[first] on, that nobody can write to."""
+    y, weight, index = rows
+    at = slice(first, first + n) if index is None else index[first:first + n]
+    found = y[at]
+    found.flags.writeable = False
+    return found, None if weight is None else weight[at]
 
 
 cdef fr_loss_settings _loss_settings(settings) except *:

@@ -104,11 +104,11 @@ class LossLike(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def settings(self) -> LossSettings: ...
+    def settings(self) -> LossSettings | None: ...
 
 
-def loss_parts(loss: str | LossLike) -> tuple[str, LossSettings]:
-    """Its name and settings; those of a name are the defaults.
+def loss_parts(loss: str | LossLike) -> tuple[str, LossSettings | None]:
+    """Its name and settings; those of a name are the defaults, one of Python's has None.
 
     >>> loss_parts("huber")[1].delta
     1.0
@@ -369,6 +369,23 @@ def check_targets(
     if loss in BINARY and not (array.min() >= 0 and array.max() <= 1):
         worst = array.min() if array.min() < 0 else array.max()
         raise ValueError(f"{argument}: got {worst:g}; targets in [0, 1] are needed for {loss}")
+    return array
+
+
+def check_own_targets(argument: str, y: ArrayLike, n_rows: int, dtype: DTypeLike) -> Array:
+    """The targets of a loss of one's own: (n_rows, ...) finite numbers; (n_rows,) has one column.
+
+    >>> check_own_targets("y", [1, 2], 2, "float32")
+    array([[1.],
+           [2.]], dtype=float32)
+    """
+    array = _real(argument, y)
+    if array.ndim == 1:
+        array = array[:, np.newaxis]
+    if array.ndim == 0 or len(array) != n_rows:
+        raise ValueError(f"{argument}: got shape {array.shape}; ({n_rows}, ...) is needed")
+    array = _converted(array, np.dtype(dtype))
+    _check_finite(argument, array)
     return array
 
 
@@ -716,6 +733,7 @@ def check_loss(
     """Checked (name, settings, y_true, y_pred, sample_weight); class numbers are int32 (n,)."""
     name, settings = loss_parts(loss)
     check_choice("name", name, LOSSES)
+    assert settings is not None  # those without have no such name
     y_pred_ = _array("y_pred", y_pred, ("n", "n_out"))
     if name == SPARSE:
         y_true_ = _labels("y_true", _real("y_true", y_true), *y_pred_.shape)

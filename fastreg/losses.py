@@ -54,7 +54,7 @@ class Loss(Configurable):
         known_arguments(type(self), keras, self.keras_only)
 
     @property
-    def settings(self) -> LossSettings:
+    def settings(self) -> LossSettings | None:
         """What the engine reads beside targets and outputs."""
         return LossSettings(**self.get_config())
 
@@ -356,6 +356,102 @@ class BinaryFocalCrossentropy(Loss, axis=-1):
         )
 
 
+@dataclass(frozen=True, init=False)
+class Custom(Loss):
+    """An object of one's own with `value(y_true, y_pred)` and `gradient(y_true, y_pred)`.
+
+    `get`, and so `compile`, makes one of such an object. It is asked once a batch, between the way
+    forward and the way back, for the losses of the rows (n,) and the gradient of each by its
+    outputs (n, n_out); weights and the mean over the batch are not its business. `y_true` comes as
+    it was given, as an array of the model's dtype with at least two axes; neither can be written
+    to. A model with one cannot be saved: a file holds no code.
+
+    Examples
+    --------
+    >>> class Cubic:
+    ...     def value(self, y_true, y_pred):
+    ...         return np.sum(np.abs(y_pred - y_true) ** 3, axis=1)
+    ...     def gradient(self, y_true, y_pred):
+    ...         return 3 * (y_pred - y_true) * np.abs(y_pred - y_true)
+    >>> get(Cubic())([[1.0]], [[3.0]])
+    8.0
+    """
+
+    own: Any
+
+    def __init__(self, own: Any) -> None:
+        super().__init__()
+        if not _is_own(own):
+            raise TypeError(
+                f"own: got {own!r}; an object with value(y_true, y_pred) and "
+                "gradient(y_true, y_pred) is needed"
+            )
+        self._set(own=own, name=type(own).__name__)
+
+    def __repr__(self) -> str:
+        return repr(self.own)
+
+    @property
+    def settings(self) -> None:
+        """None: the engine knows nothing of it."""
+
+    def rows(self, y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+        """The loss of each row, (n,) float64."""
+        found = np.asarray(self.own.value(_read_only(y_true), _read_only(y_pred)))
+        return _of_shape((len(y_pred),), found, f"value of {self!r}").astype(np.float64)
+
+    def slopes(self, y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+        """The gradient of each row's loss by its outputs, (n, n_out) like `y_pred`."""
+        found = np.asarray(self.own.gradient(_read_only(y_true), _read_only(y_pred)))
+        return _of_shape(y_pred.shape, found, f"gradient of {self!r}").astype(y_pred.dtype)
+
+    def total(self, y_pred: np.ndarray, y_true: np.ndarray, weight: np.ndarray | None) -> float:
+        """The sum over rows of weight times loss."""
+        rows = self.rows(y_true, y_pred)
+        return float(rows.sum() if weight is None else rows @ weight)
+
+    def step(
+        self, y_pred: np.ndarray, y_true: np.ndarray, weight: np.ndarray | None
+    ) -> tuple[float, np.ndarray]:
+        """`total`, NaN where a gradient is not finite, and the gradient of its mean over rows."""
+        total, dy = self.total(y_pred, y_true, weight), self.slopes(y_true, y_pred)
+        if not np.isfinite(dy).all():
+            return np.nan, dy
+        dy *= 1 / len(dy) if weight is None else (weight / len(dy))[:, np.newaxis]
+        return total, np.ascontiguousarray(dy)
+
+    def __call__(
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        p, w = np.asarray(y_pred), None if sample_weight is None else np.asarray(sample_weight)
+        return self.total(p, np.asarray(y_true), w) / len(p)
+
+    def gradient(
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> np.ndarray:
+        weight = None if sample_weight is None else np.asarray(sample_weight)
+        return self.step(np.asarray(y_pred), np.asarray(y_true), weight)[1]
+
+
+def _is_own(thing: object) -> bool:
+    return all(callable(getattr(thing, name, None)) for name in ("value", "gradient"))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _of_shape(shape: tuple[int, ...], found: np.ndarray, argument: str) -> np.ndarray:
+    if found.shape != shape or found.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{argument}: got {found.dtype} of shape {found.shape}; real numbers of shape "
+            f"{shape} are needed"
+        )
+    return found
+
+
 REGISTRY: Registry[Loss] = Registry(
     "loss",
     Loss,
@@ -393,6 +489,9 @@ REGISTRY: Registry[Loss] = Registry(
 def get(identifier: object) -> Loss:
     """The loss meant by a name, a configuration dictionary, a class or an instance.
 
+    An object of another package or one's own with `value(y_true, y_pred)` and
+    `gradient(y_true, y_pred)` becomes a `Custom`.
+
     Raises
     ------
     ValueError, TypeError
@@ -403,6 +502,10 @@ def get(identifier: object) -> Loss:
     >>> get("mse").name
     'mean_squared_error'
     """
+    if isinstance(identifier, Mapping):
+        return deserialize(identifier)
+    if not isinstance(identifier, Loss | type) and _is_own(identifier):
+        return Custom(identifier)
     return REGISTRY.get(identifier)
 
 
@@ -412,6 +515,8 @@ def serialize(loss: Loss) -> dict[str, Any]:
     >>> serialize(MeanSquaredError())
     {'class_name': 'MeanSquaredError', 'config': {}}
     """
+    if isinstance(loss, Custom):  # for copies in memory; a file refuses the object
+        return {"class_name": "Custom", "config": {"own": loss.own}}
     return REGISTRY.serialize(loss)
 
 
@@ -421,4 +526,6 @@ def deserialize(config: Mapping[str, Any]) -> Loss:
     >>> deserialize({"class_name": "MeanSquaredError", "config": {}})
     MeanSquaredError()
     """
+    if isinstance(config, Mapping) and config.get("class_name") == "Custom":
+        return Custom(**config["config"])
     return REGISTRY.deserialize(config)

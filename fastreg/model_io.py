@@ -47,6 +47,13 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     return found
 
 
+def _json(config: Mapping[str, Any]) -> str:
+    def refuse(thing: object) -> Any:
+        raise TypeError(f"model: got {thing!r} in it, which cannot be saved: a file holds no code")
+
+    return json.dumps(config, sort_keys=True, default=refuse)
+
+
 def write(
     path: str | os.PathLike[str],
     config: Mapping[str, Any],
@@ -73,7 +80,7 @@ def write(
         raise FileExistsError(f"path: {str(path)!r} exists; overwrite=True replaces it")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path: {str(target.parent)!r} is no folder")
-    metadata = {"format": FORMAT, "version": VERSION, "config": json.dumps(config, sort_keys=True)}
+    metadata = {"format": FORMAT, "version": VERSION, "config": _json(config)}
     part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
         with open(part, "xb"):

@@ -649,8 +649,9 @@ class Sequential:
             "sgd", "adam", "adamw", ..., "lbfgs", or an instance; an instance serves one model.
         loss : str or Loss
             "mean_squared_error" ("mse"), "binary_crossentropy", "categorical_crossentropy",
-            "sparse_categorical_crossentropy", "huber", ... of `fastreg.losses`, or an instance with
-            settings of its own.
+            "sparse_categorical_crossentropy", "huber", ... of `fastreg.losses`, an instance with
+            settings of its own, or any object with `value(y_true, y_pred)` and
+            `gradient(y_true, y_pred)` (`losses.Custom`), which is asked once a batch.
         metrics : list, optional
             "accuracy" and its kind, "auc", "mae", ... of `fastreg.metrics`, reported beside the
             loss: in `fit` of the outputs as the weights change. Sample and class weights
@@ -1045,7 +1046,7 @@ class Sequential:
         network, optimizer = self._core.network, self.optimizer
         if network is not None and optimizer is not None and self._reads_as_is():
             assert self._loss is not None
-            plain = inputs.takes_any_targets(self._loss.name) and not self._metrics
+            plain = self._takes_any_targets() and not self._metrics
             self._repeats = (network, optimizer.describe(), self._seed_count) if plain else None
         return self._result(logs, return_dict)
 
@@ -1110,12 +1111,18 @@ class Sequential:
         loss, n = self._loss.name, len(rows)
         if self._outer:
             y = inputs.inner_rows(f"{prefix}y", y, (n // self._together, *self._outer))
-        targets = (
-            y
-            if inputs.takes_any_targets(loss)
-            and _engine.is_ready(y, self._dtype, n, self._n_out, True)
-            else inputs.check_targets(f"{prefix}y", y, n, self._n_out, loss, self._dtype)
-        )
+        targets: Any
+        if self._takes_any_targets() and _engine.is_ready(y, self._dtype, n, self._n_out, True):
+            targets = y
+        elif self._loss.settings is None:
+            targets = inputs.check_own_targets(f"{prefix}y", y, n, self._dtype)
+            if (self._metrics or class_weight is not None) and targets.shape != (n, self._n_out):
+                raise ValueError(
+                    f"{prefix}y: got shape {targets.shape}; metrics and class_weight need "
+                    f"({n}, {self._n_out})"
+                )
+        else:
+            targets = inputs.check_targets(f"{prefix}y", y, n, self._n_out, loss, self._dtype)
         weight = None
         if sample_weight is not None:
             name = f"{prefix}sample_weight"
@@ -1139,6 +1146,13 @@ class Sequential:
             words = ", ".join(map(str, self._outer))
             raise ValueError(f"{argument}: got shape {array.shape}; (n,) or (n, {words}) is needed")
         return array.ravel()
+
+    def _takes_any_targets(self) -> bool:
+        """Whether any finite numbers, one a column, are targets of the engine's loss."""
+        loss = self._loss
+        return (
+            loss is not None and loss.settings is not None and inputs.takes_any_targets(loss.name)
+        )
 
     def flat_rows(self, argument: str, x: ArrayLike) -> ArrayLike:
         """`x` as rows (n, n_in): flattened for `Flatten`; else its vectors along the last axis.
@@ -1203,7 +1217,8 @@ class Sequential:
         for i, given in enumerate(self._metrics):
             metric = metrics.meant(given, name, shape, self._n_out)
             weighted = i >= self._n_plain
-            if not weighted and metric.kind is not None and accuracy in (None, metric.kind):
+            counted = metric.kind is not None and self._loss.settings is not None
+            if not weighted and counted and accuracy in (None, metric.kind):
                 accuracy = metric.kind  # the engine counts one kind in its own pass
             else:
                 measures[given.name] = Measure(metric, weighted, self._n_out)

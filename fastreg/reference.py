@@ -2245,6 +2245,20 @@ LAYERS: dict[str, type[_Layer]] = {
 }
 
 
+def _of_python(own: Any, trains: bool) -> Loss:
+    """That of a `losses.Custom`; training stops on a gradient that is not finite, too."""
+
+    def rows(y: Array, p: Array, _: LossSettings) -> Array:
+        p = p.copy()  # theirs to keep
+        found: Array = own.rows(y, p)
+        return found + 0 * own.slopes(y, p).sum(axis=1) if trains else found
+
+    def gradient(y: Array, p: Array, out: Array, _: LossSettings) -> None:
+        np.copyto(out, own.slopes(y, p.copy()))
+
+    return Loss(rows, gradient)
+
+
 class _LossOfOutputs(NamedTuple):
     """What a step minimizes: a function of the output, or of the last layer's z (`fused`)."""
 
@@ -2387,7 +2401,7 @@ class Network:
         if any(kernel is not None and kernel.groups is not None for kernel in kernels):
             inputs.check_group_step(optimizer["l1_step"])
         self._reserve(min(batch_size, stop - start))
-        of, steps = self._loss(loss), 0
+        of, steps = self._loss(loss, trains=True), 0
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
             optimizer = self._follow(scheduled, steps, optimizer)
@@ -2432,7 +2446,7 @@ class Network:
         outputs: Array | None = None,
     ) -> None:
         """Add rows start to stop to the `ledger` of `train`, without dropout or update."""
-        of = self._loss(loss)
+        of = self._loss(loss, trains=False)
         self._reserve(min(batch_size, stop - start))
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
@@ -2482,8 +2496,10 @@ class Network:
                 layer.reserve(n)
             self._reserved = n
 
-    def _loss(self, loss: str | LossLike) -> _LossOfOutputs:
+    def _loss(self, loss: str | LossLike, trains: bool) -> _LossOfOutputs:
         name, settings = inputs.loss_parts(loss)
+        if settings is None:
+            return _LossOfOutputs(_of_python(loss, trains), LossSettings(), fused=False)
         fused = None if settings.from_logits else FUSED.get((self._last_activation, name))
         return _LossOfOutputs(fused or LOSSES[name], settings, fused is not None)
 

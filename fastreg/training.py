@@ -410,7 +410,9 @@ def train(
             if outputs is not None:
                 task.add(sums, data, index, start, outputs[: int(rows)])
     if rows < stop - start:
-        raise NonFiniteLoss(f"the loss ({loss_parts(task.loss)[0]}) is not finite", steps)
+        name, settings = loss_parts(task.loss)
+        what = f"the loss ({name})" + (" or its gradient" if settings is None else "")
+        raise NonFiniteLoss(f"{what} is not finite", steps)
 
 
 def evaluate(

@@ -296,21 +296,27 @@ typedef struct {
     int64_t iteration; /* optimizer steps done before this call */
     uint64_t seed;     /* of noise */
     int n_threads;
-    int part; /* FR_WHOLE_STEPS, or a half of one */
+    int part; /* FR_WHOLE_STEPS, or a part of one */
     void *outputs; /* (stop - start, n_out) or NULL: what the loss saw of each row */
+    const void *dy; /* (stop - start, n_out), of FR_OUTPUTS_TO_GRADIENTS */
     const fr_schedule *schedules;
     ptrdiff_t n_schedules;
 } fr_training;
 
 /* One step in two calls that differ in nothing else, start to stop being one batch: the first leaves the
  * gradients of data loss and activity penalties to be read and set, the second updates by them and adds
- * to the ledger. The weights get the same bits as in one call. */
-enum { FR_WHOLE_STEPS, FR_TO_GRADIENTS, FR_FROM_GRADIENTS, FR_N_PARTS };
+ * to the ledger. The weights get the same bits as in one call.
+ *
+ * With a loss of the caller's own the first of the two is cut once more: FR_TO_OUTPUTS leaves `outputs`, and
+ * FR_OUTPUTS_TO_GRADIENTS goes on from `dy`, the gradient by these. data.y and data.weight are not read, `loss` is one
+ * that fuses with nothing, and to the ledger comes all but the data loss. */
+enum { FR_WHOLE_STEPS, FR_TO_GRADIENTS, FR_FROM_GRADIENTS, FR_TO_OUTPUTS, FR_OUTPUTS_TO_GRADIENTS, FR_N_PARTS };
 
 /* Trains; steps_done < the batches asked for goes with FR_NOT_FINITE. */
 fr_status fr_network_train(fr_network *network, const fr_training *training, double *ledger,
                            ptrdiff_t *steps_done);
-/* Adds to the ledger for rows start..stop; index, optimizer, iteration and seed are not read. */
+/* Adds to the ledger for rows start..stop; index, optimizer, iteration and seed are not read. In the part FR_TO_OUTPUTS
+ * all but the data loss. */
 fr_status fr_network_evaluate(fr_network *network, const fr_training *evaluation, double *ledger);
 /* The share of a dense layer's weights that are not 0, where inference on n_rows rows leaves the zeros
  * out; 1 where it does not. */

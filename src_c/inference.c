@@ -123,6 +123,11 @@ static void inference_task(void *context, int thread, ptrdiff_t panel)
     }
     const fr_data *data = &run->call->data;
     ptrdiff_t row = run->start + first;
+    if (run->call->part == FR_TO_OUTPUTS) {
+        run->panels[panel] = (panel_sums){0, 0, activity};
+        fr_put_outputs(net, run->call, row, rows, y);
+        return;
+    }
     fr_loss_tile tile = {
         .rows = rows,
         .target = takes_labels(run->call->loss) ? (const void *)((const int32_t *)data->y + row)
@@ -253,7 +258,7 @@ static void add_weight_penalties(const fr_network *net, double rows, double *led
 
 fr_status fr_network_evaluate(fr_network *net, const fr_training *call, double *ledger)
 {
-    if (!fr_call_valid(call)) return FR_BAD_ARGUMENT;
+    if (!fr_call_valid(call) || (call->part == FR_TO_OUTPUTS && !call->outputs)) return FR_BAD_ARGUMENT;
     ptrdiff_t n_rows = call->stop - call->start;
     if (n_rows == 0) return FR_OK;
     inference_run run = {

@@ -92,7 +92,8 @@ typedef struct {
     ptrdiff_t settled;
     bool groups; /* some trainable layer has a group penalty */
     bool compressed; /* x is data in compressed rows, which the first layer reads as it stands */
-    bool materialize, has_gradients; /* the latter: of a batch whose update is still to come */
+    bool materialize;
+    bool has_outputs, has_gradients; /* of a batch whose gradients, whose update is still to come */
     void *x, *target, *weight;
     void *gradient; /* as the weights, where `materialize`; what pads the panels may not be 0 */
     void *d;        /* as the weights, for the proximal step of groups: the optimizer's denominators */

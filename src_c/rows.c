@@ -19,6 +19,7 @@ static void gather(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
         fr_sparse_rows nonzeros = nonzeros_of(data, data->index, from);
         run->kernels->spread(rows, net->n_in, &nonzeros, x.at, x.width, gap(net, x));
     }
+    if (run->call->part == FR_TO_OUTPUTS) return; /* what comes next is the caller's */
     if (takes_labels(run->call->loss)) {
         const int32_t *labels = data->y;
         for (ptrdiff_t r = 0; r < rows; r++)
@@ -68,6 +69,16 @@ static void backward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t r
     if (split >= 0) fr_take_sums(run, split, first, rows);
 }
 
+/* The gradient by the outputs, as the caller has it. */
+static void take_dy(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    ptrdiff_t last = net->n_layers - 1;
+    matrix d = rows_of(run, last, net->layers[last].d, first);
+    run->kernels->pack(rows, net->n_out, fr_at(run->call->dy, first * net->n_out, net->size), NULL, d.at,
+                       d.width, gap(net, d));
+}
+
 void fr_train_rows(training_run *run, ptrdiff_t panel)
 {
     const fr_network *net = run->net;
@@ -75,6 +86,11 @@ void fr_train_rows(training_run *run, ptrdiff_t panel)
     ptrdiff_t first = panel * plan->n_rows, stage = run->stage;
     ptrdiff_t rows = smaller(plan->n_rows, run->n_batch - first);
     panel_sums *sums = &plan->panels[panel];
+    if (run->call->part == FR_OUTPUTS_TO_GRADIENTS) {
+        if (stage == plan->n_splits) take_dy(run, first, rows);
+        backward_panel(run, first, rows);
+        return;
+    }
     if (stage == 0) {
         gather(run, first, rows);
         sums->activity = 0;
@@ -86,6 +102,12 @@ void fr_train_rows(training_run *run, ptrdiff_t panel)
             sums->activity += fr_layer_kinds[net->layers[l].spec.kind].forward(run, l, first, rows);
         if (split < net->n_layers) {
             fr_take_moments(run, split, first, rows);
+            return;
+        }
+        if (run->call->part == FR_TO_OUTPUTS) {
+            ptrdiff_t last = net->n_layers - 1;
+            sums->loss = sums->correct = 0;
+            fr_put_outputs(net, run->call, run->row + first, rows, rows_of(run, last, net->layers[last].y, first));
             return;
         }
         panel_sums loss = loss_panel(run, first, rows);

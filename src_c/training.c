@@ -105,7 +105,7 @@ static ptrdiff_t begin_step(training_run *run)
     run->overwrites = o->averages && o->ema_overwrite > 0 && (done + 1) % o->ema_overwrite == 0;
     run->n_batch = smaller(run->call->batch_size, run->stop - run->row);
     run->n_panels = pieces(run->n_batch, run->plan->n_rows);
-    run->stage = 0;
+    run->stage = run->call->part == FR_OUTPUTS_TO_GRADIENTS ? run->plan->n_splits : 0;
     return run->n_panels;
 }
 
@@ -116,6 +116,8 @@ static ptrdiff_t next_training_phase(void *context)
     training_plan *plan = run->plan;
     switch (run->phase) {
     case ROWS: {
+        plan->has_outputs = run->call->part == FR_TO_OUTPUTS && run->stage == plan->n_splits;
+        if (plan->has_outputs) return 0;
         if (fr_rows_go_on(run)) return run->n_panels;
         panel_sums sums = sum_panels(run);
         run->not_finite = !isfinite(sums.loss + sums.activity);
@@ -124,7 +126,7 @@ static ptrdiff_t next_training_phase(void *context)
         if (plan->n_tasks > 0) return plan->n_tasks;
     } /* fall through */
     case COLUMNS:
-        plan->has_gradients = run->call->part == FR_TO_GRADIENTS;
+        plan->has_gradients = run->call->part == FR_TO_GRADIENTS || run->call->part == FR_OUTPUTS_TO_GRADIENTS;
         if (plan->has_gradients) return 0;
         run->phase = GRADIENTS;
         if (plan->changes && plan->n_updates > 0) return plan->n_updates;
@@ -230,6 +232,17 @@ static fr_status begin_slots(fr_network *net, const fr_optimizer *optimizer)
     return status;
 }
 
+/* Whether what a part of a step goes on from is there. */
+static bool goes_on(const fr_training *call, const training_plan *plan)
+{
+    switch (call->part) {
+    case FR_FROM_GRADIENTS: return plan->has_gradients;
+    case FR_TO_OUTPUTS: return call->outputs;
+    case FR_OUTPUTS_TO_GRADIENTS: return call->dy && plan->has_outputs;
+    default: return true;
+    }
+}
+
 fr_status fr_network_train(fr_network *net, const fr_training *call, double *ledger,
                            ptrdiff_t *steps_done)
 {
@@ -248,10 +261,10 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     bool tries = n_threads > 1 && wants_trial(flops);
     if (!tries) n_threads = fr_threads_for(flops, n_threads);
     fr_status status = fr_plan_training(net, call, n_threads);
-    if (status == FR_OK && call->part == FR_FROM_GRADIENTS && !net->training.has_gradients)
-        return FR_BAD_ARGUMENT;
+    if (status == FR_OK && !goes_on(call, &net->training)) return FR_BAD_ARGUMENT;
+    bool updates = call->part == FR_WHOLE_STEPS || call->part == FR_FROM_GRADIENTS;
     bool new_slots =
-        call->part != FR_TO_GRADIENTS && net->n_slots != fr_optimizer_slots(optimizer);
+        updates && net->n_slots != fr_optimizer_slots(optimizer);
     if (status == FR_OK && new_slots) status = begin_slots(net, optimizer);
     if (status != FR_OK) return status;
 
@@ -271,6 +284,7 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
         begin_step(&run);
     }
     net->training.has_gradients = call->part == FR_FROM_GRADIENTS;
+    net->training.has_outputs = false;
     net->nonzeros_stale = true;
     if (tries)
         run_with_trials(&run, n_threads);

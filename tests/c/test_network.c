@@ -904,6 +904,66 @@ static void check_halves(fr_dtype dtype)
         halves_case(dtype, &more_optimizers[i], N_OPTIMIZERS + i);
 }
 
+/* dy (n, n_out) of a batch of mean_squared_error, from what an engine left of the outputs. */
+static double mean_squares(fr_dtype dtype, const fr_training *call, ptrdiff_t n_out, const double *outputs,
+                           double *dy)
+{
+    ptrdiff_t n = call->stop - call->start;
+    double loss = 0;
+    for (ptrdiff_t i = 0; i < n * n_out; i++) {
+        ptrdiff_t row = call->data.index[call->start + i / n_out];
+        double weight = get(dtype, call->data.weight, row);
+        double e = get(dtype, outputs, i) - get(dtype, call->data.y, row * n_out + i % n_out);
+        loss += weight * e * e / (double)n_out;
+        put(dtype, dy, i, 2 * weight * e / (double)(n * n_out));
+    }
+    return loss;
+}
+
+/* A step in three parts, with the loss taken by the caller in between, is that of the engine's own loss. */
+static void check_own_loss(fr_dtype dtype)
+{
+    for (int i = 0; i < 6; i++) {
+        test_case("own loss %d %s %s %s", i, name_of(dtype), fr_isa(), fr_gemm());
+        fr_layer layers[4];
+        make_layers(layers, FR_ACTIVATION_tanh, i % 2 ? FR_ACTIVATION_sigmoid : FR_ACTIVATION_gelu);
+        layers[0].trainable = i % 3 != 0;
+        fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 120, 5, 4);
+        double outputs[60 * 4], dy[60 * 4], ledger[FR_LEDGER_SIZE] = {0};
+        wide want[FR_LEDGER_SIZE] = {0};
+        ptrdiff_t steps;
+        call.optimizer = optimizers[i];
+        call.n_threads = 1 + i % 3;
+        pair p = create_pair(dtype, layers, 4);
+        begin_slots(p.model, &call.optimizer);
+        for (int b = 0; b < 3; b++, call.iteration++) {
+            call.start = 50 * b, call.stop = b < 2 ? 50 * (b + 1) : 120, call.batch_size = 50;
+            CHECK(half(p, call, FR_TO_OUTPUTS, ledger, &steps) == FR_BAD_ARGUMENT, "no outputs");
+            call.outputs = outputs;
+            CHECK(half(p, call, FR_OUTPUTS_TO_GRADIENTS, ledger, &steps) == FR_BAD_ARGUMENT, "none yet");
+            CHECK(half(p, call, FR_TO_OUTPUTS, ledger, &steps) == FR_OK && steps == 0, "outputs");
+            double loss = mean_squares(dtype, &call, 4, outputs, dy);
+            CHECK(half(p, call, FR_OUTPUTS_TO_GRADIENTS, ledger, &steps) == FR_BAD_ARGUMENT, "no dy");
+            CHECK(half(p, call, FR_TO_OUTPUTS, ledger, &steps) == FR_OK, "outputs again");
+            call.dy = dy;
+            CHECK(half(p, call, FR_FROM_GRADIENTS, ledger, &steps) == FR_BAD_ARGUMENT, "too early");
+            CHECK(half(p, call, FR_TO_OUTPUTS, ledger, &steps) == FR_OK, "outputs once more");
+            CHECK(half(p, call, FR_OUTPUTS_TO_GRADIENTS, ledger, &steps) == FR_OK && steps == 0, "gradients");
+            CHECK(difference(p) <= tolerance(dtype), "a weight moved early");
+            fr_training whole = call;
+            model_run(p.model, &whole, true, want);
+            check_gradients(p, "between");
+            CHECK(half(p, call, FR_FROM_GRADIENTS, ledger, &steps) == FR_OK && steps == 1, "update");
+            ledger[FR_LEDGER_DATA_LOSS] += loss;
+            call.outputs = NULL, call.dy = NULL;
+        }
+        ledger[FR_LEDGER_CORRECT] = (double)want[FR_LEDGER_CORRECT]; /* the caller's business, too */
+        CHECK(difference(p) <= tolerance(dtype), "off by %g", difference(p));
+        CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "ledger");
+        destroy_pair(p);
+    }
+}
+
 /* A half step sets gradients that were changed in between; blocks of several panels. */
 static void check_set_gradients(fr_dtype dtype)
 {
@@ -2015,6 +2075,7 @@ void test_network(void)
     test_each_network(check_keep);
     test_each_network(check_more_optimizers);
     test_each_network(check_halves);
+    test_each_network(check_own_loss);
     test_each_network(check_set_gradients);
     printf("  largest difference to the model: float32 %.2g, float64 %.2g\n",
            largest_gap[FR_FLOAT32], largest_gap[FR_FLOAT64]);
