@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits, load_iris, make_multilabel_classificat
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import SelectFromModel
 from sklearn.inspection import permutation_importance
-from sklearn.linear_model import Lasso, LassoCV, LogisticRegression
-from sklearn.metrics import mean_poisson_deviance
+from sklearn.linear_model import Lasso, LassoCV, LogisticRegression, QuantileRegressor
+from sklearn.metrics import make_scorer, mean_pinball_loss, mean_poisson_deviance
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -870,3 +870,83 @@ def test_path_cv_of_a_classifier():
     assert not hasattr(plain, "coefs_") and clone(model).estimator is not plain
     with pytest.raises(ValueError, match="l1s: got"):
         MLPClassifierCV(plain, l1s=[-1.0]).fit(X, names)
+
+
+# ------------------------------------------------ losses that outliers do not lead
+
+
+def bent(n, seed=0, noise=0.3):
+    """sin(2 x) with noise whose spread grows with x."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-2, 2, (n, 1))
+    return x, np.sin(2 * x[:, 0]) + noise * (1 + x[:, 0] / 3) * rng.normal(size=n)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("loss", "settings", "row"),
+    [
+        ("absolute_error", {}, lambda e: np.abs(e)),
+        ("huber", {"delta": 0.3}, lambda e: np.where(abs(e) < 0.3, e**2 / 2, 0.3 * abs(e) - 0.045)),
+        ("quantile", {"quantile": 0.8}, lambda e: np.maximum(-0.8 * e, 0.2 * e)),
+    ],
+)
+def test_what_the_robust_losses_are(loss, settings, row, dtype):
+    x, y = bent(200)
+    y = np.c_[y, -y] if dtype == "float64" else y
+    weight = np.random.default_rng(1).uniform(0, 2, 200)
+    model = MLPRegressor(loss, 8, max_iter=4, random_state=0, dtype=dtype, **settings)
+    model.fit(x, y, weight, validation_data=(x, y))
+    each = row(model.predict(x).reshape(200, -1) - y.reshape(200, -1))
+    assert model.validation_curve_[-1] == pytest.approx(each.sum(axis=1).mean(), rel=1e-5)
+    again = clone(model).fit(x, y, weight, validation_data=(x, y))
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
+def test_a_quantile_has_its_share_of_rows_below(quantile, solver):
+    x, y = bent(2000)
+    model = MLPRegressor("quantile", 24, activation="tanh", solver=solver, quantile=quantile)
+    model.set_params(random_state=0, learning_rate_init=0.01, max_iter=150).fit(x, y)
+    for part in (x[:, 0] < 0, x[:, 0] >= 0):
+        assert np.mean(y[part] < model.predict(x[part])) == pytest.approx(quantile, abs=0.05)
+
+
+def test_linear_quantiles_are_scikit_learns():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(500, 3))
+    y = x @ [1.0, -2.0, 0.5] + rng.exponential(size=500)
+    theirs = QuantileRegressor(quantile=0.7, alpha=0.0).fit(x, y).predict(x)
+    model = MLPRegressor("quantile", (), quantile=0.7, alpha=0.0, random_state=0, tol=1e-6)
+    ours = model.set_params(learning_rate_init=0.02, max_iter=400).fit(x, y).predict(x)
+    at_best = mean_pinball_loss(y, theirs, alpha=0.7)
+    assert mean_pinball_loss(y, ours, alpha=0.7) == pytest.approx(at_best, rel=2e-3)
+
+
+def test_outliers_do_not_lead():
+    x, y = bent(800, noise=0.1)
+    truth = np.sin(2 * x[:, 0])
+    y[::10] += 20
+    off = {}
+    for loss in ("squared_error", "huber", "absolute_error"):
+        model = MLPRegressor(loss, 24, activation="tanh", random_state=0, delta=0.2)
+        model.set_params(learning_rate_init=0.01, max_iter=200).fit(x, y)
+        off[loss] = np.abs(model.predict(x) - truth).mean()
+    assert off["squared_error"] > 1 and off["huber"] < 0.2 and off["absolute_error"] < 0.2, off
+
+
+def test_their_parameters_are_checked():
+    x, y = bent(20)
+    for name, value in (("quantile", 1.0), ("quantile", 0), ("delta", 0), ("loss", "hubert")):
+        with pytest.raises(ValueError, match=f"The '{name}' parameter of MLPRegressor must be"):
+            MLPRegressor(**{"loss": "huber", name: value}).fit(x, y)
+    grid = GridSearchCV(
+        MLPRegressor("quantile", 4, max_iter=30, random_state=0),
+        {"quantile": [0.2, 0.8]},
+        scoring=make_scorer(mean_pinball_loss, alpha=0.8, greater_is_better=False),
+        cv=2,
+    )
+    assert grid.fit(*bent(200)).best_params_ == {"quantile": 0.8}

@@ -147,7 +147,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
                 seed = int(check_random_state(self.random_state).randint(2**31 - 1))
                 model._append(Dropout(rates[i], seed=seed + i, name=f"dropout_{i}"))
         model._dtype = str(weights[0].dtype)
-        model._build(weights[0].shape[0], values)
+        model._build((weights[0].shape[0],), values)
         selected = getattr(self, "_selected", None)
         if selected is not None:
             model._selected = self.n_features_in_, selected

@@ -53,6 +53,9 @@ _LOSSES = [
     Loss("binary_crossentropy"),
     Loss("sparse_categorical_crossentropy", sums=False),
     Loss("poisson", offset=_deviance_offset),
+    Loss("mean_absolute_error"),
+    Loss("huber"),
+    Loss("quantile"),
 ]
 LOSSES = {loss.name: loss for loss in _LOSSES}
 
@@ -60,6 +63,9 @@ LOSSES = {loss.name: loss for loss in _LOSSES}
 REGRESSION = {
     "squared_error": ("mean_squared_error", "identity"),
     "poisson": ("poisson", "exp"),
+    "absolute_error": ("mean_absolute_error", "identity"),
+    "huber": ("huber", "identity"),
+    "quantile": ("quantile", "identity"),
 }
 
 

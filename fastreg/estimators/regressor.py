@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,12 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastreg.estimators.base import MultilayerPerceptron
 from fastreg.estimators.parameters import CONSTRAINTS, REGRESSION, arguments_of, validation_parts
+from fastreg.inputs import LossLike
+from fastreg.losses import Huber, Quantile
 
 Array = NDArray[Any]
 
@@ -24,8 +27,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
 
     `loss` stands first, as in scikit-learn >= 1.7: "squared_error" or "poisson", half the Poisson
     deviance of targets of at least 0 from the exponential of the network's output, summed over the
-    outputs. The squared error of several outputs is half their sum of squares, the function whose
-    gradient scikit-learn uses; its own value is smaller by the number of outputs (its issue 8349).
+    outputs; or, for outliers and for more than the mean, "absolute_error" (the median), "huber" and
+    "quantile". The squared error of several outputs is half their sum of squares, the function
+    whose gradient scikit-learn uses; its own value is smaller by the number of outputs (its issue
+    8349).
 
     Parameters and attributes of scikit-learn 1.9's class are here with its defaults and meaning;
     those below come on top. Penalties of fastreg are added to the mean loss as they stand, while
@@ -60,6 +65,10 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         None trains in the dtype of X, if it is one of the two, else in float64.
     compact : bool, default False
         Take inputs and units that L1 has cut off out of the network while it trains.
+    delta : float above 0, default 1
+        For "huber": the error from which on it grows as its size, and not as its square.
+    quantile : float in (0, 1), default 0.5
+        For "quantile": which one of y is wanted at each x.
 
     Attributes
     ----------
@@ -86,6 +95,8 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **CONSTRAINTS,
         "loss": [StrOptions(set(REGRESSION))],
+        "delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
     }
     _stratifies = False
 
@@ -129,11 +140,15 @@ class MLPRegressor(RegressorMixin, MultilayerPerceptron):
         n_threads: int | None = None,
         dtype: str | None = None,
         compact: bool = False,
+        delta: float = 1.0,
+        quantile: float = 0.5,
     ) -> None:
         super().__init__(**arguments_of(locals()))
 
-    def _loss(self) -> str:
-        return REGRESSION[self.loss][0]
+    def _loss(self) -> str | LossLike:
+        if self.loss == "huber":
+            return Huber(self.delta)
+        return Quantile(self.quantile) if self.loss == "quantile" else REGRESSION[self.loss][0]
 
     def _out_activation(self) -> str:
         return REGRESSION[self.loss][1]
