@@ -10,7 +10,7 @@ import pytest
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
-DRAW = ("watch_a_fit", "pixels_that_digits_need")
+DRAW = ("watch_a_fit", "pixels_that_digits_need", "bands_around_a_curve")
 
 
 def test_there_are_examples():
