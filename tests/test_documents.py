@@ -50,6 +50,7 @@ def test_files_and_verbs_that_are_named_exist(page):
     below = [
         ROOT,
         ROOT / "fastreg",
+        ROOT / "fastreg/estimators",
         ROOT / "src_c",
         ROOT / "src_c/kernels",
         ROOT / "tests",
