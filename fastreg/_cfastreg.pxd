@@ -206,6 +206,7 @@ cdef extern from "fastreg.h" nogil:
     double fr_network_flops(const fr_network *network)
     fr_status fr_network_forward_data(fr_network *network, const fr_data *data, void *out,
                                       int n_threads)
+    fr_status fr_network_active(const fr_network *network, ptrdiff_t layer, double *share)
     fr_status fr_network_density(fr_network *network, ptrdiff_t layer, ptrdiff_t n_rows,
                                  double *density)
     bint fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x)

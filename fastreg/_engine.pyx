@@ -709,6 +709,16 @@ cdef class Network:
             found.append(density)
         return found
 
+    def active_shares(self):
+        """Of each layer: the share of its outputs that were not 0 in the last step of training, where that
+        ran on these alone, else 1."""
+        found = []
+        cdef double share = 1
+        for layer in range(self.n_layers):
+            _check(fr_network_active(self.network, layer, &share))
+            found.append(share)
+        return found
+
     cdef inline bint _is_short(self, ptrdiff_t n_rows):
         return self.limit is _no_limit and n_rows * fr_network_flops(self.network) <= SHORT_FLOPS
 

@@ -1297,10 +1297,11 @@ class Sequential:
         """Print the layers, their sizes and their regularizers, a line at a time.
 
         A layer with few weights that are not zero runs on those alone at inference, where that is
-        faster: it is noted with its density, the share of those weights.
+        faster: it is noted with its density, the share of those weights. So is a layer whose active
+        units were few in the last step of training, which then took these alone, with their share.
         """
         rows = [("layer (type)", "output", "params", "regularizers")]
-        for layer, density in zip(self._layers, self._densities(), strict=True):
+        for layer, density, active in zip(self._layers, *self._shares(), strict=True):
             shape = str(layer.output_shape) if layer.built else "?"
             params = f"{layer.count_params():,}" if layer.built else "?"
             notes = [
@@ -1312,6 +1313,8 @@ class Sequential:
                 notes.append("not trainable")
             if density < 1:
                 notes.append(f"runs sparse, density {density:.2%}")
+            if active < 1:
+                notes.append(f"trains sparse, {active:.2%} active")
             rows.append((f"{layer.name} ({type(layer).__name__})", shape, params, ", ".join(notes)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -1335,13 +1338,19 @@ class Sequential:
         for line in lines:
             (print_fn or print)(line)
 
-    def _densities(self) -> list[float]:
-        """Of each layer: the share of weights that inference on many rows works with."""
+    def _shares(self) -> tuple[list[float], list[float]]:
+        """Of each layer: the share of weights that inference on many rows works with, and that of
+        the units which the last step of training did."""
         if not self.built or not any(isinstance(layer, Dense) for layer in self._layers):
-            return [1.0] * len(self._layers)
+            return [1.0] * len(self._layers), [1.0] * len(self._layers)
         with self._core.lock:
-            found = iter(self.network.densities(INFERENCE_BATCH_SIZE))
-        return [1.0 if layer.at_entry else next(found) for layer in self._layers]
+            densities = iter(self.network.densities(INFERENCE_BATCH_SIZE))
+            shares = iter(self.network.active_shares())
+        entry = [layer.at_entry for layer in self._layers]
+        return (
+            [1.0 if outside else next(densities) for outside in entry],
+            [1.0 if outside else next(shares) for outside in entry],
+        )
 
     def __repr__(self) -> str:
         return f"<Sequential name={self.name}, built={self.built}>"

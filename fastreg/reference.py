@@ -2468,6 +2468,10 @@ class Network:
         """1 for each layer: the twin leaves no zeros out."""
         return [1.0] * len(self._layers)
 
+    def active_shares(self) -> list[float]:
+        """1 for each layer: nor any units."""
+        return [1.0] * len(self._layers)
+
     repeated = 0
 
     def repeat(self, x: object, y: object, iteration: int) -> None:

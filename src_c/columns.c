@@ -3,6 +3,7 @@
  */
 #include "training.h"
 
+#include "active.h"
 #include "optimizers.h"
 
 #include <math.h>
@@ -90,14 +91,21 @@ static bool updates(const training_run *run)
     return run->phase == (run->plan->materialize ? UPDATES : COLUMNS);
 }
 
-static terms terms_from(const training_run *run, ptrdiff_t i, void *scratch)
+/* The terms of rows' from column `first` on. */
+static terms terms_from(const training_run *run, fr_sparse_rows rows, ptrdiff_t first, void *scratch)
 {
-    terms t = {.x = nonzeros_of(&run->call->data, run->call->data.index, run->row)};
+    terms t = {.rows = rows};
     fr_arena arena = {.base = (char *)scratch + run->plan->terms_at};
     fr_take_terms(run->net, &arena, run->plan->n_batch, &t);
     t.turned = (fr_sparse_rows){.start = t.start, .column = t.row, .value = t.value};
-    run->kernels->seek(run->n_batch, &t.x, i, t.cursor);
+    run->kernels->seek(run->n_batch, &t.rows, first, t.cursor);
     return t;
+}
+
+/* Of `n` columns from `first` on, which follow those before. */
+static void turn(const training_run *run, terms *t, ptrdiff_t first, ptrdiff_t n)
+{
+    run->kernels->turn(run->n_batch, &t->rows, first, n, t->cursor, t->start, t->row, t->value);
 }
 
 /* The weights and slots at an element. */
@@ -110,65 +118,120 @@ static fr_ahead read_by_update(const training_run *run, ptrdiff_t element)
     return ahead;
 }
 
-/* dw = x'dz for a panel of columns of some of the block's rows. */
-static void gradient_block(const training_run *run, const layer *a, const terms *listed, matrix x,
-                           ptrdiff_t i, ptrdiff_t n_i, ptrdiff_t strip, matrix dz, ptrdiff_t o,
-                           void *dw, const fr_ahead *ahead)
+/* Where a block's dw = x'dz comes from. */
+typedef struct {
+    const layer *a;
+    enum { DENSE, TERMS_OF_X, TERMS_OF_DZ } kind;
+    matrix x, dz;
+    terms listed;
+} block_source;
+
+/* Fetches what the update reads; a product of dense matrices does it on its way. */
+static void fetch(const fr_ahead *ahead, ptrdiff_t bytes)
+{
+    for (int k = 0; k < ahead->n; k++)
+        for (ptrdiff_t byte = 0; byte < bytes; byte += 64) FR_FETCH(ahead->at[k] + byte);
+}
+
+/* dw = x'dz for some of a block's rows and a panel of its columns. */
+static void gradient_block(const training_run *run, const block_source *s, ptrdiff_t i, ptrdiff_t n_i,
+                           ptrdiff_t o, void *dw, const fr_ahead *ahead)
 {
     const fr_network *net = run->net;
-    if (listed) {
-        fr_multiply_sparse(net, n_i, a->width, &listed->turned, column(net, dz, o), dz.width, dw, a->width);
+    const layer *a = s->a;
+    if (s->kind == TERMS_OF_X) {
+        fetch(ahead, n_i * a->width * net->size);
+        fr_multiply_sparse(net, n_i, a->width, &s->listed.turned, column(net, s->dz, o), s->dz.width, dw,
+                           a->width);
         return;
     }
-    for (ptrdiff_t s = 0; s < n_i; s += strip) {
-        fr_ahead here = *ahead;
-        for (int k = 0; k < here.n; k++) here.at[k] += s * a->width * net->size;
-        here.bytes = smaller(strip, n_i - s) * a->width * net->size;
-        fr_multiply_kernel(net, a, run->n_batch, x, i + s, smaller(strip, n_i - s), dz, o,
-                           fr_at(dw, s * a->width, net->size), &here);
+    /* The native products take one panel of x at a time; an update has a price of its own. */
+    ptrdiff_t strip = net->native ? a->width : n_i;
+    for (ptrdiff_t k = 0; k < n_i; k += strip) {
+        ptrdiff_t rows = smaller(strip, n_i - k), units = smaller(a->width, a->spec.n_out - o);
+        void *here = fr_at(dw, k * a->width, net->size);
+        fr_ahead next = *ahead;
+        for (int array = 0; array < next.n; array++) next.at[array] += k * a->width * net->size;
+        next.bytes = rows * a->width * net->size;
+        if (s->kind == DENSE) {
+            fr_multiply_kernel(net, a, run->n_batch, s->x, i + k, rows, s->dz, o, here, &next);
+            continue;
+        }
+        fetch(&next, next.bytes);
+        run->kernels->sparse_product(units, rows, &s->listed.turned, column(net, s->x, i + k), s->x.width,
+                                     s->listed.tile, a->width);
+        run->kernels->transpose(units, rows, s->listed.tile, here);
     }
 }
 
-static void kernel_block(const training_run *run, task *t, void *scratch)
+/* A panel of columns of some of the block's rows. */
+static void kernel_piece(const training_run *run, task *t, const block_source *s, ptrdiff_t i, ptrdiff_t n_i,
+                         ptrdiff_t o, void *scratch)
+{
+    const fr_network *net = run->net;
+    const layer *a = s->a;
+    ptrdiff_t element = a->kernel + o * kernel_rows(a) + i * a->width;
+    void *dw = run->plan->materialize ? gradient_at(net, element) : scratch;
+    fr_ahead ahead = {0};
+    if (updates(run)) ahead = read_by_update(run, element);
+    if (takes_gradients(run)) gradient_block(run, s, i, n_i, o, dw, &ahead);
+    if (!updates(run) && run->phase != GRADIENTS) return;
+    /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
+    ptrdiff_t n_o = smaller(a->width, kernel_columns(a) - o);
+    bool by_rows = n_o < a->width;
+    ptrdiff_t rows = by_rows ? n_i : 1, n = by_rows ? n_o : n_i * a->width;
+    if (run->phase == GRADIENTS)
+        change(run, of_kernel(a), element, rows, n, a->width, &t->kernel, &t->kernel_square);
+    else
+        update(run, of_kernel(a), element, rows, n, a->width, dw, &t->kernel);
+    if (updates(run) || run->overwrites) fr_transpose_rows(net, a, i, n_i, o);
+}
+
+static block_source source_of(const training_run *run, const task *t, void *scratch)
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[t->layer];
     bool compressed = t->layer == 0 && run->plan->compressed;
-    matrix x = compressed ? (matrix){0} : input_of(run, t->layer, 0);
-    matrix dz = rows_of(run, t->layer, a->d, 0);
-    if (paired(run, t->layer)) x = a->x_pairs.down, dz = a->d_pairs.down;
+    block_source s = {.a = a, .dz = rows_of(run, t->layer, a->d, 0)};
+    if (!compressed) s.x = input_of(run, t->layer, 0);
+    if (paired(run, t->layer)) s.x = a->x_pairs.down, s.dz = a->d_pairs.down;
     if (a->turned) { /* dw' = dz'x */
-        matrix swap = x;
-        x = dz, dz = swap;
+        matrix swap = s.x;
+        s.x = s.dz, s.dz = swap;
     }
-    /* The native products take one panel of x at a time; an update has a price of its own. */
-    ptrdiff_t strip = net->native ? a->width : t->n_i, group = fr_update_rows(net, a, t->n_i);
-    terms listed;
-    if (compressed) group = smaller(t->n_i, TERM_ROWS);
-    if (compressed && takes_gradients(run)) listed = terms_from(run, t->i, scratch);
-    for (ptrdiff_t i = t->i; i < t->i + t->n_i; i += group) {
-        ptrdiff_t n_i = smaller(group, t->i + t->n_i - i);
-        if (compressed && takes_gradients(run))
-            run->kernels->turn(run->n_batch, &listed.x, i, n_i, listed.cursor, listed.start, listed.row,
-                               listed.value);
-        for (ptrdiff_t o = t->o; o < t->o + t->n_o; o += a->width) {
-            ptrdiff_t element = a->kernel + o * kernel_rows(a) + i * a->width;
-            void *dw = run->plan->materialize ? gradient_at(net, element) : scratch;
-            fr_ahead ahead = {0};
-            if (updates(run)) ahead = read_by_update(run, element);
-            if (takes_gradients(run))
-                gradient_block(run, a, compressed ? &listed : NULL, x, i, n_i, strip, dz, o, dw, &ahead);
-            if (!updates(run) && run->phase != GRADIENTS) continue;
-            /* Padding is never updated: it stays 0 even where 0 / 0 or inf * 0 would come of it. */
-            ptrdiff_t n_o = smaller(a->width, kernel_columns(a) - o);
-            bool by_rows = n_o < a->width;
-            ptrdiff_t rows = by_rows ? n_i : 1, n = by_rows ? n_o : n_i * a->width;
-            if (run->phase == GRADIENTS)
-                change(run, of_kernel(a), element, rows, n, a->width, &t->kernel, &t->kernel_square);
-            else
-                update(run, of_kernel(a), element, rows, n, a->width, dw, &t->kernel);
-            if (updates(run) || run->overwrites) fr_transpose_rows(net, a, i, n_i, o);
+    if (!takes_gradients(run)) return s;
+    fr_sparse_rows x = {0};
+    if (compressed)
+        x = nonzeros_of(&run->call->data, run->call->data.index, run->row);
+    else if (a->active.whole)
+        s.kind = TERMS_OF_DZ;
+    else if (t->layer > 0 && net->layers[t->layer - 1].active.whole)
+        x = active_rows(run, t->layer - 1, 0, net->layers[t->layer - 1].active.y);
+    if (x.start) s.kind = TERMS_OF_X;
+    if (s.kind == TERMS_OF_X) s.listed = terms_from(run, x, t->i, scratch);
+    if (s.kind == TERMS_OF_DZ)
+        s.listed = terms_from(run, active_rows(run, t->layer, 0, a->active.d), t->o, scratch);
+    return s;
+}
+
+static void kernel_block(const training_run *run, task *t, void *scratch)
+{
+    block_source s = source_of(run, t, scratch);
+    ptrdiff_t width = s.a->width, group = fr_update_rows(run->net, s.a, t->n_i);
+    ptrdiff_t stop_i = t->i + t->n_i, stop_o = t->o + t->n_o;
+    if (s.kind == TERMS_OF_DZ) {
+        for (ptrdiff_t o = t->o; o < stop_o; o += width) {
+            turn(run, &s.listed, o, smaller(width, s.a->spec.n_out - o));
+            for (ptrdiff_t i = t->i; i < stop_i; i += group)
+                kernel_piece(run, t, &s, i, smaller(group, stop_i - i), o, scratch);
         }
+        return;
+    }
+    if (s.kind == TERMS_OF_X) group = smaller(t->n_i, TERM_ROWS);
+    for (ptrdiff_t i = t->i; i < stop_i; i += group) {
+        ptrdiff_t n_i = smaller(group, stop_i - i);
+        if (s.kind == TERMS_OF_X) turn(run, &s.listed, i, n_i);
+        for (ptrdiff_t o = t->o; o < stop_o; o += width) kernel_piece(run, t, &s, i, n_i, o, scratch);
     }
 }
 

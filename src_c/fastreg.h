@@ -226,8 +226,8 @@ void fr_blas_set(fr_sgemm *sgemm, fr_dgemm *dgemm);
 fr_status fr_gemm_choose(const char *name); /* NULL or "": the default of the ISA in use */
 const char *fr_gemm(void);
 
-/* ---- zeros of kernels: "auto" leaves them out at inference where that is faster, "never", "always"; for
- * networks made later ---- */
+/* ---- zeros of kernels at inference, and of activations in training: "auto" leaves them out where that is
+ * faster, "never", "always"; for networks made later ---- */
 fr_status fr_sparse_choose(const char *name); /* NULL or "": auto */
 const char *fr_sparse(void);
 
@@ -321,6 +321,9 @@ fr_status fr_network_evaluate(fr_network *network, const fr_training *evaluation
 /* The share of a dense layer's weights that are not 0, where inference on n_rows rows leaves the zeros
  * out; 1 where it does not. */
 fr_status fr_network_density(fr_network *network, ptrdiff_t layer, ptrdiff_t n_rows, double *density);
+/* The share of a layer's outputs that were not 0 in the last step of training, where that took them alone;
+ * 1 where it did not. */
+fr_status fr_network_active(const fr_network *network, ptrdiff_t layer, double *share);
 /* out (n_rows, n_out) = the network's output for x (n_rows, n_in). */
 fr_status fr_network_forward(fr_network *network, ptrdiff_t n_rows, const void *x, void *out,
                              int n_threads);

@@ -85,6 +85,9 @@ typedef struct {
     const void *value;
 } fr_sparse_rows;
 
+/* Rows of their average number of terms by which the first ones of some may exceed it (list_rows). */
+enum { FR_SPARE_ROWS = 8 };
+
 /* `n` arrays of `bytes` bytes that are read next: a product fetches them into L2 meanwhile. */
 typedef struct {
     int n;
@@ -136,6 +139,8 @@ typedef struct {
     ptrdiff_t panel;
     /* Where whole_rows, the tile must hold all columns; elsewhere one panel, or row-major columns. */
     bool whole_rows[FR_N_ACTIVATIONS];
+    /* Where y = 0 says that f'(z) = 0, of leaky_relu for an alpha of 0 and a threshold of 0 or more. */
+    bool rests[FR_N_ACTIVATIONS];
     /* Where f'(z) does not follow from y: forward gives it, backward takes it. */
     bool keeps_slope[FR_N_ACTIVATIONS];
     fr_forward_kernel *forward[FR_N_ACTIVATIONS];
@@ -209,6 +214,16 @@ typedef struct {
                  int64_t *start, int32_t *row, void *value);
     void (*spread)(ptrdiff_t rows, ptrdiff_t n, const fr_sparse_rows *x, void *y, ptrdiff_t ld,
                    ptrdiff_t gap);
+    /* The elements of a matrix that are not 0 as such rows; d w' at the terms of x alone; the elements of y
+     * there; the sums of its columns. */
+    ptrdiff_t (*list_rows)(ptrdiff_t rows, ptrdiff_t n, const void *y, ptrdiff_t ld, ptrdiff_t gap,
+                           ptrdiff_t most, ptrdiff_t end, int64_t *start, int32_t *column, void *value);
+    void (*listed_product)(ptrdiff_t rows, ptrdiff_t n, const fr_sparse_rows *x, const void *d,
+                           ptrdiff_t ld_d, ptrdiff_t gap_d, const void *w, ptrdiff_t ld_w,
+                           ptrdiff_t gap_w, void *out);
+    void (*pick)(ptrdiff_t rows, const fr_sparse_rows *x, const void *y, ptrdiff_t ld, ptrdiff_t gap,
+                 void *out);
+    void (*add_listed)(ptrdiff_t rows, const fr_sparse_rows *x, void *sums);
 } fr_kernels;
 
 /* What a network needs that multiplies in bfloat16 (kernels/bfloat16.inc), beside the table for float32. */
@@ -222,7 +237,7 @@ typedef struct {
 } fr_pair_kernels;
 extern const fr_pair_kernels fr_pairs_avx512;
 
-/* Whether networks leave a kernel's zeros out at inference. */
+/* Whether networks leave zeros out: of kernels at inference, of activations in training. */
 typedef enum { FR_SPARSE_AUTO, FR_SPARSE_NEVER, FR_SPARSE_ALWAYS, FR_N_SPARSE } fr_sparse_use;
 
 /* The table in use, whether networks multiply by its products or by BLAS, and fr_sparse_choose's. */

@@ -1,6 +1,7 @@
 /* What each kind of layer does to a panel of rows, in training and at inference: forward beside backward. */
 #include "training.h"
 
+#include "active.h"
 #include "bfloat16.h"
 
 #include <math.h>
@@ -88,25 +89,32 @@ static void add_activity_of_fused(const training_run *run, ptrdiff_t first, fr_b
         run->kernels->add(tile.rows * a->width, column(net, own, o), column(net, d, o));
 }
 
-/* dy, in its place, to dz = f'(z) (dy + the activity penalty's), with its column sums where there is a bias. */
-static matrix activation_gradient(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+/* dz = f'(z) (dy + the activity penalty's) of a panel of rows, in the place of dy. */
+static fr_backward_tile activation_tile(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
 {
-    const fr_network *net = run->net;
-    const layer *a = &net->layers[l];
+    const layer *a = &run->net->layers[l];
     ptrdiff_t row_panel = first / run->plan->n_rows;
     double each = 1.0 / (double)run->n_batch;
     matrix y = rows_of(run, l, a->y, first), d = rows_of(run, l, a->d, first);
-    fr_backward_tile tile = {
+    return (fr_backward_tile){
         .rows = rows,
         .n = a->spec.n_out,
         .y = y.at,
         .ld = y.width,
         .d = d.at,
         .ld_d = d.width,
-        .gap = gap(net, y),
+        .gap = gap(run->net, y),
         .activity = {a->spec.activity.l1 * each, a->spec.activity.l2 * each},
-        .dbias = a->bias < 0 ? NULL : fr_at(a->dbias, row_panel * a->n_padded, net->size),
+        .dbias = a->bias < 0 ? NULL : fr_at(a->dbias, row_panel * a->n_padded, run->net->size),
     };
+}
+
+static matrix activation_gradient(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[l];
+    fr_backward_tile tile = activation_tile(run, l, first, rows);
+    matrix y = rows_of(run, l, a->y, first), d = rows_of(run, l, a->d, first);
     if (run->fused && l == net->n_layers - 1) {
         if (penalizes(tile.activity)) add_activity_of_fused(run, first, tile);
         tile.activity = (fr_regularizer){0, 0};
@@ -140,6 +148,9 @@ static double dense_forward(const training_run *run, ptrdiff_t l, ptrdiff_t firs
     if (l == 0 && run->plan->compressed) {
         nonzeros = nonzeros_of(data, data->index, run->row + first);
         in.nonzeros = &nonzeros;
+    } else if (is_listed(run, l - 1, first)) {
+        nonzeros = active_rows(run, l - 1, first, net->layers[l - 1].active.y);
+        in.nonzeros = &nonzeros;
     } else {
         in.x = input_of(run, l, first);
     }
@@ -147,20 +158,30 @@ static double dense_forward(const training_run *run, ptrdiff_t l, ptrdiff_t firs
         fr_pair_rows(net, rows, a->spec.n_in, in.x, first, &a->x_pairs);
         in = (layer_input){.x = across(run, &a->x_pairs, first), .paired = true};
     }
-    return fr_forward_layer(net, a, fr_activation_at(net, l, run->fused), rows, in,
-                            rows_of(run, l, a->y, first), slope_of(run, l, first));
+    double activity = fr_forward_layer(net, a, fr_activation_at(net, l, run->fused), rows, in,
+                                       rows_of(run, l, a->y, first), slope_of(run, l, first));
+    fr_list_active(run, l, first, rows);
+    return activity;
 }
 
 static void dense_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[l];
+    if (is_listed(run, l, first)) {
+        fr_backward_tile tile = activation_tile(run, l, first, rows);
+        fr_backward_active(run, l, first, rows, &tile);
+        return;
+    }
     matrix d = activation_gradient(run, l, first, rows);
     if (paired(run, l)) {
         fr_pair_rows(net, rows, a->spec.n_out, d, first, &a->d_pairs);
         d = across(run, &a->d_pairs, first);
     }
-    if (l > net->first_trainable)
+    if (l <= net->first_trainable) return;
+    if (is_listed(run, l - 1, first))
+        fr_active_from_product(run, l - 1, first, rows);
+    else
         fr_multiply_backward(net, a, rows, d, rows_of(run, l - 1, net->layers[l - 1].d, first));
 }
 

@@ -198,6 +198,7 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
     net->width_x = width_of(net, net->n_in);
     for (ptrdiff_t l = 0; l < n_layers; l++) {
         net->layers[l].spec = layers[l];
+        net->layers[l].active.share = 1;
         net->layers[l].width = width_of(net, layers[l].n_out);
         net->layers[l].n_padded = padded(layers[l].n_out, net->layers[l].width);
         if (layers[l].kind != FR_LAYER_dense) continue;

@@ -32,6 +32,17 @@ typedef struct {
     matrix across, down;
 } matrix_pairs;
 
+/* The outputs of a batch that are not 0, listed by rows, a row panel after another (active.c). */
+typedef struct {
+    ptrdiff_t room, most; /* terms of a row, on average: that are held, and that are listed at most; 0: never */
+    int64_t *start;       /* row r of row panel p from start[r + p] to start[r + p + 1] */
+    int32_t *column;
+    void *y, *d, *slope; /* as column; d: the gradient of y, then dz; slope where the layer has it */
+    bool *listed;        /* (row panels) */
+    bool whole;          /* all row panels of the batch are listed */
+    double share;        /* of its units that are active; 1 where they are not listed */
+} active_set;
+
 typedef struct {
     fr_layer spec;
     /* Offsets in the weights, -1 where there is none: a kernel, or gamma; a bias, or beta. */
@@ -55,6 +66,7 @@ typedef struct {
     /* where products are in bfloat16: the input, d, the kernel and its transpose */
     matrix_pairs x_pairs, d_pairs;
     void *w_down, *wt_down;
+    active_set active; /* of y */
     fr_nonzeros nonzeros; /* inference: of the kernel, where they are few */
 } layer;
 
@@ -99,6 +111,7 @@ typedef struct {
     void *d;        /* as the weights, for the proximal step of groups: the optimizer's denominators */
     void *own_d; /* as the last layer's d: its activity penalty's, when the loss is fused */
     panel_sums *panels;
+    int64_t *order; /* (n_batch) of rows in active sets: r + its row panel; NULL without these */
     bool changes; /* gradients are changed as a whole, in a phase of its own */
     task *tasks, *updates; /* of the column phase; of the update phase and that before it */
     task *bounds; /* what is brought back to its constraints: columns or rows of a kernel, a vector (n_o = 0) */

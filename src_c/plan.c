@@ -7,6 +7,7 @@
  */
 #include "training.h"
 
+#include "active.h"
 #include "bfloat16.h"
 #include "optimizers.h"
 
@@ -41,6 +42,7 @@ void fr_take_terms(const fr_network *net, fr_arena *arena, ptrdiff_t n_batch, te
     t->start = fr_arena_take(arena, TERM_ROWS + 2, sizeof *t->start);
     t->row = fr_arena_take(arena, most, sizeof *t->row);
     t->value = fr_arena_take(arena, most, net->size);
+    t->tile = fr_arena_take(arena, net->kernels->panel * net->kernels->panel, net->size);
 }
 
 /* The next task of a group penalty from position (or column) `at` on: whole groups of some `n_i` rows, or of
@@ -154,6 +156,7 @@ static void take_training(fr_network *net, training_plan *plan)
     fr_arena *arena = &plan->arena;
     const layer *last = &net->layers[net->n_layers - 1];
     ptrdiff_t n_panels = most_panels(plan->n_batch), scratch = 0;
+    bool lists = plan->compressed; /* the terms of a block */
     plan->n_tasks = plan_tasks(net, NULL, false);
     plan->n_updates = plan_tasks(net, NULL, true);
     if (!plan->compressed)
@@ -177,6 +180,8 @@ static void take_training(fr_network *net, training_plan *plan)
         a->d = fr_arena_take(arena, batch, net->size);
         const layer_kind *kind = &fr_layer_kinds[a->spec.kind];
         if (kind->take) kind->take(net, arena, a, plan->n_batch);
+        fr_take_active(net, arena, a, plan->n_batch, n_panels);
+        lists = lists || a->active.room > 0;
         if (a->spec.kind != FR_LAYER_dense) {
             scratch = larger(scratch, a->n_padded);
             continue;
@@ -195,7 +200,8 @@ static void take_training(fr_network *net, training_plan *plan)
         plan->gradient = fr_arena_take(arena, net->n_weights, net->size);
     if (plan->groups) plan->d = fr_arena_take(arena, net->n_weights, net->size);
     plan->scratch_size = plan->terms_at = round_up(scratch * net->size + 1, FR_ALIGNMENT);
-    if (plan->compressed) {
+    plan->order = lists ? fr_arena_take(arena, plan->n_batch, sizeof *plan->order) : NULL;
+    if (lists) {
         fr_arena sizes = {.used = plan->terms_at};
         fr_take_terms(net, &sizes, plan->n_batch, &(terms){0});
         plan->scratch_size = sizes.overflow ? -1 : sizes.used;
@@ -227,11 +233,12 @@ fr_status fr_plan_training(fr_network *net, const fr_training *call, int n_threa
     bool materialize = groups || changes || call->part != FR_WHOLE_STEPS;
     /* The tasks tell which layers are frozen, which may change between calls. */
     bool compressed = call->data.start && net->layers[0].spec.kind == FR_LAYER_dense;
+    bool fits = fr_plan_active(net);
     if (!plan->arena.base || plan->n_batch < n_batch || plan->n_threads < n_threads ||
         plan->n_tasks != plan_tasks(net, NULL, false) ||
         plan->n_updates != plan_tasks(net, NULL, true) || plan->groups != groups ||
         plan->n_bounds != plan_bounds(net, NULL) ||
-        plan->compressed != compressed || (materialize && !plan->gradient)) {
+        plan->compressed != compressed || !fits || (materialize && !plan->gradient)) {
         fr_arena_free(&plan->arena);
         *plan = (training_plan){.n_batch = n_batch,
                                 .n_threads = n_threads,
@@ -246,6 +253,7 @@ fr_status fr_plan_training(fr_network *net, const fr_training *call, int n_threa
         net->transposed_stale = true;
     }
     plan->n_rows = fr_rows_of_panel(net, n_batch, flops);
+    for (ptrdiff_t r = 0; r < n_batch && plan->order; r++) plan->order[r] = r + r / plan->n_rows;
     plan->materialize = materialize;
     plan->changes = changes;
     plan_bounds(net, plan->bounds);

@@ -21,6 +21,7 @@
  */
 #include "training.h"
 
+#include "active.h"
 #include "base/threads.h"
 #include "blas.h"
 #include "optimizers.h"
@@ -122,6 +123,7 @@ static ptrdiff_t next_training_phase(void *context)
         panel_sums sums = sum_panels(run);
         run->not_finite = !isfinite(sums.loss + sums.activity);
         if (run->not_finite) return 0;
+        fr_settle_active(run);
         run->phase = COLUMNS;
         if (plan->n_tasks > 0) return plan->n_tasks;
     } /* fall through */
@@ -258,7 +260,8 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
 
     int n_threads = call->n_threads < 1 ? 1 : (int)smaller(call->n_threads, FR_MAX_THREADS);
     double flops = fr_step_flops(net, smaller(call->batch_size, call->data.n_rows));
-    bool tries = n_threads > 1 && wants_trial(flops);
+    /* Half a step leaves the row where it is. */
+    bool tries = n_threads > 1 && call->part == FR_WHOLE_STEPS && wants_trial(flops);
     if (!tries) n_threads = fr_threads_for(flops, n_threads);
     fr_status status = fr_plan_training(net, call, n_threads);
     if (status == FR_OK && !goes_on(call, &net->training)) return FR_BAD_ARGUMENT;

@@ -59,12 +59,13 @@ static inline matrix across(const training_run *run, const matrix_pairs *pairs, 
 /* Rows of a block whose terms of x' are listed at once. */
 enum { TERM_ROWS = 64 };
 
-/* The terms of x' for some rows of a kernel, in a thread's scratch. */
+/* The terms of x' for some rows of a kernel, or of dz' for some columns, in a thread's scratch. */
 typedef struct {
-    fr_sparse_rows x, turned;
+    fr_sparse_rows rows, turned;
     int64_t *cursor, *start; /* (n_batch), (TERM_ROWS + 2) */
     int32_t *row;            /* (n_batch, TERM_ROWS) */
     void *value;
+    void *tile; /* (panel, panel) of dw' */
 } terms;
 
 /* Of a training step: each of the three products takes what the forward one does. */

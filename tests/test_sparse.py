@@ -372,3 +372,67 @@ def test_a_report_of_sparse_rows():
             assert other["kkt_residual"] == pytest.approx(dense["kkt_residual"], rel=1e-9)
             for a, b in zip(other["layers"], dense["layers"], strict=True):
                 assert a["silent_units"] == b["silent_units"]
+
+
+# ---- activations: the active units of a layer in training ----
+
+
+CUT = fr.activations.Activation("relu", max_value=3.0, threshold=0.1)
+
+
+def autoencoder(active, dtype="float32", backend=None, n_threads=1, activation="relu", hidden=600):
+    """Sizes 64, `hidden`, 64 with about that share of active units, and rows for it."""
+    fr.set_random_seed(3)
+    encoder = fr.Dense(hidden, activation, activity_regularizer=fr.L1(1e-3))
+    model = fr.Sequential([fr.Input((64,), dtype=dtype), encoder, fr.Dense(64)], backend=backend)
+    model.compile(fr.Adam(1e-4), "mse", n_threads=n_threads)
+    x = np.random.default_rng(4).normal(size=(300, 64)).astype(dtype)
+    kernel, bias, *rest = model.get_weights()
+    bias[:] = -np.quantile(x @ kernel, 1 - active)
+    model.set_weights([kernel, bias, *rest])
+    return model, x
+
+
+def trained(*arguments, **options):
+    model, x = autoencoder(*arguments, **options)
+    history = model.fit(x, x, 200, 2, verbose=0, shuffle=False)
+    return model, [*model.get_weights(), np.array(history.history["loss"])]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "activation", ["relu", "relu6", fr.activations.Activation("relu", max_value=3.0, threshold=0.1)]
+)
+@pytest.mark.parametrize("active", [0.0, 0.02, 0.5, 1.0])
+def test_training_on_active_units_is_that_of_all_units(use, active, activation, dtype):
+    use("always")
+    model, found = trained(active, dtype, activation=activation)
+    assert _engine.gemm() != "native" or model.network.active_shares()[0] < 1 or active == 1
+    _, want = trained(active, dtype, "reference", activation=activation)
+    for got, exact in zip(found, want, strict=True):
+        np.testing.assert_allclose(got, exact, rtol=0, atol=2e-6 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.skipif(_engine.gemm() != "native", reason="lists are of native products")
+def test_training_takes_the_active_units_where_they_are_few():
+    model, first = trained(0.02)
+    share = model.network.active_shares()[0]
+    assert 0.01 < share < 0.03
+    lines = []
+    model.summary(lines.append)
+    assert f"trains sparse, {share:.2%} active" in "\n".join(lines)
+    for n_threads in (2, 3):
+        _, other = trained(0.02, n_threads=n_threads)
+        assert all((a == b).all() for a, b in zip(first, other, strict=True))
+    for active in (0.5, 1.0):
+        assert trained(active)[0].network.active_shares() == [1.0, 1.0]
+    assert trained(0.02, hidden=100)[0].network.active_shares() == [1.0, 1.0]
+    assert trained(0.02, activation="gelu")[0].network.active_shares() == [1.0, 1.0]
+
+
+def test_a_unit_that_overflows_is_active(use):
+    use("always")
+    model, x = autoencoder(0.02)
+    x[7] = 3e38  # 64 of them against weights of both signs: infinity, and NaN of two
+    with pytest.raises(FloatingPointError):
+        model.fit(x, np.zeros_like(x), 300, 1, verbose=0)

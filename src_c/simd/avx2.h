@@ -165,6 +165,12 @@ FR_INLINE real v_largest(vreal a)
     return largest;
 }
 
+#define V_LISTS 0
+FR_INLINE bool v_any(vreal a)
+{
+    return V_(movemask)(V_(cmp)(a, V_(setzero)(), _CMP_NEQ_UQ)) != 0;
+}
+
 /* Exchanges rows and columns of a square of V_LANES rows: by twos, by pairs, then by halves. */
 FR_INLINE void v_transpose(vreal rows[V_LANES])
 {

@@ -86,6 +86,24 @@ FR_INLINE double v_sum(vreal a)
 }
 FR_INLINE real v_largest(vreal a) { return V_(reduce_max)(a); }
 
+#define V_LISTS 1
+FR_INLINE ptrdiff_t v_list(vreal a, int32_t first, real *value, int32_t *index)
+{
+    vmask listed = V_COMPARE(a, V_(setzero)(), _CMP_NEQ_UQ);
+    /* Compressed in a register: to memory it is an instruction of some 100 steps on AMD's Zen 4. */
+    V_(storeu)(value, V_(maskz_compress)(listed, a));
+#if FR_REAL_BITS == 32
+    __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(first));
+    _mm512_storeu_si512(index, _mm512_maskz_compress_epi32(listed, lane));
+#else
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    lane = _mm256_add_epi32(lane, _mm256_set1_epi32(first));
+    _mm256_storeu_si256((__m256i *)index, _mm256_maskz_compress_epi32(listed, lane));
+#endif
+    return _mm_popcnt_u32(listed);
+}
+
 /* Exchanges rows and columns of a square of V_LANES rows: for each power of two s, the lanes with bit s
  * of the rows without it against the lanes without it of the rows s further down. */
 FR_INLINE void v_transpose(vreal rows[V_LANES])

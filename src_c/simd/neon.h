@@ -143,6 +143,12 @@ FR_INLINE double v_sum(vreal a)
 }
 FR_INLINE real v_largest(vreal a) { return V_(vmaxvq)(a); }
 
+#define V_LISTS 0
+FR_INLINE bool v_any(vreal a)
+{
+    return vminvq_u32((uint32x4_t)V_(vceqzq)(a)) == 0;
+}
+
 /* Exchanges rows and columns of a square of V_LANES rows: by twos, then by halves. */
 FR_INLINE void v_transpose(vreal rows[V_LANES])
 {

@@ -78,5 +78,10 @@ FR_INLINE vreal v_mantissa(vreal a)
 FR_INLINE double v_sum(vreal a) { return a; } /* over the lanes */
 FR_INLINE real v_largest(vreal a) { return a; }
 
+/* 1 where there is v_list, which appends the lanes that are not 0 to value, and their numbers from `first` on
+ * to index: there must be room for all. Returns how many; NaN is not 0. */
+#define V_LISTS 0
+FR_INLINE bool v_any(vreal a) { return a != 0; } /* not all lanes are 0 */
+
 /* Exchanges rows and columns of a square of V_LANES rows. */
 FR_INLINE void v_transpose(vreal rows[V_LANES]) { (void)rows; }

@@ -1,7 +1,7 @@
 #include "target.h"
 
 #if FR_X86_64
-FR_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")
+FR_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma,popcnt")
 #define FR_REAL_BITS 32
 #include "../simd/avx512.h"
 #include "../simd/avx512_bfloat16.h"

@@ -1,7 +1,7 @@
 #include "target.h"
 
 #if FR_X86_64
-FR_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+FR_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,popcnt")
 #define FR_REAL_BITS 32
 #define FR_TARGET fr_table_avx512_float32
 #define FR_TARGET_ISA "avx512"

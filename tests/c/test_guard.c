@@ -522,6 +522,27 @@ static void guard_rows(fr_dtype dtype, ptrdiff_t n, layout l)
     kernels->turn(ROWS, &x, n / 2, n_i, cursor, turned, row, value);
     CHECK(turned[n_i] == (ROWS - 1) * n_i, "%td terms", (ptrdiff_t)turned[n_i]);
     check_around(6, "values of x'");
+
+    /* All elements are listed; a vector more has room. */
+    ptrdiff_t most = ROWS * n, room = most + kernels->panel / 2;
+    const void *y = locked(0, matrix(0, dtype, ROWS, n, l, 1, 2));
+    int64_t *begin = place(4, (ROWS + 1) * sizeof *begin);
+    int32_t *listed = place(1, (size_t)room * sizeof *listed);
+    value = array(3, dtype, room, 0, 0);
+    ptrdiff_t end = kernels->list_rows(ROWS, n, y, l.ld, l.gap, n, 0, begin, listed, value);
+    CHECK(end == most, "%td terms", end);
+    check_around(3, "listed rows");
+    fr_sparse_rows terms = {NULL, locked(4, begin), locked(1, listed), locked(3, value)};
+    kernels->pick(ROWS, &terms, y, l.ld, l.gap, array(5, dtype, most, 0, 0));
+    check_around(5, "picked");
+    kernels->add_listed(ROWS, &terms, array(5, dtype, n, 0, 0));
+    check_around(5, "column sums");
+    /* w (n, n) stands as y does, but for its number of rows */
+    layout of_w = {l.ld, l.gap == 0 ? 0 : (n - 1) * l.ld};
+    const void *w = locked(2, matrix(2, dtype, n, n, of_w, -1, 1));
+    kernels->listed_product(ROWS, n, &terms, y, l.ld, l.gap, w, of_w.ld, of_w.gap,
+                            array(5, dtype, most, 0, 0));
+    check_around(5, "product at listed terms");
 }
 
 /* ---- calls ---- */

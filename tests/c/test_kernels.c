@@ -1485,6 +1485,107 @@ static void rows_case(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t strip, bool orde
     CHECK(n_old == extent(l, n_in) - rows * n_in, "wrote beside the rows");
 }
 
+/* Rows of a matrix with few elements left, NaN and -0 among them; then the products and sums by these alone. */
+static void listed_case(fr_dtype dtype, ptrdiff_t n, bool panels, int one_in)
+{
+    enum { BEFORE = 5, MOST_LISTED = 400 };
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    layout l = layout_of(dtype, n, panels);
+    ptrdiff_t vector = kernels->panel / 2, room = BEFORE + ROWS * n + n + vector;
+    static int32_t column[MOST_LISTED + BEFORE];
+    int64_t start[ROWS + 1];
+    void *y = array_in(&buffer_a, dtype, 1), *value = array_in(&buffer_b, dtype, 2);
+    fill(dtype, y, extent(l, n), 1, 2);
+    for (ptrdiff_t r = 0; r < ROWS; r++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            ptrdiff_t kind = test_below(6 * one_in);
+            /* the last row is empty */
+            if (kind >= 6 || r == ROWS - 1) put(dtype, y, spot(l, r, j), kind % 2 ? 0 : -0.0);
+            if (kind == 5 && r < ROWS - 1) put(dtype, y, spot(l, r, j), NAN);
+        }
+    fill(dtype, value, room + 1, 5, 6);
+    for (ptrdiff_t k = 0; k <= room; k++) column[k] = -7;
+    ptrdiff_t end = kernels->list_rows(ROWS, n, y, l.ld, l.gap, n, BEFORE, start, column, value);
+    ptrdiff_t k = BEFORE, wrong = 0;
+    for (ptrdiff_t r = 0; r < ROWS; r++) {
+        wrong += start[r] != k;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            if (get(dtype, y, spot(l, r, j)) == 0) continue;
+            wrong += column[k] != j || memcmp(at(dtype, value, k), at(dtype, y, spot(l, r, j)),
+                                              (size_t)size_of(dtype)) != 0;
+            k++;
+        }
+    }
+    CHECK(wrong == 0 && start[ROWS] == k && end == k, "%td terms wrong, %td of %td", wrong, end, k);
+    for (k = 0; k < BEFORE; k++) wrong += column[k] != -7 || get(dtype, value, k) < 5;
+    CHECK(wrong == 0 && column[room] == -7 && get(dtype, value, room) >= 5, "wrote beside the lists");
+    /* No row has more than `most` and FR_SPARE_ROWS times it. */
+    ptrdiff_t most = n / (1 + FR_SPARE_ROWS), first_row = (ptrdiff_t)(start[1] - start[0]);
+    if (first_row > most * (1 + FR_SPARE_ROWS)) {
+        int64_t begun[ROWS + 1];
+        ptrdiff_t got = kernels->list_rows(ROWS, n, y, l.ld, l.gap, most, 0, begun, column, value);
+        CHECK(got == -1, "%td terms instead of none", got);
+        kernels->list_rows(ROWS, n, y, l.ld, l.gap, n, BEFORE, start, column, value);
+    }
+
+    enum { DEPTHS = 5 };
+    static const ptrdiff_t depths[DEPTHS] = {1, 3, 16, 33, 70};
+    void *out = array_in(&buffer_c, dtype, 1), *d = array_in(&buffer_d, dtype, 3);
+    void *w = array_in(&buffer_e, dtype, 2);
+    fr_sparse_rows x = {NULL, start, column, value};
+    static const int64_t order[] = {2, 0, 1};
+    for (int i = 0; i < DEPTHS; i++) {
+        ptrdiff_t depth = depths[i], units = n < 40 ? n : 40;
+        for (int64_t t = start[0]; t < end; t++) column[t] %= (int32_t)units;
+        layout of_w = panels ? (layout){kernels->panel, kernels->panel, (units - 1) * kernels->panel}
+                             : (layout){kernels->panel, odd_ld(depth), 0};
+        layout of_d = layout_of(dtype, depth, panels);
+        fill(dtype, d, extent(of_d, depth), -1, 1);
+        fill(dtype, w, spot(of_w, units - 1, depth - 1) + 1, -1, 1);
+        fill(dtype, out, end + 1, 5, 6);
+        x.order = i % 2 ? order : NULL;
+        ptrdiff_t rows = i % 2 ? 3 : ROWS;
+        kernels->listed_product(rows, depth, &x, d, of_d.ld, of_d.gap, w, of_w.ld, of_w.gap, out);
+        match m = {0};
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            ptrdiff_t row = x.order ? (ptrdiff_t)x.order[r] : r;
+            for (int64_t t = start[row]; t < start[row + 1]; t++) {
+                wide want = 0, size = 0;
+                for (ptrdiff_t o = 0; o < depth; o++) {
+                    wide term = (wide)get(dtype, d, spot(of_d, r, o)) *
+                                get(dtype, w, spot(of_w, column[t], o));
+                    want += term, size += fabsl(term);
+                }
+                near(&m, dtype, (ptrdiff_t)t, get(dtype, out, (ptrdiff_t)t), want,
+                     (depth + 1) * unit_of(dtype) * size);
+            }
+        }
+        CHECK_MATCH(m, "product at listed terms");
+        CHECK(get(dtype, out, end) >= 5, "wrote past the terms");
+    }
+    x.order = NULL;
+    for (int64_t t = start[0]; t < end; t++) column[t] %= (int32_t)n;
+    fill(dtype, y, extent(l, n), 1, 2);
+    kernels->pick(ROWS, &x, y, l.ld, l.gap, out);
+    for (ptrdiff_t r = 0; r < ROWS; r++)
+        for (int64_t t = start[r]; t < start[r + 1]; t++)
+            wrong += get(dtype, out, (ptrdiff_t)t) != get(dtype, y, spot(l, r, column[t]));
+    CHECK(wrong == 0 && get(dtype, out, end) >= 5, "%td elements picked wrong", wrong);
+    x.value = out;
+    fill(dtype, d, n, -1, 1);
+    wide want[MOST] = {0}, size[MOST] = {0};
+    for (ptrdiff_t j = 0; j < n; j++) want[j] = get(dtype, d, j), size[j] = fabsl(want[j]);
+    for (int64_t t = start[0]; t < end; t++) {
+        want[column[t]] += get(dtype, out, (ptrdiff_t)t);
+        size[column[t]] += get(dtype, out, (ptrdiff_t)t);
+    }
+    kernels->add_listed(ROWS, &x, d);
+    match m = {0};
+    for (ptrdiff_t j = 0; j < n; j++)
+        near(&m, dtype, j, get(dtype, d, j), want[j], (end + 1) * unit_of(dtype) * size[j]);
+    CHECK_MATCH(m, "column sums of listed rows");
+}
+
 static void check_sparse(fr_dtype dtype)
 {
     const fr_kernels *kernels = fr_kernels_for(dtype);
@@ -1510,6 +1611,11 @@ static void check_sparse(fr_dtype dtype)
                           name_of(dtype), fr_isa());
                 rows_case(dtype, n, strip, variant & 1, variant & 2);
             }
+    for (ptrdiff_t n = 1; n <= 70; n++)
+        for (int variant = 0; variant < 4; variant++) {
+            test_case("listed rows n %td variant %d %s %s", n, variant, name_of(dtype), fr_isa());
+            listed_case(dtype, n, variant & 1, variant & 2 ? 1 : 5);
+        }
 }
 
 void test_kernels(void)

@@ -1293,6 +1293,187 @@ static void check_compressed_rows(fr_dtype dtype)
             compressed_case(dtype, layers + 1 - dropout, 2 + dropout, n_threads);
 }
 
+/* ---- active sets ---- */
+
+/* Biases of hidden layers further down, so that fewer units are active. */
+static void lower(pair p, double by)
+{
+    double values[MOST_UNITS];
+    for (int l = 0; l < p.model->n_layers - 1; l++) {
+        ptrdiff_t n = size_of_part(&p.model->specs[l], BIAS);
+        for (ptrdiff_t i = 0; i < n; i++) {
+            wide *b = &p.model->layers[l].part[BIAS].value[i];
+            put(p.model->dtype, values, i, (double)*b - by);
+            *b = get(p.model->dtype, values, i);
+        }
+        if (n) CHECK(fr_network_set(p.network, -1, l, BIAS, values) == FR_OK, "set");
+    }
+}
+
+static double active_of(const fr_network *network, ptrdiff_t layer)
+{
+    double share = -1;
+    CHECK(fr_network_active(network, layer, &share) == FR_OK, "active");
+    return share;
+}
+
+/* Two layers whose outputs are listed, and a third that reads the second. */
+static void active_case(fr_dtype dtype, int variant)
+{
+    static const int kinds[] = {FR_ACTIVATION_relu, FR_ACTIVATION_relu6, FR_ACTIVATION_leaky_relu,
+                                FR_ACTIVATION_hard_sigmoid, FR_ACTIVATION_tanh};
+    static const double lowered[] = {0.4, 1.5, 0, 100};
+    static const fr_curve curve = {.alpha = 0, .max_value = 1.5, .threshold = 0.125};
+    double by = lowered[variant % 4];
+    int first = kinds[variant % 5], second = kinds[variant / 5 % 5];
+    bool compressed = variant % 3 == 1;
+    test_case("active sets %d %s %s %s", variant, name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[] = {
+        {.kind = FR_LAYER_dense,
+         .n_in = 21,
+         .n_out = 70,
+         .activation = first,
+         .curve = curve,
+         .use_bias = 1,
+         .trainable = variant % 7 != 5,
+         .kernel = {0.01, 0.02},
+         .activity = {0.02, 0.01}},
+        {.kind = FR_LAYER_dense,
+         .n_in = 70,
+         .n_out = 45,
+         .activation = second,
+         .curve = curve,
+         .use_bias = variant % 4 != 2,
+         .trainable = variant % 7 != 6,
+         .activity = {0, 0.03}},
+        {.kind = FR_LAYER_dense,
+         .n_in = 45,
+         .n_out = 5,
+         .activation = FR_ACTIVATION_softmax,
+         .use_bias = 1,
+         .trainable = variant % 7 != 4},
+    };
+    fr_training call = make_call(dtype, FR_LOSS_categorical_crossentropy, 110, 21, 5);
+    fr_data rows = compress_data(dtype, &call.data, 21, 4);
+    call.optimizer = optimizers[variant % N_OPTIMIZERS];
+    call.n_threads = 1 + variant % 3;
+    call.batch_size = 50; /* two row panels; the last batch has 10 rows */
+    CHECK(fr_sparse_choose("always") == FR_OK, "always");
+    pair p = create_pair(dtype, layers, 3);
+    CHECK(fr_sparse_choose(NULL) == FR_OK, "auto");
+    CHECK(active_of(p.network, 0) == 1, "active before a step");
+    begin_slots(p.model, &call.optimizer);
+    lower(p, by);
+    for (int round = 0; round < 2; round++, call.iteration += 3) {
+        double ledger[FR_LEDGER_SIZE] = {0};
+        wide want[FR_LEDGER_SIZE] = {0};
+        ptrdiff_t steps;
+        fr_training own = call;
+        if (compressed) own.data.x = rows.x, own.data.start = rows.start, own.data.column = rows.column;
+        model_run(p.model, &call, true, want);
+        CHECK(fr_network_train(p.network, &own, ledger, &steps) == FR_OK && steps == 3, "train");
+        CHECK(difference(p) <= tolerance(dtype), "round %d: weights off by %g", round, difference(p));
+        CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "ledger off by %g",
+              ledger_difference(ledger, want));
+        largest_gap[dtype] = fmax(largest_gap[dtype], difference(p));
+        bool native = strcmp(fr_gemm(), "native") == 0;
+        double share = active_of(p.network, 0);
+        if (!native || first == FR_ACTIVATION_tanh)
+            CHECK(share == 1, "%g of the units active", share);
+        else if (first != FR_ACTIVATION_hard_sigmoid) /* whose units need not rest */
+            CHECK(by == 100 ? share == 0 : share < 1, "%g of the units active", share);
+    }
+    /* Whole gradients, too. */
+    double ledger[FR_LEDGER_SIZE] = {0};
+    wide want[FR_LEDGER_SIZE] = {0};
+    ptrdiff_t steps;
+    call.stop = 50;
+    CHECK(half(p, call, FR_TO_GRADIENTS, ledger, &steps) == FR_OK, "first half");
+    model_run(p.model, &call, true, want);
+    check_gradients(p, "materialized");
+    destroy_pair(p);
+}
+
+static void check_active_sets(fr_dtype dtype)
+{
+    static int variant; /* 100 of them, 12 for each table and kind of products */
+    for (int i = 0; i < 12; i++, variant++) active_case(dtype, variant);
+    double share;
+    fr_layer layer = {.kind = FR_LAYER_dense, .n_in = 2, .n_out = 2};
+    fr_network *network = create(dtype, &layer, 1);
+    CHECK(fr_network_active(network, 1, &share) == FR_BAD_ARGUMENT, "no such layer");
+    CHECK(fr_network_active(network, -1, &share) == FR_BAD_ARGUMENT, "no such layer");
+    fr_network_destroy(network);
+}
+
+/* By itself a network takes active sets where few units are active, also of some row panels of a batch only;
+ * with the same bits on any number of threads, and as without. */
+static void check_active_choice(fr_dtype dtype)
+{
+    enum { N_IN = 30, UNITS = 512, N_OUT = 64, N = 200, ALL = UNITS * N_OUT };
+    fr_layer layers[] = {{.kind = FR_LAYER_dense,
+                          .n_in = N_IN,
+                          .n_out = UNITS,
+                          .activation = FR_ACTIVATION_relu,
+                          .use_bias = 1,
+                          .trainable = 1,
+                          .activity = {1e-3, 0}},
+                         {.kind = FR_LAYER_dense, .n_in = UNITS, .n_out = N_OUT, .trainable = 1}};
+    static const int threads[] = {1, 2, 5};
+    enum { RUNS = 4, WITHOUT = RUNS - 1 };
+    bool native = strcmp(fr_gemm(), "native") == 0;
+    static double x[N * N_IN], y[N * N_OUT], w[ALL], bias[UNITS], first[3][ALL], other[3][ALL];
+    size_t bytes = (size_t)(ALL * size_of(dtype)), less = (size_t)(N_IN * UNITS * size_of(dtype));
+    /* few active in all rows, in all but some, in none but some, and in none */
+    for (int kind = 0; kind < (native ? 4 : 1); kind++)
+        for (int i = 0; i < (native ? RUNS : 1); i++) {
+            test_case("active choice %d threads %d %s %s %s", kind, i < WITHOUT ? threads[i] : 0, name_of(dtype),
+                      fr_isa(), fr_gemm());
+            test_seed(17);
+            fill(dtype, x, N * N_IN, -1, 1);
+            fill(dtype, y, N * N_OUT, -1, 1);
+            for (ptrdiff_t r = 0; r < N; r++)
+                for (ptrdiff_t j = 0; j < N_IN; j++) {
+                    bool many = kind == 3 || (kind == 1 && r < 20) || (kind == 2 && r >= 60);
+                    if (many) put(dtype, x, r * N_IN + j, 9 * get(dtype, x, r * N_IN + j));
+                }
+            for (int j = 0; j < UNITS; j++) put(dtype, bias, j, -1);
+            CHECK(fr_sparse_choose(i == WITHOUT ? "never" : NULL) == FR_OK, "choose");
+            fr_network *network = create(dtype, layers, 2);
+            CHECK(fr_sparse_choose(NULL) == FR_OK, "choose");
+            fill(dtype, w, N_IN * UNITS, -0.25, 0.25);
+            CHECK(fr_network_set(network, -1, 0, KERNEL, w) == FR_OK, "set");
+            CHECK(fr_network_set(network, -1, 0, BIAS, bias) == FR_OK, "set");
+            fill(dtype, w, ALL, -0.1, 0.1);
+            CHECK(fr_network_set(network, -1, 1, KERNEL, w) == FR_OK, "set");
+            fr_training call = {.data = {.n_rows = N, .x = x, .y = y},
+                                .stop = N,
+                                .batch_size = 200,
+                                .loss = FR_LOSS_mean_squared_error,
+                                .optimizer = {.kind = FR_OPTIMIZER_sgd, .learning_rate = 0.01},
+                                .n_threads = i < WITHOUT ? threads[i] : 2};
+            double(*got)[ALL] = i == 0 ? first : other, ledger[FR_LEDGER_SIZE] = {0};
+            ptrdiff_t steps;
+            CHECK(fr_network_train(network, &call, ledger, &steps) == FR_OK && steps == 1, "train");
+            bool expected = kind == 0 && i < WITHOUT && native;
+            CHECK((active_of(network, 0) < 1) == expected, "%g active", active_of(network, 0));
+            CHECK(fr_network_get(network, -1, 0, KERNEL, got[0]) == FR_OK, "get");
+            CHECK(fr_network_get(network, -1, 1, KERNEL, got[1]) == FR_OK, "get");
+            CHECK(fr_network_get(network, -1, 0, BIAS, got[2]) == FR_OK, "get");
+            fr_network_destroy(network);
+            if (i > 0 && i < WITHOUT)
+                CHECK(memcmp(first[0], other[0], less) == 0 && memcmp(first[1], other[1], bytes) == 0 &&
+                          memcmp(first[2], other[2], (size_t)(UNITS * size_of(dtype))) == 0,
+                      "another result");
+            if (i < WITHOUT) continue;
+            double worst = 0;
+            for (int array = 0; array < 3; array++)
+                for (ptrdiff_t k = 0; k < (array == 0 ? N_IN * UNITS : array == 1 ? ALL : UNITS); k++)
+                    worst = fmax(worst, fabs(get(dtype, first[array], k) - get(dtype, other[array], k)));
+            CHECK(worst <= tolerance(dtype), "off by %g", worst);
+        }
+}
+
 /* By itself a network looks at kernels large enough, and takes their zeros out where few are left;
  * with the same bits on any number of threads. */
 static void check_sparse_choice(fr_dtype dtype)
@@ -2069,6 +2250,8 @@ void test_network(void)
     test_each_network(check_sparse_kernels);
     test_each_network(check_sparse_choice);
     test_each_network(check_compressed_rows);
+    test_each_network(check_active_sets);
+    test_each_network(check_active_choice);
     test_each_network(check_updated_layers);
     test_each_network(check_dropout_layers);
     test_each_network(check_restored_weights);
