@@ -291,7 +291,7 @@ fr_status fr_network_set(fr_network *net, int slot, ptrdiff_t l, int part, const
 }
 
 /* Checking and copying run in pieces on the pool: an epoch of few steps should not wait for one core. */
-enum { PIECE = 1 << 18 };
+enum { PIECE = 1 << 16 };
 
 typedef struct {
     const fr_network *net;

@@ -80,8 +80,7 @@ typedef struct {
 } layer_input;
 
 /* A block of a kernel as it stands: rows i..i+n_i, columns o..o+n_o. Those where its units begin update the
- * bias too. Under a
- * group penalty the update's tasks are whole groups: rows by position, or all rows. */
+ * bias too. Under a group penalty the update's tasks are whole groups: rows by position, or all rows. */
 typedef struct {
     ptrdiff_t layer, i, n_i, o, n_o;
     int part; /* of a bound, where it is no block */
