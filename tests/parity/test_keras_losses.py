@@ -7,6 +7,7 @@ import pytest
 from golden import peers
 from losses_with_settings import WITH_SETTINGS
 
+import fastreg
 from fastreg import functional, inputs, losses
 
 keras = peers.keras_in_float64()
@@ -57,3 +58,32 @@ def test_values_and_gradients(loss, weighted):
     assert functional.loss(loss, y, p, weight) == expected
     got = functional.loss_gradient(loss, y, p, weight)
     np.testing.assert_allclose(got, gradient, rtol=1e-9, atol=1e-13)
+
+
+def trained(api, loss, x, y, weight):
+    """Weights and losses of three epochs, by the same words."""
+    head = "softmax" if "categorical" in loss.name else "sigmoid"
+    head = "linear" if loss.settings.from_logits else head
+    layers = [api.layers.Dense(7, "tanh", dtype="float64")]
+    layers.append(api.layers.Dense(N_OUT, head, kernel_regularizer="l2", dtype="float64"))
+    model = api.Sequential([api.Input((4,), dtype="float64"), *layers])
+    rng = np.random.default_rng(SEED)
+    model.set_weights([rng.normal(size=np.shape(w)) / 2 for w in model.get_weights()])
+    meant = getattr(api.losses, type(loss).__name__)(**loss.get_config())
+    model.compile(api.optimizers.SGD(0.05, momentum=0.9), meant)
+    options = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
+    history = model.fit(x, y, sample_weight=weight, **options).history["loss"]
+    return [*model.get_weights(), np.array(history)]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_training(loss):
+    rng = np.random.default_rng(SEED)
+    x, weight = rng.normal(size=(N, 4)), rng.uniform(0, 2, N)
+    y, _ = example(loss, rng)
+    if loss.name == "mean_absolute_percentage_error":
+        y = y + np.copysign(1, y)  # 100 / |y| of a small one would leap
+    for ours, theirs in zip(
+        trained(fastreg, loss, x, y, weight), trained(keras, loss, x, y, weight), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
