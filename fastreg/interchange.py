@@ -290,7 +290,7 @@ WITHOUT_MODULE = ("Input", "Activation", "ActivityRegularization")
 
 
 def of_torch(model: Any) -> Moved:
-    """What a `torch.nn.Sequential` of linear layers, activations and dropout is made of.
+    """What a `torch.nn.Sequential` of the modules that `from_torch` knows is made of.
 
     Raises
     ------

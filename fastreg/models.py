@@ -1720,7 +1720,8 @@ def from_torch(model: Any, *, backend: str | None = None) -> Sequential:
     Parameters
     ----------
     model : torch.nn.Sequential
-        Of Linear, activations, Dropout, Flatten, Identity, and Sequentials of them.
+        Of Linear, activations, Dropout, AlphaDropout, LayerNorm, BatchNorm1d, Flatten, Identity,
+        and Sequentials of them.
     backend : as for `Sequential`
 
     Raises
