@@ -167,11 +167,13 @@ def test_the_sparsity_benchmark_prints_its_tables(capsys: pytest.CaptureFixture[
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         patch.setattr(sparsity, "paths", lambda: [("model",), ("path",)])
+        plain_table = sparsity.activations
+        patch.setattr(sparsity, "activations", lambda n: plain_table(n, (512,), (0.02,)))
         patch.setattr(sparsity, "rows", lambda n, n_in, k, plain=sparsity.rows: plain(256, n_in, k))
         bench.main(["sparsity", "--rounds", "1", "--epochs", "5"])
     fr.set_num_threads(threads)
     out = capsys.readouterr().out
-    for words in ("predict 256 rows", "x first", "cumulative", "a path of 50", "load"):
+    for words in ("predict 256 rows", "x first", "cumulative", "of sae", "a path of 50", "load"):
         assert words in out
     with pytest.raises(SystemExit):
         bench.main(["sparsity", "--rounds", "0"])
