@@ -21,6 +21,7 @@ from fastreg.serialization import (
     Configurable,
     Registry,
     check_bool,
+    is_own,
     known_arguments,
     snake_case,
 )
@@ -364,7 +365,7 @@ class Custom(Loss):
     forward and the way back, for the losses of the rows (n,) and the gradient of each by its
     outputs (n, n_out); weights and the mean over the batch are not its business. `y_true` comes as
     it was given, as an array of the model's dtype with at least two axes; neither can be written
-    to. A model with one cannot be saved: a file holds no code.
+    to. A file holds its name and what its `get_config` gives, and no code: see `load_model`.
 
     Examples
     --------
@@ -381,7 +382,7 @@ class Custom(Loss):
 
     def __init__(self, own: Any) -> None:
         super().__init__()
-        if not _is_own(own):
+        if not is_own(own):
             raise TypeError(
                 f"own: got {own!r}; an object with value(y_true, y_pred) and "
                 "gradient(y_true, y_pred) is needed"
@@ -433,10 +434,6 @@ class Custom(Loss):
         return self.step(np.asarray(y_pred), np.asarray(y_true), weight)[1]
 
 
-def _is_own(thing: object) -> bool:
-    return all(callable(getattr(thing, name, None)) for name in ("value", "gradient"))
-
-
 def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
@@ -483,6 +480,7 @@ REGISTRY: Registry[Loss] = Registry(
         "kld": KLDivergence,
         "kullback_leibler_divergence": KLDivergence,
     },
+    wrapper=Custom,
 )
 
 
@@ -502,10 +500,6 @@ def get(identifier: object) -> Loss:
     >>> get("mse").name
     'mean_squared_error'
     """
-    if isinstance(identifier, Mapping):
-        return deserialize(identifier)
-    if not isinstance(identifier, Loss | type) and _is_own(identifier):
-        return Custom(identifier)
     return REGISTRY.get(identifier)
 
 
@@ -515,8 +509,6 @@ def serialize(loss: Loss) -> dict[str, Any]:
     >>> serialize(MeanSquaredError())
     {'class_name': 'MeanSquaredError', 'config': {}}
     """
-    if isinstance(loss, Custom):  # for copies in memory; a file refuses the object
-        return {"class_name": "Custom", "config": {"own": loss.own}}
     return REGISTRY.serialize(loss)
 
 
@@ -526,6 +518,4 @@ def deserialize(config: Mapping[str, Any]) -> Loss:
     >>> deserialize({"class_name": "MeanSquaredError", "config": {}})
     MeanSquaredError()
     """
-    if isinstance(config, Mapping) and config.get("class_name") == "Custom":
-        return Custom(**config["config"])
     return REGISTRY.deserialize(config)

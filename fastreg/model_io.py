@@ -1,7 +1,8 @@
 """Models on disk: one .safetensors file with weights, optimizer state and configuration.
 
-The configuration stands as JSON in the file's metadata; reading it runs no code. The format of the
-file is that of https://github.com/huggingface/safetensors: any of its readers shows the arrays.
+The configuration stands as JSON in the file's metadata; reading it runs no code. Of objects of
+one's own it holds names and settings; whoever loads the model hands over the classes. The format is
+that of https://github.com/huggingface/safetensors: any of its readers shows the arrays.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastreg.serialization import own_by_name
 
 Array = NDArray[Any]
 
@@ -51,7 +54,7 @@ def _json(config: Mapping[str, Any]) -> str:
     def refuse(thing: object) -> Any:
         raise TypeError(f"model: got {thing!r} in it, which cannot be saved: a file holds no code")
 
-    return json.dumps(config, sort_keys=True, default=refuse)
+    return json.dumps(own_by_name(config), sort_keys=True, default=refuse)
 
 
 def write(

@@ -56,7 +56,7 @@ from fastreg.layers import (
 from fastreg.objective import Objective, Polished, polish
 from fastreg.regularizers import Whole
 from fastreg.schedules import LearningRateSchedule, in_steps
-from fastreg.serialization import check_bool
+from fastreg.serialization import check_bool, own_by_object
 from fastreg.training import Data, Extra, Measure, Network, Pace, Position, Scheduled, Task
 
 Array = NDArray[Any]
@@ -1650,7 +1650,12 @@ class Sequential:
         self._import(state["found"], state["arrays"])
 
 
-def load_model(path: str | os.PathLike[str], *, backend: str | None = None) -> Sequential:
+def load_model(
+    path: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    *,
+    backend: str | None = None,
+) -> Sequential:
     """The model that `Sequential.save` wrote, compiled if it was, ready to be fitted on.
 
     No code that stands in the file is run.
@@ -1658,6 +1663,10 @@ def load_model(path: str | os.PathLike[str], *, backend: str | None = None) -> S
     Parameters
     ----------
     path : a file that ends in .safetensors
+    custom_objects : mapping of str, optional
+        The classes of the objects of one's own in the model (losses, regularizers, metrics, ...) by
+        name. An object is made with `from_config`, or else with the arguments that its `get_config`
+        gave; an object in place of a class is taken as it is.
     backend : as for `Sequential`
 
     Raises
@@ -1665,7 +1674,10 @@ def load_model(path: str | os.PathLike[str], *, backend: str | None = None) -> S
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is damaged, of another version, or not written by `save`.
+        If it is damaged, of another version, or not written by `save`; or for an object of one's
+        own whose name is not in `custom_objects`.
+    TypeError
+        For `custom_objects` that are no dictionary with string keys.
 
     Examples
     --------
@@ -1679,6 +1691,7 @@ def load_model(path: str | os.PathLike[str], *, backend: str | None = None) -> S
     True
     """
     found, arrays = model_io.read(path)
+    found = own_by_object(found, custom_objects)
     model = Sequential.__new__(Sequential)  # not __init__: it would draw random numbers
     model._start("loading", backend)
     try:

@@ -346,7 +346,8 @@ class Custom(Whole):
 
     `get`, and so every layer, makes one of such an object. With `prox` and SGD's
     `l1_step="proximal"` a step ends by it, with `learning_rate / (1 - momentum)` as its step,
-    instead of following the gradient. A model with one cannot be saved: a file holds no code.
+    instead of following the gradient. A file holds its name and what its `get_config` gives, and no
+    code: see `load_model`.
 
     Examples
     --------
@@ -478,6 +479,7 @@ REGISTRY: Registry[Regularizer] = Registry(
     Regularizer,
     (L1, L2, L1L2, GroupL1, OrthogonalRegularizer),
     by_name={"L1L2": {"l1": 0.01, "l2": 0.01}},
+    wrapper=Custom,
 )
 
 
@@ -498,9 +500,6 @@ def get(identifier: object) -> Regularizer | None:
     >>> get("l1_l2")
     L1L2(l1=0.01, l2=0.01)
     """
-    own = not isinstance(identifier, Regularizer | type)
-    if own and all(callable(getattr(identifier, name, None)) for name in ("value", "gradient")):
-        return Custom(identifier)
     return None if identifier is None else REGISTRY.get(identifier)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from fastreg.errors import unknown_name
+
+OWN = "Custom"  # the class name under which an object of one's own stands in a configuration
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ class Registry(Generic[T]):
         Other names, as Keras has them.
     by_name : mapping, optional
         Class name -> arguments, where a name alone means something else than the class' defaults.
+    wrapper : type, optional
+        What an object of one's own with `value` and `gradient` becomes: a class made of it, which
+        keeps it as `own`.
     """
 
     def __init__(
@@ -110,12 +115,15 @@ class Registry(Generic[T]):
         classes: Iterable[type[T]],
         aliases: Mapping[str, type[T]] | None = None,
         by_name: Mapping[str, Mapping[str, Any]] | None = None,
+        wrapper: Callable[[Any], T] | None = None,
     ) -> None:
         self.argument = argument
         self.base = base
         self.classes = tuple(classes)
         self.names = [snake_case(cls.__name__) for cls in self.classes] + list(aliases or {})
         self._by_name = dict(by_name or {})
+        self._wrapper = wrapper
+        self._keeps_own = issubclass(base, Configurable)  # values, which any number of owners share
         self._found = {same_name(cls.__name__): cls for cls in self.classes}
         self._found.update({same_name(alias): cls for alias, cls in (aliases or {}).items()})
 
@@ -137,18 +145,25 @@ class Registry(Generic[T]):
             return cls.from_config(self._by_name.get(cls.__name__, {}))
         if isinstance(identifier, Mapping):
             return self.deserialize(identifier)
+        if self._wrapper is not None and is_own(identifier):
+            return self._wrapper(identifier)
         raise TypeError(
             f"{self.argument}: got {identifier!r}; a name ({', '.join(self.names)}), "
             f"a {self.base.__name__} or its configuration dictionary is needed"
         )
 
     def serialize(self, thing: T) -> dict[str, Any]:
-        """`{"class_name": ..., "config": ...}`: what `deserialize` and Keras' own loader read."""
-        if type(thing) not in self.classes:
-            raise TypeError(
-                f"{self.argument}: got {thing!r}; a {self.base.__name__} of fastreg is needed"
-            )
-        return {"class_name": type(thing).__name__, "config": thing.get_config()}
+        """`{"class_name": ..., "config": ...}`: what `deserialize` and Keras' own loader read.
+
+        An object of one's own stands there itself; `own_by_name` is for files.
+        """
+        if type(thing) in self.classes:
+            return {"class_name": type(thing).__name__, "config": thing.get_config()}
+        if self._keeps_own and isinstance(thing, self.base):
+            return {"class_name": OWN, "config": {"own": getattr(thing, "own", thing)}}
+        raise TypeError(
+            f"{self.argument}: got {thing!r}; a {self.base.__name__} of fastreg is needed"
+        )
 
     def deserialize(self, config: Mapping[str, Any]) -> T:
         """The object that `serialize` wrote; what Keras writes beside the two is ignored."""
@@ -157,7 +172,92 @@ class Registry(Generic[T]):
             raise ValueError(
                 f'{self.argument}: got {config!r}; {{"class_name": ..., "config": ...}} is needed'
             )
-        return self.find(name).from_config(config.get("config", {}))
+        arguments = config.get("config", {})
+        if name == OWN and self._keeps_own and isinstance(arguments, Mapping):
+            return self.get(arguments.get("own"))
+        return self.find(name).from_config(arguments)
+
+
+def is_own(thing: object) -> bool:
+    """Whether it is an object with `value` and `gradient`, which a loss or a regularizer can be."""
+    own = not isinstance(thing, type)
+    return own and all(callable(getattr(thing, name, None)) for name in ("value", "gradient"))
+
+
+def own_by_name(value: Any) -> Any:
+    """`value` for a file: of an object of one's own the name of its class and its configuration.
+
+    That is what its `get_config` gives; without one None, or {} for an object without attributes.
+
+    >>> class Own:
+    ...     pass
+    >>> own_by_name([{"class_name": "Custom", "config": {"own": Own()}}])
+    [{'class_name': 'Custom', 'config': {'own': {'class_name': 'Own', 'config': {}}}}]
+    """
+    return _with_each_own(value, _described)
+
+
+def own_by_object(value: Any, custom_objects: Mapping[str, Any] | None) -> Any:
+    """What `own_by_name` took apart, with the objects that `custom_objects` has for the names.
+
+    Raises
+    ------
+    TypeError
+        For `custom_objects` that are no dictionary with string keys.
+    ValueError
+        For a name that is not among them, and a class that makes no object of its configuration.
+    """
+    known = {} if custom_objects is None else custom_objects
+    if not isinstance(known, Mapping) or not all(isinstance(name, str) for name in known):
+        raise TypeError(
+            f"custom_objects: got {custom_objects!r}; a dictionary of classes or objects by name "
+            "is needed"
+        )
+    return _with_each_own(value, lambda found: _made(found, known))
+
+
+def _with_each_own(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Mapping):
+        inner = value.get("config")
+        if value.get("class_name") == OWN and isinstance(inner, Mapping) and "own" in inner:
+            return {"class_name": OWN, "config": {"own": change(inner["own"])}}
+        return {key: _with_each_own(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_each_own(item, change) for item in value]
+    return value
+
+
+def _described(own: Any) -> dict[str, Any]:
+    name, tell = type(own).__name__, getattr(own, "get_config", None)
+    if callable(tell):
+        return {"class_name": name, "config": tell()}
+    return {"class_name": name, "config": {} if getattr(own, "__dict__", None) == {} else None}
+
+
+def _made(described: Any, custom_objects: Mapping[str, Any]) -> Any:
+    name = described.get("class_name") if isinstance(described, Mapping) else None
+    if not isinstance(name, str):
+        raise ValueError(f"own: got {described!r}; a class name and a configuration are needed")
+    if name not in custom_objects:
+        raise ValueError(
+            f"custom_objects: got {sorted(custom_objects)}, without {name!r}, an object of one's "
+            f"own in it; custom_objects={{{name!r}: its class, or the object}} is needed"
+        )
+    found, config = custom_objects[name], described.get("config")
+    if not isinstance(found, type):
+        return found
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f"custom_objects: got the class {name!r}, whose object was saved without its "
+            "configuration, as it has no get_config(); an object of it is needed"
+        )
+    make = getattr(found, "from_config", None)
+    try:
+        return make(config) if callable(make) else found(**config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"custom_objects: {name!r} could not be made of {config!r}: {error}"
+        ) from error
 
 
 def same_name(name: str) -> str:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from fastreg import initializers, losses, metrics, optimizers, regularizers
+from fastreg import initializers, layers, losses, metrics, optimizers, regularizers
 from fastreg.serialization import Registry, check_bool, known_arguments, same_name, snake_case
 
 MODULES = [initializers, losses, metrics, optimizers, regularizers]
@@ -41,10 +41,28 @@ def test_refusals(module):
         module.serialize(object())
 
 
-def test_only_listed_classes_are_written():
+def test_classes_that_are_not_listed_stand_there_themselves():
     registry = Registry("thing", regularizers.Regularizer, (regularizers.L1,))
-    with pytest.raises(TypeError, match="a Regularizer of fastreg is needed"):
-        registry.serialize(regularizers.L2())
+    own = regularizers.L2()
+    written = registry.serialize(own)
+    assert written == {"class_name": "Custom", "config": {"own": own}}
+    assert registry.deserialize(written) is own
+    with pytest.raises(TypeError, match="thing: got 3"):
+        registry.deserialize({"class_name": "Custom", "config": {"own": 3}})
+
+
+@pytest.mark.parametrize(
+    ("registry", "own"),
+    [
+        (optimizers.REGISTRY, type("Own", (optimizers.SGD,), {})()),
+        (layers.REGISTRY, type("Own", (layers.Dense,), {})(2)),
+    ],
+)
+def test_what_has_an_owner_is_of_fastreg(registry, own):
+    with pytest.raises(TypeError, match="of fastreg is needed"):
+        registry.serialize(own)
+    with pytest.raises(ValueError, match="got 'Custom'; allowed: "):
+        registry.deserialize({"class_name": "Custom", "config": {"own": 3}})
 
 
 def test_names():

@@ -338,3 +338,22 @@ def test_activations_of_torch_in_its_own_forms():
     for module in (nn.Hardtanh(), nn.Threshold(0.5, 1.0), nn.Softplus(2.0), nn.CELU()):
         with pytest.raises(ValueError, match=type(module).__name__):
             fr.from_torch(nn.Sequential(nn.Linear(3, 2), module))
+
+
+class _Own:
+    """A loss, or a regularizer, of one's own."""
+
+    def value(self, *arrays):
+        return np.zeros(len(arrays[-1])) if len(arrays) == 2 else 0.0
+
+    def gradient(self, *arrays):
+        return np.zeros_like(arrays[-1])
+
+
+def test_keras_does_not_know_objects_of_ones_own():
+    for regularizer, loss in ((_Own(), "mse"), (None, _Own())):
+        layers = [fr.Input((3,)), fr.Dense(2, kernel_regularizer=regularizer)]
+        model = fr.Sequential(layers)
+        model.compile("sgd", loss)
+        with pytest.raises(ValueError, match=r"Keras (does not (have|take)).*"):
+            model.to_keras()
