@@ -103,6 +103,16 @@ class Bfloat16(Fastreg):
     compute_dtype = "bfloat16"
 
 
+class DenseOnly(Fastreg):
+    """Units at rest and zeros of kernels are multiplied, too."""
+
+    def __init__(self, workload: Workload) -> None:
+        from fastreg import _engine
+
+        _engine.choose_sparse("never")
+        super().__init__(workload)
+
+
 class NoPenalties(Fastreg):
     """The same network without its penalties."""
 
@@ -374,6 +384,7 @@ PEERS: dict[str, tuple[type[Runner], str]] = {
     "fastreg": (Fastreg, "fastreg"),
     "fastreg.one_thread": (OneThread, "fastreg"),
     "fastreg.bfloat16": (Bfloat16, "fastreg"),
+    "fastreg.dense": (DenseOnly, "fastreg"),
     "fastreg.no_penalties": (NoPenalties, "fastreg"),
     "numpy": (NumPy, "fastreg"),
     "torch": (Torch, "torch"),

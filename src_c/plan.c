@@ -17,7 +17,7 @@
  * out, near to square for the native products (x and dz are read once a block), all columns for BLAS. */
 static void block_shape(const fr_network *net, const layer *a, ptrdiff_t *n_i, ptrdiff_t *n_o)
 {
-    ptrdiff_t most = 1024 * 1024 / net->size, share = larger(1024, net->n_weights / 8);
+    ptrdiff_t most = 1024 * 1024 / net->size, share = larger(8192 / net->size, net->n_weights / 16);
     ptrdiff_t elements = smaller(share, most), width = a->width;
     if (a->turned) {
         *n_i = kernel_rows(a);
