@@ -17,7 +17,7 @@ C_FLAGS    := -std=c11 -O3 -fno-math-errno -fno-trapping-math -fopenmp-simd -ffp
               -fvisibility=hidden -pthread -Isrc_c -Itests/c -Wall -Wextra -Werror
 SANITIZE   := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: help build demo test bench roofline lint ctest asan neon parity integration clean
+.PHONY: help build demo test bench roofline lint ctest ulp asan neon parity integration clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make roofline the engine's products beside what the machine can do, as a table and a picture"
 	@echo "make lint     ruff, mypy, and the C sources under gcc and clang with -Werror"
 	@echo "make ctest    the C core alone, without Python"
+	@echo "make ulp      the vector math over every float and many doubles (an hour)"
 	@echo "make asan     the same under the address and undefined-behaviour sanitizers"
 	@echo "make neon     the C tests of the kernels, cross-compiled for AArch64 and run by qemu"
 	@echo "make parity   trained weights against the installed Keras, PyTorch, scikit-learn, skglm"
@@ -72,6 +73,10 @@ ctest:
 	@$(MAKE) --no-print-directory -j$(JOBS) build/ctest/run
 	build/ctest/run
 
+ulp:
+	@$(MAKE) --no-print-directory -j$(JOBS) build/ulp/run
+	build/ulp/run math
+
 asan:
 	@$(MAKE) --no-print-directory -j$(JOBS) build/asan/run
 	build/asan/run
@@ -101,6 +106,7 @@ build/$(1)/run: $$($(1)_OBJECTS)
 endef
 $(eval $(call c_kind,ctest,$(CC),$(C_FLAGS) -g))
 $(eval $(call c_kind,asan,$(CC),$(C_FLAGS) $(SANITIZE)))
+$(eval $(call c_kind,ulp,$(CC),$(C_FLAGS) -DSWEEP_STEP=1 -DRANDOM_VALUES=20000000))
 $(eval $(call c_kind,neon,aarch64-linux-gnu-gcc,$(C_FLAGS) -static -DSWEEP_STEP=33103 -DRANDOM_VALUES=1000))
 $(eval $(call c_kind,gcc,gcc,$(C_FLAGS)))
 $(eval $(call c_kind,clang,clang,$(C_FLAGS)))

@@ -5,7 +5,7 @@ The peers take turns, round after round, and whoever is not on turn is stopped, 
 thread of one cannot slow another. Ratios are of one run: the machine is part of the number.
 
 `python -m bench sparsity` measures what exact zeros buy and cost instead, `python -m bench one_row`
-calls on single rows.
+calls on single rows, `python -m bench activations` a step under each activation.
 """
 
 from __future__ import annotations
@@ -257,6 +257,11 @@ def main(arguments: list[str] | None = None) -> None:
         from bench import sparsity
 
         sparsity.main(arguments[1:])
+        return
+    if arguments[:1] == ["activations"]:
+        from bench import activations
+
+        activations.main(arguments[1:])
         return
     if arguments[:1] == ["one_row"]:
         from bench import one_row

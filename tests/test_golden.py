@@ -26,6 +26,8 @@ ANSWERED = [
         "keras_layers": ["float64", "float32"],
         "keras_optimizers": ["float64", "float32"],
         "keras_steps": ["float64", "float32"],
+        "keras_vocabulary": ["float64"],
+        "torch_activations": ["float64", "float32"],
         "torch": ["float64", "float32"],
         "sklearn": ["float64", "float32"],
     }.items()
@@ -68,6 +70,12 @@ def test_the_design_holds_what_it_promises():
     assert any(case["n"] < case["batch_size"] for case in found)
     pairs = {(str(c["optimizer"]), c["layers"][-1]["activation"], c["loss"]) for c in found}
     assert len(pairs) == len(cases.OPTIMIZERS) * len({(h[0], h[1]) for h in cases.HEADS})
+    for file in ("keras_vocabulary", "torch_activations"):
+        answered = [case for case, _ in cases.load(HERE / f"{file}.npz")]
+        hidden = {str(layer["activation"]) for case in answered for layer in case["layers"]}
+        three = {"name": "relu", "negative_slope": 0.2, "max_value": 0.9, "threshold": 0.1}
+        beyond = {str(three)} if file == "torch_activations" else set()
+        assert hidden >= {str(each) for each in cases.ACTIVATIONS} - beyond
     more = [case["optimizer"] for case, _ in cases.load(HERE / "keras_optimizers.npz")]
     assert {each["class_name"] for each in more} | {"SGD", "AdamW"} == {
         cls.__name__ for cls in fastreg.optimizers.REGISTRY.classes

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/golden/make_golden.py [file ...]     (needs the three; ten minutes)
 
-The files are keras, keras_float32, keras_layers, keras_optimizers, keras_steps, torch and sklearn;
-all unless some are named.
+The files are keras, keras_float32, keras_layers, keras_optimizers, keras_steps, keras_vocabulary,
+torch, torch_activations and sklearn; all unless some are named.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def main(names: list[str]) -> None:
         "keras": (design, peers.train_keras),
         "keras_steps": (cases.step_cases(seed=7000), peers.train_keras),
         "keras_layers": (cases.layer_cases(seed=9000), peers.train_keras),
+        "keras_vocabulary": (cases.vocabulary_cases(seed=9000, n=36), peers.train_keras),
+        "torch_activations": (peers.torch_activation_cases(), peers.train_torch),
         "keras_optimizers": (cases.optimizer_cases(seed=5000), peers.train_keras),
     }
     for name in names or files:

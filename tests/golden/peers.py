@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from golden.cases import BCE, CCE, L1, L1L2, L2, MSE, SCCE, Answer, Case, data, train
+from golden.cases import ACTIVATIONS, BCE, CCE, L1, L1L2, L2, MSE, SCCE, Answer, Case, data, train
 
 # ------------------------------------------------------------------ Keras
 
@@ -133,6 +133,49 @@ def torch_cases() -> list[Case]:
     ]
 
 
+def torch_activation_cases() -> list[Case]:
+    """Every activation that PyTorch has, in the hidden layer."""
+    return [
+        _case(
+            7100 + number,
+            6,
+            [_dense(9, activation), _dense(3, "linear", activity_regularizer=L2)],
+            MSE,
+            ("SGD", {"learning_rate": 0.05, "momentum": 0.9}),
+        )
+        for number, activation in enumerate([*ACTIVATIONS, {"name": "relu", "threshold": 0.4}])
+        if activation != {"name": "relu", "negative_slope": 0.2, "max_value": 0.9, "threshold": 0.1}
+    ]
+
+
+def _torch_function(torch: Any, activation: Any) -> Any:
+    """The activation of a case, of PyTorch's own functions alone."""
+    F = torch.nn.functional
+    named = {"name": activation} if isinstance(activation, str) else activation
+    slope = named.get("negative_slope", 0.2)
+    if "max_value" in named:
+        return lambda z: F.hardtanh(z, 0, named["max_value"])
+    if "threshold" in named:
+        return lambda z: F.threshold(z, named["threshold"], 0)
+    return {
+        "linear": lambda z: z,
+        "softmax": lambda z: torch.softmax(z, dim=-1),
+        "log_softmax": lambda z: torch.log_softmax(z, dim=-1),
+        "leaky_relu": lambda z: F.leaky_relu(z, slope),
+        "elu": lambda z: F.elu(z, named.get("alpha", 1.0)),
+        "gelu": lambda z: F.gelu(z, approximate="tanh" if "approximate" in named else "none"),
+        "softplus": lambda z: F.softplus(z, threshold=50),
+        # The gradient of its hardsigmoid is 1 / 6 in float32, whatever the dtype.
+        "hard_sigmoid": lambda z: F.relu6(z + 3) / 6,
+        "hard_silu": F.hardswish,
+        "exponential": torch.exp,
+        **{
+            name: getattr(F, name)
+            for name in ("relu", "tanh", "sigmoid", "selu", "softsign", "silu", "mish", "relu6")
+        },
+    }[named["name"]]
+
+
 def train_torch(case: Case) -> Answer:
     """The answer of PyTorch: modules, autograd and torch.optim in float64."""
     import torch
@@ -149,13 +192,7 @@ def train_torch(case: Case) -> Answer:
             linear.bias.copy_(torch.from_numpy(next(weights)))
     parameters = [p for linear in layers for p in linear.parameters()]
     optimizer = _torch_optimizer(torch, case, parameters)
-    activations = {
-        "linear": lambda z: z,
-        "relu": torch.relu,
-        "tanh": torch.tanh,
-        "sigmoid": torch.sigmoid,
-        "softmax": lambda z: torch.softmax(z, dim=-1),
-    }
+    functions = [_torch_function(torch, layer["activation"]) for layer in case["layers"]]
     losses = {
         MSE: F.mse_loss,
         BCE: F.binary_cross_entropy_with_logits,
@@ -166,9 +203,9 @@ def train_torch(case: Case) -> Answer:
     def forward(x: Any) -> tuple[Any, list[Any]]:
         """The last layer's z, and the outputs of all layers."""
         outputs = [x]
-        for linear, layer in zip(layers, case["layers"], strict=True):
+        for linear, function in zip(layers, functions, strict=True):
             z = linear(outputs[-1])
-            outputs.append(activations[layer["activation"]](z))
+            outputs.append(function(z))
         return z, outputs[1:]
 
     x, y = torch.from_numpy(given["x"]), torch.from_numpy(given["y"])
