@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from fastreg.errors import check_choice, check_int, check_real, unknown_name
 from fastreg.serialization import check_bool
 
-Logs = Mapping[str, float]
+Logs = Mapping[str, Any]  # floats, and arrays for metrics of several values
 T = TypeVar("T")
 
 PENALTIES = ("kernel_penalty", "bias_penalty", "activity_penalty")
@@ -116,7 +118,8 @@ class History(Callback):
     ----------
     history : dict of str to list of float
         "loss" (with penalties), the metrics, "data_loss", "kernel_penalty", "bias_penalty",
-        "activity_penalty", and the same with "val_" in front.
+        "activity_penalty", and the same with "val_" in front. Of a metric of several values, such
+        as a precision at several thresholds, the list holds arrays.
     epoch : list of int
         The epochs they belong to, from 0.
     """
@@ -143,6 +146,11 @@ def is_better(monitor: str, mode: str, value: float, than: float | None, min_del
     >>> is_better("val_loss", "auto", 0.5, 0.6, 0.0), is_better("accuracy", "auto", 0.5, 0.6, 0.0)
     (True, False)
     """
+    if np.ndim(value):
+        raise ValueError(
+            f"monitor: got {monitor!r}, a metric of {np.size(value)} values; one of a single "
+            "number is needed"
+        )
     if than is None:
         return True
     down = monitor.removeprefix("val_") in LOSSES  # what is no loss is an accuracy
@@ -339,7 +347,7 @@ class ModelCheckpoint(Callback):
     def _path(self, keys: Mapping[str, float]) -> Path:
         try:
             return Path(self.filepath.format(**keys))
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(
                 f"filepath: got {self.filepath!r}, which cannot be filled in ({error}); "
                 f"keys: {', '.join(keys)}"
@@ -422,6 +430,7 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         values: dict[str, Any] = {"epoch": epoch, **(logs or {})}
+        values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
         row = [str(values.get(key, "NA")) for key in self._keys]
         with open(self.filename, "a", newline="") as file:
             file.write(self._text([row]))
@@ -774,6 +783,8 @@ def resolve_verbose(verbose: Any) -> int:
 def format_logs(logs: Logs, split: bool = True) -> str:
     """The logs in one line; `split` shows the parts of the loss, where anything is penalized.
 
+    A metric of several values is shown by their mean, as in Keras.
+
     >>> format_logs({"loss": 0.25, "accuracy": 0.5, "data_loss": 0.25, "kernel_penalty": 0.0})
     'loss: 0.2500 - accuracy: 0.5000'
     """
@@ -782,7 +793,7 @@ def format_logs(logs: Logs, split: bool = True) -> str:
         shown.pop(f"val_{name}", None)  # the same penalties once more
         if not split or not logs.get(name) or not any(map(logs.get, PENALTIES)):
             shown.pop(name, None)
-    return " - ".join(f"{name}: {value:.4f}" for name, value in shown.items())
+    return " - ".join(f"{name}: {np.mean(value):.4f}" for name, value in shown.items())
 
 
 def print_logs(title: str, seconds: float, logs: Logs) -> None:

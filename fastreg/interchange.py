@@ -104,13 +104,15 @@ def of_keras(model: Any, compile: bool = True) -> Moved:
 
 
 def _plain(value: Any) -> Any:
-    """A configuration with lists for tuples, names for dtype policies, decimals for float32.
+    """A configuration of lists, names of dtype policies and the decimals of float32 alone.
 
     Keras keeps coefficients in float32: 0.001 comes back as 0.0010000000474974513.
     """
     if isinstance(value, Mapping):
         if value.get("class_name") == "DTypePolicy":
             return value["config"]["name"]
+        if value.get("class_name") == "__tensor__":  # the label_weights of AUC
+            return _plain(value["config"]["value"])
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

@@ -58,6 +58,10 @@ class Metric(Configurable):
         if not isinstance(self.name, str) or not self.name:
             raise TypeError(f"name: got {self.name!r}; a non-empty string is needed")
 
+    def get_config(self) -> dict[str, Any]:
+        found = super().get_config()
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
+
     def start(self, n_out: int) -> Array:
         """The sums before any row, float64, for so many columns."""
         raise NotImplementedError
@@ -67,7 +71,7 @@ class Metric(Configurable):
         raise NotImplementedError
 
     def result(self, sums: Array) -> Any:
-        """The metric of the rows that were added."""
+        """The metric of the rows that were added: a number, or an array of several."""
         raise NotImplementedError
 
     def __call__(
@@ -469,6 +473,13 @@ def _smoothing(value: object) -> float:
     return float(check_real("label_smoothing", value, low=0, high=1))
 
 
+def _reals(argument: str, values: Any, high: float = math.inf) -> tuple[float, ...]:
+    """A list of numbers in [0, high], at least one."""
+    if not isinstance(values, list | tuple | np.ndarray) or not len(values):
+        raise TypeError(f"{argument}: got {values!r}; a list of numbers is needed")
+    return tuple(check_real(argument, value, low=0, high=high) for value in values)
+
+
 @dataclass(frozen=True)
 class R2Score(Metric):
     """Coefficient of determination, 1 - sum (y - p)^2 / sum (y - mean y)^2 of each column.
@@ -517,36 +528,68 @@ class R2Score(Metric):
 
 @dataclass(frozen=True)
 class AUC(Metric):
-    """Area under the ROC or precision-recall curve, from `num_thresholds` thresholds, as Keras.
+    """Area under the ROC, precision-recall or gain curve, from `num_thresholds` thresholds.
 
-    All columns count as one list of binary outputs.
+    Parameters
+    ----------
+    num_thresholds : int, default 200
+    curve : "ROC", "PR" or "PRGAIN", default "ROC"
+        The last is that of Flach and Kull (2015), Precision-recall-gain curves.
+    summation_method : "interpolation", "minoring" or "majoring"
+    name : str
+    thresholds : sequence of float in [0, 1], optional
+        In place of `num_thresholds` even ones.
+    multi_label : bool, default False
+        Whether each column has a curve, of whose areas the mean is taken. Otherwise all columns
+        count as one list of binary outputs.
+    num_labels : int, optional
+        The columns that there must be, with multi_label.
+    label_weights : sequence of float, 0 or more, optional
+        The weights of the columns: of their areas in the mean with multi_label, of their outputs
+        without.
+    from_logits : bool, default False
+        Whether the outputs are what a sigmoid is still to be taken of.
 
     >>> AUC()([0, 0, 1, 1], [0.0, 0.5, 0.3, 0.9])
     0.75
+    >>> y, p = [[0, 1], [1, 0], [1, 1]], [[0.2, 0.1], [0.7, 0.9], [0.8, 0.5]]
+    >>> AUC(multi_label=True)(y, p), AUC(multi_label=True, label_weights=[3, 1])(y, p)
+    (0.5, 0.75)
     """
 
     num_thresholds: int = 200
     curve: str = "ROC"
     summation_method: str = "interpolation"
     name: str = "auc"
-    thresholds: tuple[float, ...] | None = None
+    thresholds: Sequence[float] | None = None
+    multi_label: bool = False
+    num_labels: int | None = None
+    label_weights: Sequence[float] | None = None
     from_logits: bool = False
-    keras_only = MappingProxyType(
-        {"dtype": None, "multi_label": False, "num_labels": None, "label_weights": None}
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("curve", self.curve, ("ROC", "PR"))
+        check_choice("curve", self.curve, ("ROC", "PR", "PRGAIN"))
         methods = ("interpolation", "minoring", "majoring")
         check_choice("summation_method", self.summation_method, methods)
-        self._set(from_logits=check_bool("from_logits", self.from_logits))
+        self._set(
+            from_logits=check_bool("from_logits", self.from_logits),
+            multi_label=check_bool("multi_label", self.multi_label),
+        )
         count = check_int("num_thresholds", self.num_thresholds, low=2)
         if self.thresholds is not None:
-            inner = sorted(check_real("thresholds", t, low=0, high=1) for t in self.thresholds)
+            inner = sorted(_reals("thresholds", self.thresholds, high=1))
             self._set(thresholds=tuple(inner))
             count = len(inner) + 2
         self._set(num_thresholds=count)
+        if self.num_labels is not None:
+            if not self.multi_label:
+                raise ValueError(
+                    f"num_labels: got {self.num_labels!r}; None is needed without multi_label"
+                )
+            self._set(num_labels=check_int("num_labels", self.num_labels, low=1))
+        if self.label_weights is not None:
+            self._set(label_weights=_reals("label_weights", self.label_weights))
 
     def _inner(self) -> Array:
         if self.thresholds is not None:
@@ -554,36 +597,61 @@ class AUC(Metric):
         return np.arange(1, self.num_thresholds - 1) / (self.num_thresholds - 1)
 
     def start(self, n_out: int) -> Array:
-        """Weights of negative and of positive targets between two thresholds."""
-        return np.zeros((2, self.num_thresholds))
+        """Weights of negative and of positive targets between two thresholds, a column a curve."""
+        if self.num_labels not in (None, n_out):
+            raise ValueError(f"num_labels: got {self.num_labels}; {n_out} columns are measured")
+        if self.label_weights is not None and len(self.label_weights) != n_out:
+            raise ValueError(
+                f"label_weights: got {len(self.label_weights)}; {n_out} columns are measured"
+            )
+        return np.zeros((2, self.num_thresholds, n_out if self.multi_label else 1))
 
     def add(self, sums: Array, y: Array, p: Array, weight: Array | None) -> None:
-        w = np.ones(len(p)) if weight is None else weight
-        w, p, y = np.repeat(w, p.shape[1]), p.ravel(), y.ravel().astype(bool)
-        p = expit(p) if self.from_logits else p
+        w = np.ones(p.shape)
+        if weight is not None:
+            w *= weight[:, np.newaxis]
+        if self.label_weights is not None and not self.multi_label:
+            w *= self.label_weights
+        p, y = expit(p) if self.from_logits else p, y.astype(bool)
         at = np.searchsorted(self._inner().astype(p.dtype), p, side="left")
+        n_curves = sums.shape[2]
+        cell = at * n_curves + np.arange(p.shape[1]) % n_curves
         for label in (0, 1):
             mine = y == label
-            sums[label] += np.bincount(at[mine], w[mine], self.num_thresholds)
+            sums[label].flat += np.bincount(cell[mine], w[mine], sums[label].size)
 
     def result(self, sums: Array) -> float:
+        areas = self._areas(sums)
+        if self.label_weights is None or not self.multi_label:
+            return float(areas.mean())
+        weights = np.array(self.label_weights)
+        return float(_ratio(areas @ weights, weights.sum()))
+
+    def _areas(self, sums: Array) -> Array:
+        """That under each curve."""
         fp, tp = (sums[:, ::-1].cumsum(axis=1))[:, ::-1]  # above each threshold
-        positive, negative = sums[1].sum(), sums[0].sum()
+        negative, positive = sums.sum(axis=1)
         recall = _ratio(tp, positive)
         if self.curve == "PR" and self.summation_method == "interpolation":
             return self._interpolated(tp, fp, positive)
-        x, h = (
-            (_ratio(fp, negative), recall) if self.curve == "ROC" else (recall, _ratio(tp, tp + fp))
-        )
+        if self.curve == "ROC":
+            x, h = _ratio(fp, negative), recall
+        elif self.curve == "PR":
+            x, h = recall, _ratio(tp, tp + fp)
+        else:
+            odds = _ratio(positive, negative)
+            gain = 1 - odds * _ratio(positive - tp, tp)
+            x = np.where(tp == 0, 0, np.maximum(gain, 0))
+            h = np.where(tp == 0, 1, 1 - odds * _ratio(fp, tp))
         heights = {
             "interpolation": (h[:-1] + h[1:]) / 2,
             "minoring": np.minimum(h[:-1], h[1:]),
             "majoring": np.maximum(h[:-1], h[1:]),
         }[self.summation_method]
-        return float(((x[:-1] - x[1:]) * heights).sum())
+        return np.asarray(((x[:-1] - x[1:]) * heights).sum(axis=0))
 
     @staticmethod
-    def _interpolated(tp: Array, fp: Array, positive: float) -> float:
+    def _interpolated(tp: Array, fp: Array, positive: Array) -> Array:
         """Davis & Goadrich 2006: true positives are linear in the false ones between thresholds."""
         p = tp + fp
         slope = _ratio(tp[:-1] - tp[1:], p[:-1] - p[1:])
@@ -591,20 +659,22 @@ class AUC(Metric):
         both = (p[:-1] > 0) & (p[1:] > 0)
         ratio = np.where(both, _ratio(p[:-1], p[1:]), 1)
         area = slope * (tp[:-1] - tp[1:] + intercept * np.log(ratio))
-        return float(_ratio(area, np.full_like(area, positive)).sum())
+        return np.asarray(_ratio(area, positive).sum(axis=0))
 
 
 @dataclass(frozen=True)
 class _Positives(Metric):
     """Base of precision and recall: sums of true positives, false positives and false negatives."""
 
-    thresholds: float | None = None
+    thresholds: float | Sequence[float] | None = None
     top_k: int | None = None
     class_id: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.thresholds is not None:
+        if isinstance(self.thresholds, list | tuple | np.ndarray) and np.ndim(self.thresholds):
+            self._set(thresholds=_reals("thresholds", self.thresholds, high=1))
+        elif self.thresholds is not None:
             self._set(thresholds=check_real("thresholds", self.thresholds, low=0, high=1))
         if self.top_k is not None:
             self._set(top_k=check_int("top_k", self.top_k, low=1))
@@ -612,46 +682,61 @@ class _Positives(Metric):
             self._set(class_id=check_int("class_id", self.class_id, low=0))
 
     def start(self, n_out: int) -> Array:
+        """Of the three, a column a threshold."""
         if self.class_id is not None:
             check_int("class_id", self.class_id, low=0, high=n_out - 1)
         if self.top_k is not None:
             check_int("top_k", self.top_k, low=1, high=n_out)
-        return np.zeros(3)
+        given = self.thresholds
+        return np.zeros((3, len(given) if isinstance(given, tuple) else 1))
 
     def add(self, sums: Array, y: Array, p: Array, weight: Array | None) -> None:
-        threshold = self.thresholds
-        if threshold is None:
-            threshold = 0.5 if self.top_k is None else -np.inf
-        said, true = p > threshold, y.astype(bool)
+        thresholds: Any = self.thresholds
+        if thresholds is None:
+            thresholds = 0.5 if self.top_k is None else -np.inf
+        true, within = y.astype(bool), np.ones(p.shape, bool)
         if self.top_k is not None:  # the first ones, if tied
             top = np.argsort(-p, axis=1, kind="stable")[:, : self.top_k]
-            within = np.zeros_like(said)
+            within[:] = False
             np.put_along_axis(within, top, True, axis=1)
-            said &= within
         if self.class_id is not None:
-            said, true = said[:, [self.class_id]], true[:, [self.class_id]]
+            p, true, within = (each[:, [self.class_id]] for each in (p, true, within))
         w = np.ones(len(p)) if weight is None else weight
-        for i, cells in enumerate((said & true, said & ~true, ~said & true)):
-            sums[i] += w @ cells.sum(axis=1)
+        for column, threshold in enumerate(np.atleast_1d(thresholds).astype(p.dtype)):
+            said = (p > threshold) & within
+            for row, cells in enumerate((said & true, said & ~true, ~said & true)):
+                sums[row, column] += w @ cells.sum(axis=1)
+
+    def _shares(self, right: Array, of: Array) -> Any:
+        """A number for one threshold, else an array of one for each."""
+        shares = _ratio(right, of)
+        return float(shares[0]) if shares.shape == (1,) else shares
 
 
 @dataclass(frozen=True)
 class Precision(_Positives):
     """Share of true positives among what is above the threshold (None: 0.5); 0 if nothing is.
 
+    Several `thresholds` have a result each. With `top_k` only the largest outputs of a row count as
+    positive (above thresholds, if given), with `class_id` only that column counts.
+
     >>> Precision()([0, 1, 1, 1], [1.0, 0.0, 1.0, 1.0])
     0.6666666666666666
+    >>> Precision([0.2, 0.6])([0, 1, 1], [0.3, 0.5, 0.7])
+    array([0.66666667, 1.        ])
     """
 
     name: str = "precision"
 
-    def result(self, sums: Array) -> float:
-        return float(_ratio(sums[0], sums[0] + sums[1]))
+    def result(self, sums: Array) -> Any:
+        return self._shares(sums[0], sums[0] + sums[1])
 
 
 @dataclass(frozen=True)
 class Recall(_Positives):
     """Share of the positive targets whose output is above the threshold (None: 0.5).
+
+    `thresholds`, `top_k` and `class_id` are as in `Precision`.
 
     >>> Recall()([0, 1, 1, 1], [1.0, 0.0, 1.0, 1.0])
     0.6666666666666666
@@ -659,16 +744,16 @@ class Recall(_Positives):
 
     name: str = "recall"
 
-    def result(self, sums: Array) -> float:
-        return float(_ratio(sums[0], sums[0] + sums[2]))
+    def result(self, sums: Array) -> Any:
+        return self._shares(sums[0], sums[0] + sums[2])
 
 
 @dataclass(frozen=True)
 class FBetaScore(Metric):
     """Harmonic mean of precision and recall, recall weighing `beta` times as much.
 
-    `threshold` None takes the largest output of a row as its class. `average` None gives a value a
-    class, which only a call of the metric can report; one column has one value.
+    `threshold` None takes the largest output of a row as its class. `average` None gives an array
+    of a value a class, and a number for one column.
 
     >>> round(float(FBetaScore("macro", 1.0, 0.5)([[1, 0], [0, 1]], [[0.9, 0.1], [0.8, 0.7]])), 4)
     0.8333
@@ -855,11 +940,6 @@ def meant(metric: object, loss_name: str, y_shape: Sequence[int], n_out: int) ->
             f"metric {found.name!r} with loss {loss_name!r}: got {type(found).__name__}, whose "
             f"targets are {'class numbers' if found.takes_labels else 'a number a column'}; "
             f"one of {', '.join(fitting)} is needed"
-        )
-    if isinstance(found, FBetaScore) and found.average is None and n_out > 1:
-        raise ValueError(
-            f"average: got None for {found.name!r} of {n_out} classes, which is no single number; "
-            "'micro', 'macro' or 'weighted' is needed in compile"
         )
     found.start(n_out)
     return found

@@ -655,7 +655,8 @@ class Sequential:
         metrics : list, optional
             "accuracy" and its kind, "auc", "mae", ... of `fastreg.metrics`, reported beside the
             loss: in `fit` of the outputs as the weights change. Sample and class weights
-            do not count.
+            do not count. One of several values, such as a precision at several thresholds, is
+            reported as an array.
         weighted_metrics : list, optional
             The same, where they count.
         n_threads : int, optional

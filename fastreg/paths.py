@@ -740,7 +740,13 @@ def _default_score(model: Sequential, x: Array, y: Array) -> float:
     logs = model.evaluate(x, y, verbose=0, return_dict=True)
     assert isinstance(logs, dict)
     names = model.metrics_names[1:]
-    return logs[names[0]] if names else -logs["data_loss"]
+    score = logs[names[0]] if names else -logs["data_loss"]
+    if np.ndim(score):
+        raise ValueError(
+            f"scoring: got None, and the first metric, {names[0]!r}, has {np.size(score)} values; "
+            "a function or a metric of one number is needed"
+        )
+    return float(score)
 
 
 def _check_strengths(strengths: ArrayLike) -> Array:

@@ -209,18 +209,18 @@ class Task(NamedTuple):
         """The keys of `logs`, in order."""
         return ["loss", *self.metrics, "data_loss", *PENALTIES]
 
-    def logs(self, ledger: Ledger, sums: Sequence[Array] = ()) -> dict[str, float]:
-        """Means a row; the loss is Keras', penalties included."""
+    def logs(self, ledger: Ledger, sums: Sequence[Array] = ()) -> dict[str, Any]:
+        """Means a row, arrays of metrics of several values; the loss is Keras', with penalties."""
         *losses, n_correct, n = ledger.tolist()
         means = [value / n for value in losses]
-        logs = {"loss": sum(means)}
+        logs: dict[str, Any] = {"loss": sum(means)}
         measured = dict(zip(self.measures, sums, strict=True))
         for name in self.metrics:
-            logs[name] = (
-                float(self.measures[name].metric.result(measured[name]))
-                if name in measured
-                else n_correct / n
-            )
+            if name in measured:
+                found = np.asarray(self.measures[name].metric.result(measured[name]))
+                logs[name] = found if found.ndim else float(found)
+            else:
+                logs[name] = n_correct / n
         logs["data_loss"] = means[0]
         logs.update(zip(PENALTIES, means[1:], strict=True))
         return logs

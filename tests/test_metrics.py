@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+
 import numpy as np
 import pytest
 from sklearn import metrics as sk
@@ -72,8 +75,8 @@ def test_configuration_of_keras():
     keras = {"name": "right", "dtype": None, "threshold": 0.5}
     assert metrics.get({"class_name": "BinaryAccuracy", "config": keras}) == BinaryAccuracy("right")
     assert BinaryAccuracy.from_config({"threshold": 0.4}).threshold == 0.4
-    with pytest.raises(ValueError, match=r"multi_label: got True; AUC supports only False"):
-        metrics.AUC.from_config({"multi_label": True})
+    with pytest.raises(ValueError, match=r"ignore_class: got 1; .*supports only None"):
+        metrics.SparseCategoricalCrossentropy.from_config({"ignore_class": 1})
 
 
 def test_refusals():
@@ -116,6 +119,126 @@ def test_against_scikit_learn(weighted):
     # two thresholds between any two outputs, which have two decimals: the exact curve
     fine = metrics.AUC(thresholds=tuple(np.arange(0.005, 1, 0.01)))
     assert fine(y, p, w) == pytest.approx(sk.roc_auc_score(truth, p[:, 0], sample_weight=w))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_several_columns_and_thresholds_against_scikit_learn(weighted):
+    y, p, w = _rows(n_out=3)
+    w = w if weighted else None
+    at = [0.255, 0.505, 0.755]
+    for metric, score in (
+        (metrics.Precision, sk.precision_score),
+        (metrics.Recall, sk.recall_score),
+    ):
+        found = metric(at)(y, p, w)
+        columns = metric(at, class_id=1)(y, p, w)
+        for i, threshold in enumerate(at):
+            said = p > threshold
+            each = None if w is None else np.repeat(w, 3)
+            whole = score(y.ravel(), said.ravel(), sample_weight=each)
+            assert found[i] == pytest.approx(whole, rel=1e-12)
+            one = score(y[:, 1], said[:, 1], sample_weight=w)
+            assert columns[i] == pytest.approx(one, rel=1e-12)
+    fine = tuple(np.arange(0.005, 1, 0.01))
+    areas = sk.roc_auc_score(y, p, sample_weight=w, average=None)
+    for weights in (None, (1.0, 0.0, 2.0)):
+        auc = metrics.AUC(thresholds=fine, multi_label=True, label_weights=weights)
+        assert auc(y, p, w) == pytest.approx(np.average(areas, weights=weights), rel=1e-12)
+    for average in (None, "micro", "macro", "weighted"):
+        expected = sk.fbeta_score(y, p > 0.505, beta=2, average=average, sample_weight=w)
+        found = metrics.FBetaScore(average, 2.0, 0.505)(y, p, w)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+SEVERAL = [
+    metrics.Precision([0.3, 0.6]),
+    metrics.Recall([0.3, 0.6], top_k=2, class_id=1),
+    metrics.AUC(thresholds=[0.2, 0.6], multi_label=True, num_labels=3, label_weights=[1, 2, 3]),
+    metrics.AUC(curve="PRGAIN"),
+    metrics.FBetaScore(None, 2.0, 0.3),
+]
+
+
+@pytest.mark.parametrize("metric", SEVERAL, ids=repr)
+def test_settings_survive_json_and_rows_add_up(metric):
+    written = json.loads(json.dumps(metrics.serialize(metric)))
+    assert metrics.deserialize(written) == metric
+    assert hash(metrics.deserialize(written)) == hash(metric)
+    y, p, w = _rows(40, 3)
+    sums = metric.start(3)
+    for rows in (slice(0, 1), slice(1, 33), slice(33, 40)):
+        metric.add(sums, y[rows], p[rows], w[rows])
+    np.testing.assert_allclose(metric.result(sums), metric(y, p, w), rtol=1e-12)
+
+
+def _several(n_out=3):
+    fastreg.set_random_seed(1)
+    model = fastreg.Sequential([fastreg.Input((4,)), fastreg.Dense(n_out, "sigmoid")])
+    model.compile("sgd", "binary_crossentropy", [metrics.Precision([0.3, 0.6]), "f1_score"])
+    return model
+
+
+def test_arrays_stand_in_the_history_and_all_that_shows_it(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(64, 4))
+    y = (x[:, :3] > 0).astype(float)
+    model = _several()
+    log = fastreg.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = model.fit(x, y, 16, 2, verbose=2, callbacks=[log], validation_split=0.25).history
+    for name, size in (("precision", 2), ("f1_score", 3), ("val_precision", 2)):
+        assert [value.shape for value in history[name]] == [(size,)] * 2
+    told = model.evaluate(x, y, verbose=0, return_dict=True)
+    np.testing.assert_allclose(
+        told["precision"], metrics.Precision([0.3, 0.6])(y, model.predict(x, verbose=0)), rtol=1e-6
+    )
+    assert f"precision: {history['precision'][1].mean():.4f}" in capsys.readouterr().err
+    with open(tmp_path / "log.csv", newline="") as file:
+        logged = list(csv.DictReader(file))
+    assert json.loads(logged[1]["precision"]) == history["precision"][1].tolist()
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        fastreg.callbacks.EarlyStopping("precision"),
+        fastreg.callbacks.ReduceLROnPlateau("precision"),
+        fastreg.callbacks.ModelCheckpoint("m.safetensors", "precision", save_best_only=True),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_an_array_cannot_be_monitored(callback, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(64, 4))
+    with pytest.raises(ValueError, match="monitor: got 'precision', a metric of 2 values"):
+        _several().fit(x, x[:, :3] > 0, verbose=0, callbacks=[callback])
+
+
+def test_an_array_is_no_score_and_in_no_file_name(tmp_path):
+    x = np.random.default_rng(0).normal(size=(64, 4))
+    y = (x[:, :3] > 0).astype(float)
+    path = tmp_path / "{precision:.3f}.safetensors"
+    with pytest.raises(ValueError, match=r"filepath: got .*cannot be filled in"):
+        _several().fit(x, y, verbose=0, callbacks=[fastreg.callbacks.ModelCheckpoint(path)])
+    fastreg.set_random_seed(1)
+    model = fastreg.Sequential(
+        [fastreg.Input((4,)), fastreg.Dense(3, "sigmoid", kernel_regularizer="l1")]
+    )
+    model.compile(fastreg.SGD(0.1, l1_step="proximal"), "binary_crossentropy", ["f1_score"])
+    with pytest.raises(
+        ValueError, match="scoring: got None, and the first metric, 'f1_score', has 3"
+    ):
+        fastreg.regularization_path(model, x, y, n=3, epochs=2, validation_split=0.25, verbose=0)
+
+
+def test_a_fit_with_arrays_goes_on_from_a_file(tmp_path):
+    x = np.random.default_rng(0).normal(size=(64, 4))
+    y = (x[:, :3] > 0).astype(float)
+    whole = _several().fit(x, y, 16, 3, verbose=0).history
+    path = tmp_path / "m.safetensors"
+    keep = fastreg.callbacks.ModelCheckpoint(path)
+    _several().fit(x, y, 16, 2, verbose=0, callbacks=[keep])
+    again = fastreg.load_model(path).fit(x, y, 16, 3, verbose=0, resume=True).history
+    np.testing.assert_array_equal(again["precision"], whole["precision"])
+    np.testing.assert_array_equal(again["f1_score"], whole["f1_score"])
 
 
 @pytest.mark.parametrize("metric", ALL, ids=repr)
@@ -199,8 +322,25 @@ def test_metrics_survive_saving(tmp_path):
 
 
 def test_refusals_of_what_does_not_fit():
-    with pytest.raises(ValueError, match="average: got None for 'f1_score' of 3 classes"):
-        metrics.meant("f1_score", "mean_squared_error", (8, 3), 3)
+    for wrong, error, words in (
+        ({"num_labels": 3}, ValueError, "num_labels: got 3; None is needed without multi_label"),
+        ({"label_weights": [1, -1]}, ValueError, "label_weights: got -1"),
+        ({"label_weights": []}, TypeError, r"label_weights: got \[\]; a list of numbers"),
+        ({"multi_label": 1}, TypeError, "multi_label: got 1"),
+        ({"thresholds": [0.5, 1.5]}, ValueError, "thresholds: got 1.5"),
+    ):
+        with pytest.raises(error, match=words):
+            metrics.AUC(**wrong)
+    for metric, words in (
+        (metrics.AUC(multi_label=True, num_labels=2), "num_labels: got 2; 3 columns"),
+        (metrics.AUC(label_weights=(1, 2)), "label_weights: got 2; 3 columns"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            metrics.meant(metric, "mean_squared_error", (8, 3), 3)
+    with pytest.raises(ValueError, match="thresholds: got 2"):
+        metrics.Precision([0.5, 2])
+    with pytest.raises(TypeError, match=r"thresholds: got \[\]"):
+        metrics.Recall([])
     with pytest.raises(ValueError, match="class_id"):
         metrics.meant(metrics.Precision(class_id=3), "mean_squared_error", (8, 3), 3)
     with pytest.raises(ValueError, match="curve: got 'roc'"):

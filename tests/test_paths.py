@@ -105,6 +105,30 @@ def test_elastic_net_with_l2_as_it_is():
         np.testing.assert_allclose(found[:, 0], coefs[:, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("delta", [0.4, 1.5])
+def test_the_path_of_a_loss_with_a_setting(delta, backend):
+    """Each fit fulfils the conditions of a minimum of Huber's loss with that delta and L1."""
+    y = Y.copy()
+    y[::10] += 8  # where delta counts
+    model = linear(backend=backend)
+    model.compile(fr.SGD(0.05, momentum=0.9, l1_step="proximal"), fr.losses.Huber(delta))
+    path = path_of(model, y=y, n=12, eps=0.02, tol=1e-6)
+    assert not path.coefficients[0].any()
+    slopes = np.clip(path.weights[0][1][0] - y, -delta, delta)
+    assert slopes.mean() == pytest.approx(0, abs=1e-6)
+    assert path.strengths[0] == pytest.approx(np.abs(X.T @ slopes).max() / len(X), rel=1e-6)
+    for i, strength in enumerate(path.strengths):
+        kernel = path.coefficients[i, :, 0]
+        apart = X @ kernel + path.weights[i][1][0] - y
+        slope = X.T @ np.clip(apart, -delta, delta) / len(X)
+        there = kernel != 0
+        ours = -strength * np.sign(kernel[there])
+        np.testing.assert_allclose(slope[there], ours, rtol=1e-5, atol=1e-6)
+        assert (np.abs(slope[~there]) <= strength * (1 + 1e-5)).all()
+    assert path.nonzeros[-1] >= 4
+
+
 def test_cross_validation_picks_what_lasso_cv_picks():
     folds = list(KFold(5, shuffle=True, random_state=1).split(X))
     truth = LassoCV(cv=folds, tol=1e-8, alphas=50).fit(X, Y)

@@ -597,6 +597,32 @@ def test_the_residual_is_the_slope_of_the_objective():
     assert report["kkt_residual"] == pytest.approx(max(slopes), rel=1e-6)
 
 
+@pytest.mark.parametrize("delta", [0.3, 2.0])
+def test_the_report_of_a_loss_with_a_setting(delta):
+    """The objective and the residual are those of Huber's loss with that delta, in NumPy."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(60, 5)), 3 * rng.normal(size=60)
+    layer = fr.Dense(1, kernel_regularizer=fr.L1(0.1))
+    model = fr.Sequential([fr.Input((5,), dtype="float64"), layer])
+    model.compile("sgd", fr.losses.Huber(delta))
+    kernel, bias = np.array([[0.5], [0.0], [-0.25], [0.0], [1.0]]), np.array([0.1])
+    model.set_weights([kernel, bias])
+    apart = x @ kernel[:, 0] + bias - y
+    far = np.abs(apart) > delta
+    rows = np.where(far, delta * np.abs(apart) - delta**2 / 2, apart**2 / 2)
+    report = fr.sparsity_report(model, x, y)
+    assert report["objective"] == pytest.approx(rows.mean() + 0.1 * 1.75, rel=1e-12)
+    slope = np.clip(apart, -delta, delta)
+    by_kernel = x.T @ slope / 60 + 0.1 * np.sign(kernel[:, 0])
+    at_zero = kernel[:, 0] == 0
+    by_kernel[at_zero] = np.maximum(np.abs(by_kernel[at_zero]) - 0.1, 0)
+    expected = max(np.abs(by_kernel).max(), abs(slope.mean()))
+    assert report["kkt_residual"] == pytest.approx(expected, rel=1e-12)
+    assert report["layers"][0]["zeros"] == 2
+    model.polish(x, y, tol=1e-10, verbose=0)
+    assert fr.sparsity_report(model, x, y)["kkt_residual"] <= 1e-10
+
+
 def test_digits_with_noise_inputs():
     """L1 finds most of 64 added noise inputs; without them the network is as good and smaller."""
     x, y = load_digits(return_X_y=True)

@@ -9,7 +9,7 @@ import pytest
 from golden import peers
 
 import fastreg
-from fastreg import metrics
+from fastreg import interchange, metrics
 
 keras = peers.keras_in_float64()
 
@@ -33,6 +33,23 @@ OTHERS = [
     metrics.AUC(curve="PR", summation_method="majoring"),
     metrics.AUC(50, summation_method="minoring"),
     metrics.AUC(thresholds=(0.2, 0.5, 0.7)),
+    metrics.AUC(thresholds=[0.25, 0.5, 0.75]),
+    metrics.AUC(label_weights=[1.0, 0.5, 0.0, 2.0]),
+    *(
+        metrics.AUC(40, curve, method, multi_label=True, label_weights=weights)
+        for curve in ("ROC", "PR", "PRGAIN")
+        for method in ("interpolation", "minoring", "majoring")
+        for weights in (None, [1.0, 0.5, 0.0, 2.0])
+    ),
+    metrics.AUC(thresholds=[0.1, 0.4, 0.7], multi_label=True, num_labels=4),
+    metrics.AUC(multi_label=True, from_logits=True),
+    metrics.AUC(curve="PRGAIN"),
+    metrics.Precision([0.1, 0.3, 0.5, 0.9]),
+    metrics.Recall([0.1, 0.3, 0.5, 0.9]),
+    metrics.Precision([0.3]),
+    metrics.Precision([0.2, 0.4], top_k=2),
+    metrics.Recall([0.2, 0.4], class_id=3),
+    metrics.Recall([0.2, 0.4], top_k=2, class_id=0),
     metrics.Precision(0.3),
     metrics.Recall(0.3),
     metrics.Precision(top_k=2),
@@ -66,6 +83,16 @@ def test_values_over_batches(metric, weighted):
     np.testing.assert_allclose(metric.result(sums), expected, rtol=3e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("metric", OTHERS, ids=repr)
+def test_configurations_go_to_keras_and_back(metric):
+    config = json.loads(json.dumps(metric.get_config()))
+    theirs = getattr(keras.metrics, type(metric).__name__).from_config(config).get_config()
+    if isinstance(metric, metrics.F1Score):
+        theirs.pop("beta", None)
+    theirs = interchange._plain(keras.saving.serialize_keras_object(theirs))
+    assert type(metric).from_config(theirs | {"dtype": None}) == metric
+
+
 @pytest.mark.parametrize("cls", FACES, ids=lambda cls: cls.__name__)
 def test_configuration_of_keras_is_understood(cls):
     theirs = getattr(keras.metrics, cls.__name__)(name="mine")
@@ -84,19 +111,38 @@ def test_words(name):
 
 
 MODELS = {
+    "several": (
+        "sigmoid",
+        3,
+        "binary_crossentropy",
+        [
+            metrics.AUC(multi_label=True, label_weights=[1.0, 2.0, 3.0]),
+            metrics.Precision([0.3, 0.5, 0.7]),
+            metrics.Recall([0.3, 0.5], class_id=1),
+            metrics.FBetaScore(beta=2.0),
+        ],
+        [
+            metrics.Precision([0.3, 0.5], top_k=2, name="wp"),
+            metrics.F1Score(threshold=0.5, name="wf"),
+            metrics.AUC(curve="PRGAIN", name="wa"),
+        ],
+    ),
     "sigmoid": (
+        "sigmoid",
         1,
         "binary_crossentropy",
         ["accuracy", "auc", "precision", "recall", "mse", "mae", "bce"],
         [metrics.AUC(curve="PR", name="pr"), metrics.BinaryAccuracy(name="wa")],
     ),
     "softmax": (
+        "softmax",
         3,
         "sparse_categorical_crossentropy",
         ["accuracy", metrics.SparseTopKCategoricalAccuracy(2), "sparse_categorical_crossentropy"],
         [metrics.SparseCategoricalAccuracy(name="wa")],
     ),
     "linear": (
+        "linear",
         2,
         "mean_squared_error",
         ["r2_score", "cosine_similarity", metrics.RootMeanSquaredError(), "mape"],
@@ -106,9 +152,9 @@ MODELS = {
 
 
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
-@pytest.mark.parametrize("activation", MODELS)
-def test_what_a_fit_reports(activation, backend):
-    n_out, loss, plain, weighted = MODELS[activation]
+@pytest.mark.parametrize("model", MODELS)
+def test_what_a_fit_reports(model, backend):
+    activation, n_out, loss, plain, weighted = MODELS[model]
     rng = np.random.default_rng(SEED)
     x = rng.normal(size=(70, 6)).astype(np.float32)
     y = rng.normal(size=(70, n_out)).astype(np.float32)
