@@ -36,6 +36,11 @@ def _ratio(numerator: Any, denominator: Any) -> Array:
     return quotient
 
 
+def _one_or_all(values: Any) -> Any:
+    """A float where there is one value, else the array of them."""
+    return float(np.ravel(values)[0]) if np.size(values) == 1 else values
+
+
 class Metric(Configurable):
     """Base of the metrics.
 
@@ -484,6 +489,8 @@ def _reals(argument: str, values: Any, high: float = math.inf) -> tuple[float, .
 class R2Score(Metric):
     """Coefficient of determination, 1 - sum (y - p)^2 / sum (y - mean y)^2 of each column.
 
+    `class_aggregation` None gives an array of a value a column, and a number for one column.
+
     >>> R2Score()([1.0, 2.0, 3.0], [1.0, 2.0, 2.0])
     0.5
     """
@@ -494,8 +501,9 @@ class R2Score(Metric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = ("uniform_average", "variance_weighted_average")
-        check_choice("class_aggregation", self.class_aggregation, allowed)
+        if self.class_aggregation is not None:
+            allowed = ("uniform_average", "variance_weighted_average")
+            check_choice("class_aggregation", self.class_aggregation, allowed)
         self._set(num_regressors=check_int("num_regressors", self.num_regressors, low=0))
 
     def start(self, n_out: int) -> Array:
@@ -511,19 +519,21 @@ class R2Score(Metric):
         sums[3] += w.sum()
         sums[4] += y.size  # the size of a sample of num_regressors, as Keras counts it
 
-    def result(self, sums: Array) -> float:
+    def result(self, sums: Array) -> Any:
         total = sums[1] - sums[0] * sums[0] / sums[3]
         with np.errstate(divide="ignore", invalid="ignore"):
             each = 1 - sums[2] / total
         each = np.where(np.isinf(each), 0, each)
         if self.class_aggregation == "uniform_average":
-            score = float(each.mean())
+            score = each.mean()
+        elif self.class_aggregation == "variance_weighted_average":
+            score = (total * each).sum() / total.sum()
         else:
-            score = float((total * each).sum() / total.sum())
+            score = each
         free = sums[4, 0] - self.num_regressors - 1
         if not self.num_regressors or free <= 0:  # Keras warns and leaves it so, too
-            return score
-        return float(1 - (1 - score) * (sums[4, 0] - 1) / free)
+            return _one_or_all(score)
+        return _one_or_all(1 - (1 - score) * (sums[4, 0] - 1) / free)
 
 
 @dataclass(frozen=True)
@@ -707,11 +717,6 @@ class _Positives(Metric):
             for row, cells in enumerate((said & true, said & ~true, ~said & true)):
                 sums[row, column] += w @ cells.sum(axis=1)
 
-    def _shares(self, right: Array, of: Array) -> Any:
-        """A number for one threshold, else an array of one for each."""
-        shares = _ratio(right, of)
-        return float(shares[0]) if shares.shape == (1,) else shares
-
 
 @dataclass(frozen=True)
 class Precision(_Positives):
@@ -729,7 +734,7 @@ class Precision(_Positives):
     name: str = "precision"
 
     def result(self, sums: Array) -> Any:
-        return self._shares(sums[0], sums[0] + sums[1])
+        return _one_or_all(_ratio(sums[0], sums[0] + sums[1]))
 
 
 @dataclass(frozen=True)
@@ -745,7 +750,7 @@ class Recall(_Positives):
     name: str = "recall"
 
     def result(self, sums: Array) -> Any:
-        return self._shares(sums[0], sums[0] + sums[2])
+        return _one_or_all(_ratio(sums[0], sums[0] + sums[2]))
 
 
 @dataclass(frozen=True)
@@ -755,7 +760,7 @@ class FBetaScore(Metric):
     `threshold` None takes the largest output of a row as its class. `average` None gives an array
     of a value a class, and a number for one column.
 
-    >>> round(float(FBetaScore("macro", 1.0, 0.5)([[1, 0], [0, 1]], [[0.9, 0.1], [0.8, 0.7]])), 4)
+    >>> round(FBetaScore("macro", 1.0, 0.5)([[1, 0], [0, 1]], [[0.9, 0.1], [0.8, 0.7]]), 4)
     0.8333
     """
 
@@ -792,17 +797,17 @@ class FBetaScore(Metric):
         square = self.beta**2
         scores = precision * recall * (1 + square) / (square * precision + recall + EPSILON)
         if self.average == "macro":
-            return scores.mean()
+            return float(scores.mean())
         if self.average == "weighted":
-            return (scores * positive / (positive.sum() + EPSILON)).sum()
-        return scores[0] if scores.shape == (1,) else scores
+            return float((scores * positive / (positive.sum() + EPSILON)).sum())
+        return _one_or_all(scores)
 
 
 @dataclass(frozen=True)
 class F1Score(FBetaScore):
     """`FBetaScore` with beta 1.
 
-    >>> round(float(F1Score("micro", 0.5)([[1, 0], [0, 1]], [[0.9, 0.1], [0.8, 0.7]])), 4)
+    >>> round(F1Score("micro", 0.5)([[1, 0], [0, 1]], [[0.9, 0.1], [0.8, 0.7]]), 4)
     0.8
     """
 

@@ -144,6 +144,9 @@ def test_several_columns_and_thresholds_against_scikit_learn(weighted):
     for weights in (None, (1.0, 0.0, 2.0)):
         auc = metrics.AUC(thresholds=fine, multi_label=True, label_weights=weights)
         assert auc(y, p, w) == pytest.approx(np.average(areas, weights=weights), rel=1e-12)
+    for ours, theirs in ((None, "raw_values"), ("variance_weighted_average", "variance_weighted")):
+        expected = sk.r2_score(y, p, sample_weight=w, multioutput=theirs)
+        np.testing.assert_allclose(metrics.R2Score(ours)(y, p, w), expected, rtol=1e-10)
     for average in (None, "micro", "macro", "weighted"):
         expected = sk.fbeta_score(y, p > 0.505, beta=2, average=average, sample_weight=w)
         found = metrics.FBetaScore(average, 2.0, 0.505)(y, p, w)
@@ -156,6 +159,7 @@ SEVERAL = [
     metrics.AUC(thresholds=[0.2, 0.6], multi_label=True, num_labels=3, label_weights=[1, 2, 3]),
     metrics.AUC(curve="PRGAIN"),
     metrics.FBetaScore(None, 2.0, 0.3),
+    metrics.R2Score(None, 2),
 ]
 
 

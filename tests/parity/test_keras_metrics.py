@@ -29,6 +29,8 @@ OTHERS = [
     metrics.CategoricalCrossentropy(label_smoothing=0.2),
     metrics.R2Score("variance_weighted_average"),
     metrics.R2Score(num_regressors=3),
+    metrics.R2Score(None),
+    metrics.R2Score(None, num_regressors=2),
     metrics.AUC(curve="PR"),
     metrics.AUC(curve="PR", summation_method="majoring"),
     metrics.AUC(50, summation_method="minoring"),
