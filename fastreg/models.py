@@ -1651,9 +1651,13 @@ class Sequential:
         self._import(state["found"], state["arrays"])
 
 
+_OF_COMPILE = ("compile", "iterations", "position")  # in a model's state
+
+
 def load_model(
     path: str | os.PathLike[str],
     custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
     *,
     backend: str | None = None,
 ) -> Sequential:
@@ -1668,6 +1672,8 @@ def load_model(
         The classes of the objects of one's own in the model (losses, regularizers, metrics, ...) by
         name. An object is made with `from_config`, or else with the arguments that its `get_config`
         gave; an object in place of a class is taken as it is.
+    compile : bool, default True
+        With optimizer and its state, loss and metrics, if the model has them.
     backend : as for `Sequential`
 
     Raises
@@ -1692,6 +1698,9 @@ def load_model(
     True
     """
     found, arrays = model_io.read(path)
+    if not check_bool("compile", compile):
+        found = {key: each for key, each in found.items() if key not in _OF_COMPILE}
+        arrays = {key: each for key, each in arrays.items() if key.startswith("weights/")}
     found = own_by_object(found, custom_objects)
     model = Sequential.__new__(Sequential)  # not __init__: it would draw random numbers
     model._start("loading", backend)

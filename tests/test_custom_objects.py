@@ -167,6 +167,19 @@ def test_what_is_missing_is_named(missing, tmp_path):
         fr.load_model(path)
 
 
+def test_without_compile_its_objects_are_not_needed(tmp_path):
+    path = tmp_path / "own.safetensors"
+    model = made()
+    model.fit(*rows(), verbose=0, callbacks=[fr.callbacks.ModelCheckpoint(path)])
+    loaded = fr.load_model(path, {"ToTarget": ToTarget, "Corner": Corner}, compile=False)
+    assert loaded.optimizer is None and loaded.position is None
+    np.testing.assert_array_equal(loaded.predict(rows()[0]), model.predict(rows()[0]))
+    loaded.compile("sgd", "mse")
+    loaded.fit(*rows(), verbose=0)
+    with pytest.raises(TypeError, match="compile: got 0"):
+        fr.load_model(path, OWN, compile=0)
+
+
 def test_an_object_is_taken_as_it_is_and_a_class_needs_settings(tmp_path):
     path = tmp_path / "own.safetensors"
     made(kernel=Silent(0.5), bias=Plain()).save(path)
