@@ -6,7 +6,7 @@ A case is a plain dictionary (JSON), so that it can stand beside its answers in 
      "loss", "metrics", "optimizer": {"class_name", "config"},
      "weighting": None | "sample" | "class", "soft": bool, "zero_bias": bool}
 
-An activation is a name, or {"name", its parameters}.
+An activation is a name, or {"name", its parameters}; a loss is a name, or {"class_name", "config"}.
 
 With "between", a list for each of the dense layers and one more, other layers, {"class_name",
 "config"}, stand before that dense layer, and after the last.
@@ -21,6 +21,7 @@ import copy
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ MSE = "mean_squared_error"
 BCE = "binary_crossentropy"
 CCE = "categorical_crossentropy"
 SCCE = "sparse_categorical_crossentropy"
-NEAR_0 = {"log_cosh", "mean_absolute_error", MSE}  # targets in [-1, 1]
+NEAR_0 = {"cosine_similarity", "huber", "log_cosh", "mean_absolute_error", MSE}  # y in [-1, 1]
 ABOVE_0 = {"mean_absolute_percentage_error", "mean_squared_logarithmic_error", "poisson"}
 SIGNS = {"hinge", "squared_hinge"}
+BINARY = {"binary_focal_crossentropy", BCE}
 
 
 class Stream:
@@ -65,15 +67,17 @@ def data(case: Case) -> dict[str, Any]:
     labels = stream.integers(max(n_out, 2), n)
     shares = stream.uniform(0, 1, n, n_out)
     one_hot = np.eye(n_out)[labels % n_out]
+    binary = (labels[:, None] > np.arange(n_out)).astype("float64")
     y = {
         **dict.fromkeys(NEAR_0, 2 * shares - 1),
         **dict.fromkeys(ABOVE_0, shares + 0.5),
         **dict.fromkeys(SIGNS, np.sign(2 * shares - 1)),
         "kl_divergence": shares / shares.sum(axis=1, keepdims=True),
-        BCE: shares if case["soft"] else (labels[:, None] > np.arange(n_out)).astype("float64"),
+        **dict.fromkeys(BINARY, shares if case["soft"] else binary),
         CCE: shares if case["soft"] else one_hot,
+        "categorical_hinge": one_hot,
         SCCE: labels.astype("int32"),
-    }[case["loss"]]
+    }[loss_name(case)]
     sample_weight = stream.uniform(0, 2, n)
     class_weight = dict(enumerate(stream.uniform(0.3, 2, max(n_out, 2)).tolist()))
     weights, n_in = [], case["n_in"]
@@ -107,6 +111,18 @@ def activation_of(api: Any, described: Any) -> Any:
     return functools.partial(getattr(api.activations, described["name"]), **parameters)
 
 
+def loss_name(case: Case) -> str:
+    """The name of the loss of a case, whatever its parameters."""
+    if isinstance(case["loss"], str):
+        return case["loss"]
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", case["loss"]["class_name"]).lower()
+
+
+def loss_of(api: Any, described: Any) -> Any:
+    """What `api` takes for a loss of a case: its name, or the object."""
+    return described if isinstance(described, str) else api.losses.deserialize(described)
+
+
 def network(api: Any, case: Case, dtype: str = "float64", **model_options: Any) -> Any:
     """The model of `case` with its first weights, compiled."""
     model = api.Sequential(
@@ -119,7 +135,7 @@ def network(api: Any, case: Case, dtype: str = "float64", **model_options: Any) 
     model.set_weights([w.astype(dtype) for w in data(case)["weights"]])
     model.compile(
         optimizer=api.optimizers.get(copy.deepcopy(case["optimizer"])),  # Keras writes into it
-        loss=case["loss"],
+        loss=loss_of(api, case["loss"]),
         metrics=case["metrics"],
     )
     return model
@@ -312,6 +328,12 @@ SCHEDULED = [
     _scheduled("InverseTimeDecay", initial_learning_rate=0.1, decay_steps=3, decay_rate=0.7),
     _scheduled("CosineDecayRestarts", initial_learning_rate=0.1, first_decay_steps=3, t_mul=1.5),
 ]
+
+
+def _loss(class_name: str, **config: Any) -> dict[str, Any]:
+    return {"module": "keras.losses", "class_name": class_name, "config": config}
+
+
 NON_NEG = {"class_name": "NonNeg", "config": {}}
 CONSTRAINTS: list[Any] = [
     None,
@@ -459,6 +481,42 @@ VOCABULARY: dict[str, list[Any]] = {
         ("sigmoid", BCE, 3, ["binary_accuracy", "binary_crossentropy"], False),
         ("softmax", CCE, 5, ["accuracy", "categorical_crossentropy"], True),
         ("softmax", SCCE, 6, ["accuracy", "sparse_categorical_crossentropy"], False),
+        ("tanh", "huber", 2, ["mean_absolute_error"], False),
+        ("linear", _loss("Huber", delta=0.3), 3, [], False),
+        ("linear", "cosine_similarity", 3, ["cosine_similarity"], False),
+        ("softmax", "categorical_hinge", 4, ["accuracy"], False),
+        ("sigmoid", "binary_focal_crossentropy", 2, ["binary_accuracy"], False),
+        (
+            "sigmoid",
+            _loss("BinaryFocalCrossentropy", apply_class_balancing=True, alpha=0.4, gamma=1.5),
+            3,
+            [],
+            True,
+        ),
+        (
+            "linear",
+            _loss("BinaryFocalCrossentropy", from_logits=True, label_smoothing=0.1),
+            1,
+            [],
+            False,
+        ),
+        ("linear", _loss("BinaryCrossentropy", from_logits=True), 2, [], False),
+        ("sigmoid", _loss("BinaryCrossentropy", label_smoothing=0.2), 1, ["accuracy"], False),
+        (
+            "linear",
+            _loss("CategoricalCrossentropy", from_logits=True, label_smoothing=0.3),
+            5,
+            ["accuracy"],
+            False,
+        ),
+        ("softmax", _loss("CategoricalCrossentropy", label_smoothing=0.1), 4, [], True),
+        (
+            "linear",
+            _loss("SparseCategoricalCrossentropy", from_logits=True),
+            6,
+            ["accuracy"],
+            False,
+        ),
     ],
     "optimizer": [*OPTIMIZERS, *MORE_OPTIMIZERS, *STEP_OPTIMIZERS, *SCHEDULED],
     "kernel_regularizer": [NONE, L2, L1L2, ORTHOGONAL, ORTHOGONAL_COLUMNS],
@@ -635,7 +693,7 @@ def describe(case: Case) -> str:
     """A short name for a case, for the lists of tests."""
     units = [case["n_in"], *(layer["units"] for layer in case["layers"])]
     last = case["layers"][-1]["activation"]
-    return f"{case['seed']}-{'x'.join(map(str, units))}-{last}-{case['loss']}"
+    return f"{case['seed']}-{'x'.join(map(str, units))}-{last}-{loss_name(case)}"
 
 
 def steps_by_sign(case: Case) -> bool:
