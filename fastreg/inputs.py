@@ -731,9 +731,10 @@ def check_loss(
     loss: str | LossLike, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None
 ) -> tuple[str, LossSettings, Array, Array, Array | None]:
     """Checked (name, settings, y_true, y_pred, sample_weight); class numbers are int32 (n,)."""
+    if not isinstance(getattr(loss, "settings", None), LossSettings):
+        check_choice("name", loss, LOSSES)
     name, settings = loss_parts(loss)
-    check_choice("name", name, LOSSES)
-    assert settings is not None  # those without have no such name
+    assert settings is not None  # those without are refused by now
     y_pred_ = _array("y_pred", y_pred, ("n", "n_out"))
     if name == SPARSE:
         y_true_ = _labels("y_true", _real("y_true", y_true), *y_pred_.shape)

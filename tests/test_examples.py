@@ -6,6 +6,7 @@ import ast
 import runpy
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
@@ -21,6 +22,7 @@ def test_there_are_examples():
 def test_example(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script), run_name="__main__")
+    plt.close("all")  # pyplot keeps figures
     assert capsys.readouterr().out
     assert ast.get_docstring(ast.parse(script.read_text())).count("\n") == 0  # one thing
     pictures = [path for path in tmp_path.iterdir() if path.suffix == ".png"]

@@ -224,8 +224,8 @@ def test_double_precision_in_each_of_keras_ways():
 @pytest.mark.parametrize(
     "make, said",
     [
-        (lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True), "from_logits"),
-        (lambda: keras.losses.CategoricalCrossentropy(label_smoothing=0.1), "label_smoothing"),
+        (lambda: keras.losses.SparseCategoricalCrossentropy(ignore_class=0), "ignore_class"),
+        (lambda: keras.losses.CategoricalCrossentropy(axis=1), "axis"),
         (lambda: keras.optimizers.SGD(loss_scale_factor=2.0), "loss_scale_factor"),
         (lambda: layers.Dropout(0.5, noise_shape=(1, 3)), "noise_shape"),
         (lambda: layers.Dense(3, activation="hard_shrink"), "activation"),

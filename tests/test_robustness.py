@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import hashlib
 import itertools
 import math
@@ -947,7 +948,8 @@ def test_blas_has_the_threads_it_had(count):
 
 
 def resident():
-    """MB of memory this process has, without what its heap only holds in reserve."""
+    """MB of memory this process has, without cycles to collect and what its heap holds in reserve."""
+    gc.collect()
     if hasattr(trim := ctypes.CDLL(None), "malloc_trim"):
         trim.malloc_trim(0)
     with open("/proc/self/statm") as file:
