@@ -948,7 +948,7 @@ def test_blas_has_the_threads_it_had(count):
 
 
 def resident():
-    """MB of memory this process has, without cycles to collect and what its heap holds in reserve."""
+    """MB of memory this process has, without garbage and what its heap holds in reserve."""
     gc.collect()
     if hasattr(trim := ctypes.CDLL(None), "malloc_trim"):
         trim.malloc_trim(0)
