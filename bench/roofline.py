@@ -107,27 +107,27 @@ class Engine:
     def __init__(self, isa: str) -> None:
         if not LIBRARY.exists():
             raise SystemExit(f"{LIBRARY.relative_to(ROOT)} is not there: `make roofline` makes it")
-        self.library = ctypes.CDLL(str(LIBRARY))
-        self.library.roofline_peak.restype = ctypes.c_double
-        self.library.roofline_bandwidth.restype = ctypes.c_double
-        self.library.roofline_isa.restype = ctypes.c_char_p
-        self.library.roofline_blas(_blas("sgemm"), _blas("dgemm"))
+        self.dll = ctypes.CDLL(str(LIBRARY))
+        self.dll.roofline_peak.restype = ctypes.c_double
+        self.dll.roofline_bandwidth.restype = ctypes.c_double
+        self.dll.roofline_isa.restype = ctypes.c_char_p
+        self.dll.roofline_blas(_blas("sgemm"), _blas("dgemm"))
         self.isa_wanted = isa.encode()
         self.choose("native")
-        self.isa = self.library.roofline_isa().decode()
+        self.isa = self.dll.roofline_isa().decode()
 
     def choose(self, provider: str) -> None:
         """Whose products the networks made from now on run."""
-        if self.library.roofline_choose(self.isa_wanted, provider.encode()):
+        if self.dll.roofline_choose(self.isa_wanted, provider.encode()):
             raise SystemExit(f"FASTREG_ISA: got {self.isa_wanted.decode()!r}, which is not built")
 
     def peak(self, dtype: str, n_threads: int) -> float:
         """Floating-point operations a second of fused multiply-adds on registers."""
-        return self.library.roofline_peak(DTYPES[dtype], n_threads, 20)
+        return self.dll.roofline_peak(DTYPES[dtype], n_threads, 20)
 
     def bandwidth(self, n_threads: int) -> float:
         """Bytes a second, read and written, of three arrays updated together."""
-        return self.library.roofline_bandwidth(ctypes.c_ssize_t(BANDWIDTH_ELEMENTS), n_threads, 5)
+        return self.dll.roofline_bandwidth(ctypes.c_ssize_t(BANDWIDTH_ELEMENTS), n_threads, 5)
 
     def products(
         self, dtype: str, n_batch: int, n_in: int, n_out: int, n_threads: int, seconds: float
@@ -135,7 +135,7 @@ class Engine:
         """Seconds of each of PRODUCTS, the best found."""
         best = (ctypes.c_double * len(PRODUCTS))()
         sizes = [ctypes.c_ssize_t(n) for n in (n_batch, n_in, n_out)]
-        status = self.library.roofline_products(
+        status = self.dll.roofline_products(
             DTYPES[dtype], *sizes, n_threads, ctypes.c_double(seconds), best
         )
         if status:
