@@ -181,12 +181,12 @@ class Layer:
 
     def count_params(self) -> int:
         """How many weights the layer has; AttributeError before it is built."""
-        return sum(int(np.prod(shape)) for shape in self._shapes(self._sizes()[0]).values())
+        return sum(math.prod(shape) for shape in self._shapes(self._sizes()[0]).values())
 
     def count_trainable(self) -> int:
         """How many of them training changes."""
         shapes = self._shapes(self._sizes()[0]) if self.trainable else {}
-        return sum(int(np.prod(shape)) for name, shape in shapes.items() if name in self.parts)
+        return sum(math.prod(shape) for name, shape in shapes.items() if name in self.parts)
 
     @property
     def weights(self) -> list[Array]:

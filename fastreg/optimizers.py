@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 from fastreg import schedules as schedules  # Keras has them here
@@ -281,7 +281,8 @@ class Optimizer:
         return in_steps(self.schedule, check, "learning_rate", self.iterations, steps)
 
     @classmethod
-    def settings(cls) -> dict[str, Check]:
+    @cache
+    def settings(cls) -> Mapping[str, Check]:
         """Every setting with its check, in the order of the arguments."""
         return {**cls.checks, **{name: check for name, (check, _) in cls.common.items()}}
 

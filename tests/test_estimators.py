@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import warnings
 
@@ -19,11 +20,15 @@ from sklearn.linear_model import Lasso, LassoCV, LogisticRegression, QuantileReg
 from sklearn.metrics import make_scorer, mean_pinball_loss, mean_poisson_deviance
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import LabelBinarizer, StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastreg as fr
 from fastreg.estimators import MLPClassifier, MLPClassifierCV, MLPRegressor, MLPRegressorCV
+from fastreg.estimators.labels import Labels
+from fastreg.estimators.parameters import random_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -96,6 +101,61 @@ def test_weighted_rows_are_repeated_rows(solver, dtype, tolerance, container):
             repeated = model.fit(container(XR[:60].repeat(count, axis=0)), y.repeat(count, axis=0))
             a, b = (getattr(m, ask)(XR) for m in (weighted, repeated))
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("cls", [MLPClassifier, MLPRegressor])
+def test_defaults_that_a_fit_does_not_check_are_good(cls):
+    model = cls()
+    validate_parameter_constraints(cls._parameter_constraints, model.get_params(), "model")
+    assert cls._get_param_names() == sorted(inspect.signature(cls).parameters)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array([3, 1, 3, 1, 1]),
+        np.array([3, 1, 2, 3, 1, 2, 5, 5]),
+        np.array([True, False, True, False]),
+        np.array([7, 7, 7]),
+        np.array([2, 0, 1]),
+        np.array(["b", "a", "c", "a", "b", "c"]),
+        np.array(["b", "a", "b", "a"], object),
+        np.array([1.0, 0.0, 1.0, 0.0]),
+        np.array([[0, 1, 1], [1, 0, 1]]),
+        sp.csr_matrix([[0, 1, 1], [1, 0, 1]]),
+    ],
+    ids=str,
+)
+def test_labels_are_scikit_learns(y):
+    ours, his = Labels().fit(y), LabelBinarizer().fit(y)
+    assert (ours.y_type_, ours.sparse_input_) == (his.y_type_, his.sparse_input_)
+    np.testing.assert_array_equal(ours.classes_, his.classes_)
+    assert ours.classes_.dtype == his.classes_.dtype
+    width = 1 if his.y_type_ == "binary" else len(his.classes_)
+    outputs = np.random.default_rng(0).uniform(size=(9, width))
+    a, b = (labels.inverse_transform(outputs) for labels in (ours, his))
+    assert type(a) is type(b) and a.dtype == b.dtype
+    np.testing.assert_array_equal(
+        *(each.toarray() if sp.issparse(each) else each for each in (a, b))
+    )
+
+
+@pytest.mark.parametrize("y", [np.array([0.5, 1.5, 0.5, 1.5]), np.array([[1, 2], [2, 3]])])
+def test_labels_that_are_none(y):
+    with pytest.raises(ValueError, match=r"Unknown label type|Multioutput target"):
+        Labels().fit(y)
+
+
+def test_random_states_are_scikit_learns():
+    for seed in (0, np.int64(2**32 - 1)):
+        ours, his = random_state(seed), check_random_state(seed)
+        assert ours.normal() == his.normal()  # and keeps one for the next call
+        ours.seed(5), his.seed(5)
+        assert ours.normal() == his.normal()
+    state = np.random.RandomState(3)
+    assert random_state(state) is state and random_state(None) is check_random_state(None)
+    with pytest.raises(ValueError, match="between 0 and"):
+        random_state(-1)
 
 
 # ------------------------------------------------ the same numbers as scikit-learn
@@ -328,7 +388,7 @@ def penalties_of(model):
     """(kernel L1, bias L1, bias L2, activity L1, activity L2) of the layers."""
     dense = [layer for layer in model._model.layers if isinstance(layer, fr.Dense)]
     return [
-        [getattr(getattr(layer, f"{what}_regularizer"), kind) for layer in dense]
+        [getattr(getattr(layer, f"{what}_regularizer"), kind, 0.0) for layer in dense]
         for what, kind in [
             ("kernel", "l1"),
             ("bias", "l1"),

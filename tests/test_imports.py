@@ -54,7 +54,7 @@ ROWS_OF_ESTIMATORS = [
     {"base"},
     {"lbfgs", "stochastic"},
     {"network", "rules"},
-    {"parameters"},
+    {"parameters", "labels"},
 ]
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 OF_ESTIMATORS = sorted(path.stem for path in FOLDER.glob("estimators/*.py"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -11,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastreg import functional, inputs, training
@@ -23,6 +26,7 @@ from fastreg.estimators.parameters import (
     STOCHASTIC,
     hidden_sizes,
     per_layer,
+    random_state,
 )
 from fastreg.estimators.rules import Listeners
 from fastreg.inputs import Rows
@@ -52,6 +56,28 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         for name, value in parameters.items():
             setattr(self, name, value)
 
+    @classmethod
+    @functools.cache
+    def _get_param_names(cls) -> list[str]:
+        """Read off the signature once: every fit and every clone asks."""
+        names: list[str] = super()._get_param_names()
+        return names
+
+    @classmethod
+    @functools.cache
+    def _defaults(cls) -> dict[str, Any]:
+        found = inspect.signature(cls.__init__).parameters.values()
+        return {each.name: each.default for each in found}
+
+    def _validate_params(self) -> None:
+        """As scikit-learn does it; the defaults are known to be good."""
+        defaults, given = self._defaults(), self.get_params(deep=False)
+        validate_parameter_constraints(
+            self._parameter_constraints,
+            {name: value for name, value in given.items() if value is not defaults[name]},
+            caller_name=type(self).__name__,
+        )
+
     # ---------------------------------------- fit
 
     def _fit(
@@ -69,7 +95,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         labels = y
         X, y, weight = self._validate_input(X, y, incremental, anew, sample_weight)
         self.n_outputs_ = self._n_outputs(y)
-        self._random_state = check_random_state(self.random_state)
+        self._random_state = random_state(self.random_state)
         if anew:
             self._initialize([X.shape[1], *hidden, self.n_outputs_], X.dtype)
         validation = self._validation(validation_data, X.dtype)
@@ -171,7 +197,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
                 ("bias", (bias_l1[i], bias_l2[i])),
                 ("activity", (activity_l1[i], activity_l2[i])),
             ):
-                setattr(layer, f"{what}_regularizer", L1L2(*l1_l2))
+                setattr(layer, f"{what}_regularizer", L1L2(*l1_l2) if any(l1_l2) else None)
             if group_l1[i]:
                 layer.kernel_regularizer = GroupL1(
                     group_l1[i], "rows", l1[i], self.alpha / 2, sizes=float(sizes[i])

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
-from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
@@ -22,6 +21,7 @@ from sklearn.utils.multiclass import (
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastreg.estimators.base import MultilayerPerceptron
+from fastreg.estimators.labels import Labels
 from fastreg.estimators.parameters import CONSTRAINTS, arguments_of, validation_parts
 
 Array = NDArray[Any]
@@ -175,11 +175,11 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
+            self._label_binarizer = Labels().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
+            check_classification_targets(y)
             classes = unique_labels(y)
             if self.warm_start:
                 if set(classes) != set(self.classes_):
@@ -258,7 +258,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         """
         if _check_partial_fit_first_call(self, classes):
             is_multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else classes)
+            self._label_binarizer = Labels().fit(y if is_multilabel else classes)
         return self._fit(X, y, sample_weight, True)
 
     def __sklearn_tags__(self) -> Any:

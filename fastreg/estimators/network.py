@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastreg import training
-from fastreg.estimators.parameters import LOSSES
+from fastreg.estimators.parameters import LOSSES, Loss
 from fastreg.inputs import LossLike, Rows, loss_parts
 from fastreg.models import Sequential
 from fastreg.training import Network
@@ -25,17 +26,27 @@ def _divided(layers: list[dict[str, Any]], total: float) -> list[dict[str, Any]]
     ]
 
 
+class _Run(NamedTuple):
+    """Steps that the engine is called for at once."""
+
+    start: int  # of the rows
+    stop: int
+    steps: int
+    counts: bool  # whether the rows have weights at all
+    divided: list[training.Scheduled]
+
+
 class AlphaNetwork:
     """A network that weighs a batch as scikit-learn does.
 
     The loss of a batch is sum(w_i l_i) / sum(w_i), and the kernels' L2 is divided by sum(w_i), too;
-    l_i is scikit-learn's. The engine is called for as many batches at once as have the same sum.
+    l_i is scikit-learn's.
     """
 
     def __init__(self, network: Network, layers: list[dict[str, Any]]) -> None:
-        self._network, self._layers, self._n_out = network, layers, layers[-1]["n_out"]
-        self._total = 1.0  # that the engine has been told
-        self._weights = np.empty(0)
+        self._network = network
+        self._constant = np.empty(0)  # weights of rows that have none
+        self._told(layers)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # copy and pickle ask before there is a network
@@ -44,48 +55,65 @@ class AlphaNetwork:
 
     def update_layers(self, layers: list[dict[str, Any]]) -> None:
         self._network.update_layers(layers)
-        self._layers, self._total = layers, 1.0
+        self._told(layers)
 
-    def _divide_by(self, total: float) -> None:
-        if total != self._total and any(layer.get("kernel_l2") for layer in self._layers):
-            self._network.update_layers(_divided(self._layers, total))
-            self._total = total
+    def _told(self, layers: list[dict[str, Any]]) -> None:
+        self._layers, self._n_out = layers, layers[-1]["n_out"]
+        found = ((i, layer.get("kernel_l2", 0.0)) for i, layer in enumerate(layers))
+        self._l2 = [(i, l2) for i, l2 in found if l2]
+        self._even_rows = range(0)
+        self._even_runs: list[_Run] = []
 
-    def _runs(
-        self, x: Rows, weight: Array | None, index: Array | None, rows: range, factor: float
-    ) -> Iterator[tuple[int, int, float, Array | None]]:
-        """(first, last, sum of a batch's weights, weights for the engine) of batches in `rows`."""
-        size = rows.step
-        if weight is None:
-            even = rows.stop - (rows.stop - rows.start) % size
-            scaled = None if factor == 1 else self._constant(len(x), factor, x.dtype)
-            if even > rows.start:
-                yield rows.start, even, size, scaled
-            if rows.stop > even:
-                yield even, rows.stop, rows.stop - even, scaled
-            return
+    def _unweighted(self, n: int, dtype: Any, factor: float) -> Array | None:
+        """What the engine takes as weights of n rows that have none."""
+        if factor == 1:
+            return None
+        if len(self._constant) != n or self._constant[0] != factor:
+            self._constant = np.full(n, factor, dtype)
+        return self._constant
+
+    def _schedules(self, totals: Array) -> list[training.Scheduled]:
+        """The kernels' L2 in steps whose batches have weights of that sum."""
+        return [training.Scheduled("kernel_l2", i, l2 / totals) for i, l2 in self._l2]
+
+    def _even(self, rows: range) -> list[_Run]:
+        """The steps of rows without weights; those of every epoch are the same."""
+        if rows != self._even_rows:
+            totals = np.full(len(rows), rows.step, np.float64)
+            totals[-1] = rows.stop - rows[-1]
+            self._even_rows = rows
+            self._even_runs = [
+                _Run(rows.start, rows.stop, len(rows), True, self._schedules(totals))
+            ]
+        return self._even_runs
+
+    def _uneven(
+        self, weight: Array, index: Array | None, rows: range, factor: float
+    ) -> tuple[list[_Run], Array]:
+        """The steps of rows with weights, and what the engine takes as such."""
+        seen = slice(rows.start, rows.stop) if index is None else index[rows.start : rows.stop]
+        mine = weight[seen].astype(np.float64)
+        firsts = np.arange(0, len(mine), rows.step)
+        totals = np.add.reduceat(mine, firsts)
+        sizes = np.diff(firsts, append=len(mine))
+        times = np.divide(factor * sizes, totals, out=np.zeros(len(totals)), where=totals != 0)
         scaled = np.empty_like(weight)
-        for first in rows:
-            last = min(first + size, rows.stop)
-            batch = slice(first, last) if index is None else index[first:last]
-            total = float(weight[batch].sum(dtype=np.float64))
-            if total:
-                scaled[batch] = weight[batch] * (factor * (last - first) / total)
-            yield first, last, total, scaled
-
-    def _constant(self, n: int, value: float, dtype: Any) -> Array:
-        if len(self._weights) != n or self._weights[0] != value:
-            self._weights = np.full(n, value, dtype)
-        return self._weights
+        scaled[seen] = mine * times.repeat(sizes)
+        ends = (np.flatnonzero(np.diff(totals != 0)) + 1).tolist()
+        runs = []
+        for first, last in pairwise([0, *ends, len(totals)]):
+            begin, end = rows[first], min(rows[last - 1] + rows.step, rows.stop)
+            counts, divided = bool(totals[first]), []
+            if counts:
+                divided = self._schedules(totals[first:last])
+            runs.append(_Run(begin, end, last - first, counts, divided))
+        return runs, scaled
 
     @staticmethod
-    def _add_offset(
-        loss: str | LossLike, y: Array, weight: Array | None, rows: Any, ledger: Array
-    ) -> None:
+    def _add_offset(of: Loss, y: Array, weight: Array | None, rows: Any, ledger: Array) -> None:
         """To the sum of the rows' losses."""
-        offset = LOSSES[loss_parts(loss)[0]].offset
-        if offset is not None:
-            each = offset(y[rows].astype(np.float64)).mean(axis=1)
+        if of.offset is not None:
+            each = of.offset(y[rows].astype(np.float64)).mean(axis=1)
             ledger[0] += each.sum() if weight is None else each @ weight[rows]
 
     def train(
@@ -108,35 +136,42 @@ class AlphaNetwork:
         extra: Sequence[training.Extra] = (),
         outputs: Array | None = None,
     ) -> int:
+        of = LOSSES[loss_parts(loss)[0]]
+        factor, rows = of.factor(self._n_out), range(start, stop, batch_size)
+        if sample_weight is None:
+            runs, weight = self._even(rows), self._unweighted(len(x), x.dtype, factor)
+        else:
+            runs, weight = self._uneven(sample_weight, index, rows, factor)
         steps = 0
-        rows = range(start, stop, batch_size)
-        factor = LOSSES[loss_parts(loss)[0]].factor(self._n_out)
-        for first, last, total, weight in self._runs(x, sample_weight, index, rows, factor):
-            wanted = training.n_steps(last - first, batch_size)
-            if total == 0:  # rows that do not count
-                ledger[5] += last - first
-                steps += wanted
+        for run in runs:
+            if not run.counts:
+                ledger[5] += run.stop - run.start
+                steps += run.steps
                 continue
-            self._divide_by(total)
-            call = (loss, optimizer, iteration + steps, seed, accuracy, ledger, n_threads)
             left = [each._replace(values=each.values[steps:]) for each in scheduled]
             done = self._network.train(
                 x,
                 y,
                 weight,
                 index,
-                first,
-                last,
+                run.start,
+                run.stop,
                 batch_size,
-                *call,
-                left,
+                loss,
+                optimizer,
+                iteration + steps,
+                seed,
+                accuracy,
+                ledger,
+                n_threads,
+                [*left, *run.divided],
                 extra,
-                None if outputs is None else outputs[first - start : last - start],
+                None if outputs is None else outputs[run.start - start : run.stop - start],
             )
             steps += done
-            seen = slice(first, min(last, first + done * batch_size))
-            self._add_offset(loss, y, weight, seen if index is None else index[seen], ledger)
-            if done < wanted:
+            seen = slice(run.start, min(run.stop, run.start + done * batch_size))
+            self._add_offset(of, y, weight, seen if index is None else index[seen], ledger)
+            if done < run.steps:
                 break
         return steps
 
@@ -154,13 +189,18 @@ class AlphaNetwork:
         n_threads: int,
         outputs: Array | None = None,
     ) -> None:
-        rows = range(0, len(x), len(x))
-        factor = LOSSES[loss_parts(loss)[0]].factor(self._n_out)
-        ((*_, total, weight),) = self._runs(x, sample_weight, None, rows, factor)
-        self._divide_by(total)
+        of, n = LOSSES[loss_parts(loss)[0]], len(x)
+        factor = of.factor(self._n_out)
+        if sample_weight is None:
+            total, weight = float(n), self._unweighted(n, x.dtype, factor)
+        else:
+            total = float(sample_weight.sum(dtype=np.float64))
+            weight = sample_weight * (factor * n / total)
+        if self._l2:
+            self._network.update_layers(_divided(self._layers, total))
         call = (batch_size, loss, accuracy, ledger, n_threads, outputs)
         self._network.evaluate(x, y, weight, start, stop, *call)
-        self._add_offset(loss, y, weight, slice(start, stop), ledger)
+        self._add_offset(of, y, weight, slice(start, stop), ledger)
 
 
 class Perceptron(Sequential):
