@@ -76,6 +76,9 @@ def test_the_design_holds_what_it_promises():
         three = {"name": "relu", "negative_slope": 0.2, "max_value": 0.9, "threshold": 0.1}
         beyond = {str(three)} if file == "torch_activations" else set()
         assert hidden >= {str(each) for each in cases.ACTIVATIONS} - beyond
+    drawn = [case for case, _ in cases.load(HERE / "keras_vocabulary.npz")]
+    heads = {str(head[1]) for head in cases.VOCABULARY["head"]}
+    assert {str(case["loss"]) for case in drawn} == heads
     more = [case["optimizer"] for case, _ in cases.load(HERE / "keras_optimizers.npz")]
     assert {each["class_name"] for each in more} | {"SGD", "AdamW"} == {
         cls.__name__ for cls in fastreg.optimizers.REGISTRY.classes
