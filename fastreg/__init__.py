@@ -95,7 +95,7 @@ from fastreg.optimizers import (
 )
 from fastreg.paths import RegularizationPath, regularization_path
 from fastreg.plotting import ProgressPlot, RegularizationPathDisplay, SparsityDisplay
-from fastreg.regularizers import L1, L1L2, L2, GroupL1
+from fastreg.regularizers import L1, L1L2, L2, GroupL1, KLSparsity
 from fastreg.sparsity import Compact, TargetSparsity, compact, sparsity_report
 
 __all__ = [
@@ -123,6 +123,7 @@ __all__ = [
     "L2",
     "L1L2",
     "GroupL1",
+    "KLSparsity",
     "SGD",
     "Adam",
     "AdamW",

@@ -64,6 +64,9 @@ cdef extern from "fastreg.h" nogil:
         double high
         double rate
 
+    ctypedef struct fr_kl:
+        double kl, rate
+
     ctypedef struct fr_layer:
         int kind
         ptrdiff_t n_in
@@ -76,6 +79,7 @@ cdef extern from "fastreg.h" nogil:
         fr_regularizer kernel
         fr_regularizer bias
         fr_regularizer activity
+        fr_kl activity_kl
         fr_groups groups
         int keeps_kernel
         int keeps_bias
@@ -174,6 +178,11 @@ cdef extern from "fastreg.h" nogil:
         ptrdiff_t layer
         const double *values
 
+    ctypedef struct fr_watch:
+        ptrdiff_t layer
+        void *y
+        const void *dy
+
     ctypedef struct fr_training:
         fr_data data
         ptrdiff_t start
@@ -189,6 +198,8 @@ cdef extern from "fastreg.h" nogil:
         int part
         void *outputs
         const void *dy
+        const fr_watch *watches
+        ptrdiff_t n_watches
         const fr_schedule *schedules
         ptrdiff_t n_schedules
 
@@ -197,6 +208,7 @@ cdef extern from "fastreg.h" nogil:
         FR_TO_GRADIENTS
         FR_FROM_GRADIENTS
         FR_TO_OUTPUTS
+        FR_TO_LOSS
         FR_OUTPUTS_TO_GRADIENTS
 
     fr_status fr_network_train(fr_network *network, const fr_training *training, double *ledger,
@@ -230,6 +242,8 @@ cdef extern from "fastreg.h" nogil:
                          double *value)
     fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
                                   void *dw)
+    fr_status fr_kl_penalty(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *y,
+                            fr_kl penalty, double *value, void *dy)
     fr_status fr_group_penalty(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, const void *w,
                                const fr_groups *groups, double *value)
     fr_status fr_group_penalty_gradient(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out,

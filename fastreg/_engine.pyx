@@ -279,6 +279,7 @@ cdef fr_layer _layer(dict layer) except *:
     out.kernel = fr_regularizer(layer.get("kernel_l1", 0.0), layer.get("kernel_l2", 0.0))
     out.bias = fr_regularizer(layer.get("bias_l1", 0.0), layer.get("bias_l2", 0.0))
     out.activity = fr_regularizer(layer.get("activity_l1", 0.0), layer.get("activity_l2", 0.0))
+    out.activity_kl = fr_kl(layer.get("activity_kl", 0.0), layer.get("activity_rate", 0.0))
     out.groups = _groups(layer.get("kernel_groups"))
     out.keeps_kernel = layer.get("keeps_kernel", False)
     out.keeps_bias = layer.get("keeps_bias", False)
@@ -346,6 +347,7 @@ cdef class Network:
     cdef int type_number
     cdef ptrdiff_t n_in, n_out
     cdef bint has_groups  # some trainable kernel has a group penalty
+    cdef list own_activities  # (layer, n_out, inputs.OwnActivity)
     cdef dict described  # the optimizer of the last call, and what the engine takes for it
     cdef fr_optimizer optimizer
     cdef object loss_given  # the loss of the last call, and what the engine takes for it
@@ -391,6 +393,9 @@ cdef class Network:
             raise MemoryError()
         try:
             self.has_groups = False
+            self.own_activities = [
+                (number, layer["n_out"], layer["activity_own"])
+                for number, layer in enumerate(layers) if layer.get("activity_own") is not None]
             for number, layer in enumerate(layers):
                 described[<ptrdiff_t>number] = _layer(layer)
                 if layer.get("kernel_groups") is not None and layer["trainable"]:
@@ -499,6 +504,7 @@ cdef class Network:
         call.accuracy = _id(_ACCURACIES, "accuracy", "none" if accuracy is None else accuracy)
         call.n_threads, call.part = n_threads, FR_WHOLE_STEPS
         call.schedules, call.n_schedules = NULL, 0
+        call.watches, call.n_watches = NULL, 0
         call.outputs, call.dy = _data_or_null(outputs), NULL
         return call
 
@@ -528,7 +534,7 @@ cdef class Network:
             call.schedules = schedules = _schedules(scheduled)
             call.n_schedules = len(scheduled)
         try:
-            if extra or self.own_loss is not None:
+            if extra or self.own_activities or self.own_loss is not None:
                 rows = (y, sample_weight, index)
                 status = self._train_in_parts(&call, extra, rows, sums, &steps_done)
             elif self._is_short(3 * (stop - start)):
@@ -544,7 +550,7 @@ cdef class Network:
         if status != FR_NOT_FINITE:
             _check(status)
         self.repeats = (steps_done == 1 and sample_weight is None and not scheduled and not extra
-                        and self.own_loss is None
+                        and self.own_loss is None and not self.own_activities
                         and accuracy is None and outputs is None
                         and cnp.PyArray_TYPE(y) == self.type_number and cnp.PyArray_NDIM(y) == 2)
         self.last = call
@@ -568,11 +574,14 @@ cdef class Network:
 
     cdef fr_status _train_in_parts(self, fr_training *call, extra, rows, double *sums,
                                    ptrdiff_t *done) except *:
-        """Steps in whose middle Python is asked for the loss of the outputs, and adds gradients of
-        penalties, `training.Extra`, or after which it takes their prox."""
+        """Steps in whose middle Python is asked for the loss of the outputs and the penalties of
+        activities, and adds gradients of penalties, `training.Extra`, or after which it takes their
+        prox."""
         cdef ptrdiff_t start = call.start, stop = call.stop, first, n, i, steps
-        cdef double loss = 0
+        cdef double loss = 0, activity = 0
         cdef cnp.ndarray seen, dy
+        cdef bint cut = self.own_loss is not None or len(self.own_activities) > 0
+        cdef fr_watch *watches = self._watches(self.own_activities)
         if self.own_loss is not None:
             call.data.weight = NULL  # it is in dy
         cdef int64_t iteration = call.iteration
@@ -587,21 +596,31 @@ cdef class Network:
                 call.start, call.stop, call.iteration = first, first + n, iteration + done[0]
                 if outputs != NULL:
                     call.outputs = outputs + (first - start) * row_bytes
-                call.part = FR_TO_GRADIENTS
-                if self.own_loss is not None:
-                    seen = np.empty((n, self.n_out), self.dtype)  # theirs to keep
-                    call.part, call.outputs = FR_TO_OUTPUTS, _data(seen)
+                call.part, call.dy = FR_TO_GRADIENTS, NULL
+                if cut:
+                    call.part = FR_TO_LOSS
+                    if self.own_loss is not None:
+                        seen = np.empty((n, self.n_out), self.dtype)  # theirs to keep
+                        call.part, call.outputs = FR_TO_OUTPUTS, _data(seen)
+                    activities = self._watch(watches, n)
+                    call.watches, call.n_watches = watches, len(activities)
                     with self.limit:
                         with nogil:
                             status = fr_network_train(self.network, call, sums, &steps)
                     if status != FR_OK:
                         return status
-                    if outputs != NULL:
-                        memcpy(outputs + (first - start) * row_bytes, _data(seen), n * row_bytes)
-                    loss, dy = self.own_loss.step(seen, *_batch_of(rows, first, n))
-                    if not isfinite(loss):
+                    if self.own_loss is not None:
+                        if outputs != NULL:
+                            memcpy(outputs + (first - start) * row_bytes, _data(seen), n * row_bytes)
+                        loss, dy = self.own_loss.step(seen, *_batch_of(rows, first, n))
+                        call.dy = _data(dy)
+                    found = [own.step(y) for (_, _, own), y in zip(self.own_activities, activities)]
+                    activity = sum([value for value, _ in found])
+                    for i, (_, gradient) in enumerate(found):
+                        watches[i].dy = _data(<cnp.ndarray>gradient)
+                    if not isfinite(loss + activity):
                         return FR_NOT_FINITE
-                    call.dy, call.part = _data(dy), FR_OUTPUTS_TO_GRADIENTS
+                    call.part = FR_OUTPUTS_TO_GRADIENTS
                 with self.limit:
                     with nogil:
                         status = fr_network_train(self.network, call, sums, &steps)
@@ -622,6 +641,7 @@ cdef class Network:
                 if status != FR_OK:
                     return status
                 sums[0] += loss
+                sums[3] += activity
                 for each, value in zip(extra, values):
                     sums[<ptrdiff_t>each.entry] += n * <double>value
                 for each, w in zip(extra, self._of_extra(FR_WEIGHTS, extra)):
@@ -632,7 +652,25 @@ cdef class Network:
                 done[0] += 1
         finally:
             self.busy = False
+            call.watches, call.n_watches = NULL, 0
+            free(watches)
         return status
+
+    cdef fr_watch *_watches(self, activities) except NULL:
+        """Room for those, to be freed."""
+        cdef fr_watch *out = <fr_watch *>calloc(len(activities) + 1, sizeof(fr_watch))
+        if out == NULL:
+            raise MemoryError()
+        return out
+
+    cdef list _watch(self, fr_watch *watches, ptrdiff_t n_rows):
+        """Have the outputs of n_rows rows put into new arrays, which are returned."""
+        arrays = []
+        for i, (layer, n_out, _) in enumerate(self.own_activities):
+            arrays.append(np.empty((n_rows, n_out), self.dtype))
+            watches[<ptrdiff_t>i].layer = layer
+            watches[<ptrdiff_t>i].y = _data(<cnp.ndarray>arrays[i])
+        return arrays
 
     def repeat(self, x, y, int64_t iteration):
         """The last `train`, if it was one step, on other rows: the loss; None: go the long way.
@@ -674,16 +712,24 @@ cdef class Network:
             if seen is None:
                 seen = np.empty((stop - start, self.n_out), self.dtype)
             call.part, call.outputs = FR_TO_OUTPUTS, _data(seen)
-        with self.limit:
-            self.busy = True
-            with nogil:
-                status = fr_network_evaluate(self.network, &call, sums)
-            self.busy = False
+        cdef fr_watch *watches = self._watches(self.own_activities)
+        try:
+            activities = self._watch(watches, stop - start)
+            call.watches, call.n_watches = watches, len(activities)
+            with self.limit:
+                self.busy = True
+                with nogil:
+                    status = fr_network_evaluate(self.network, &call, sums)
+                self.busy = False
+        finally:
+            free(watches)
         _check(status)
-        if self.own_loss is None:
-            return
         for first in range(start, stop, batch_size):
             n = min(batch_size, stop - first)
+            for (_, _, own), y_l in zip(self.own_activities, activities):
+                sums[3] += own.value(y_l[first - start:first - start + n].copy())
+            if self.own_loss is None:
+                continue
             y_b, weight_b = _batch_of((y, sample_weight, None), first, n)
             sums[0] += self.own_loss.total(seen[first - start:first - start + n], y_b, weight_b)
 
@@ -832,6 +878,16 @@ def penalty(cnp.ndarray w, double l1, double l2):
 
 def penalty_gradient(cnp.ndarray w, double l1, double l2, cnp.ndarray out):
     _check(fr_penalty_gradient(_dtype(w), w.size, _data(w), fr_regularizer(l1, l2), _data(out)))
+
+
+def kl_penalty(cnp.ndarray y, double kl, double rate):
+    cdef double value = 0
+    _check(fr_kl_penalty(_dtype(y), y.shape[0], y.shape[1], _data(y), fr_kl(kl, rate), &value, NULL))
+    return value
+
+
+def kl_penalty_gradient(cnp.ndarray y, double kl, double rate, cnp.ndarray out):
+    _check(fr_kl_penalty(_dtype(y), y.shape[0], y.shape[1], _data(y), fr_kl(kl, rate), NULL, _data(out)))
 
 
 def group_penalty(cnp.ndarray w, groups):

@@ -117,6 +117,20 @@ class Activation(Configurable):
             float(own.get("threshold", 0.0)),
         )
 
+    @property
+    def gives_rates(self) -> bool:
+        """Whether all that it gives lies in [0, 1].
+
+        >>> relu.gives_rates, Activation("relu", max_value=1.0).gives_rates
+        (False, True)
+        """
+        if self.name in ("sigmoid", "hard_sigmoid", "softmax"):
+            return True
+        if self.name != "relu" or self.curve is None:
+            return False
+        alpha, max_value, threshold = self.curve
+        return alpha == 0 and threshold >= 0 and max_value <= 1
+
 
 def _checked(name: str, parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """The parameters that are not at Keras' defaults, in their order."""

@@ -47,8 +47,8 @@ def check(layers: list[Layer], batch_size: int, n_rows: int) -> None:
             raise ValueError(f"{name}: a setting follows a schedule, but LBFGS has one function")
         if isinstance(getattr(layer, "kernel_regularizer", None), GroupL1):
             raise ValueError(f"{name}: LBFGS has no step for GroupL1; Sequential.polish has")
-        for whole in layer.whole_penalties().values():
-            if whole.prox is not None:
+        for of, whole in layer.whole_penalties().items():
+            if of != "activity" and whole.prox is not None:
                 raise ValueError(
                     f"{name}: LBFGS has no step for the prox of {whole!r}; Sequential.polish has"
                 )

@@ -22,6 +22,8 @@ __all__ = [
     "activation_backward",
     "penalty",
     "penalty_gradient",
+    "kl_penalty",
+    "kl_penalty_gradient",
     "group_penalty",
     "group_penalty_gradient",
     "group_prox",
@@ -193,6 +195,52 @@ def penalty_gradient(
     """
     w, l1, l2, out = inputs.check_penalty_gradient(w, l1, l2, out)
     _engine.penalty_gradient(w.reshape(-1), l1, l2, out.reshape(-1))
+    return out
+
+
+def kl_penalty(y: ArrayLike, kl: float, rate: float) -> float:
+    """kl * n_batch * sum over columns of KL(rate || mean of the column), in float64.
+
+    KL(p || m) = p log(p / m) + (1 - p) log((1 - p) / (1 - m)), of m brought into [1e-7, 1 - 1e-7]
+    (Ng 2011, Sparse autoencoder; a sum over the rows as Keras' penalties of activities are).
+
+    Parameters
+    ----------
+    y : (n_batch, n_out), float32 or float64, means in [0, 1].
+    kl : coefficient, finite and >= 0.
+    rate : in (0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> round(kl_penalty([[0.0, 0.2], [0.4, 0.8]], kl=1.0, rate=0.2), 6)
+    0.446287
+    """
+    y, kl, rate = inputs.check_kl_penalty(y, kl, rate)
+    return float(_engine.kl_penalty(y, kl, rate))
+
+
+def kl_penalty_gradient(y: ArrayLike, kl: float, rate: float, *, out: Array | None = None) -> Array:
+    """The gradient of `kl_penalty`: kl * ((1 - rate) / (1 - m) - rate / m) down each column.
+
+    0 where the mean m is not in [1e-7, 1 - 1e-7].
+
+    Parameters
+    ----------
+    y, kl, rate : as in `kl_penalty`.
+    out : like y, not y.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> kl_penalty_gradient([[0.0, 0.2], [0.4, 0.8]], kl=1.0, rate=0.2)
+    array([[0. , 1.2],
+           [0. , 1.2]])
+    """
+    y, kl, rate, out = inputs.check_kl_penalty_gradient(y, kl, rate, out)
+    _engine.kl_penalty_gradient(y, kl, rate, out)
     return out
 
 

@@ -578,6 +578,25 @@ def check_penalty_gradient(
     return w_, l1, l2, check_out(out, w_.shape, w_.dtype, {"w": w}, same=True)
 
 
+def check_kl_penalty(y: ArrayLike, kl: float, rate: float) -> tuple[Array, float, float]:
+    """Checked (y, kl, rate)."""
+    kl, rate = check_real("kl", kl, low=0), check_rate("rate", rate)
+    return _array("y", y, ("n_batch", "n_out")), kl, rate
+
+
+def check_rate(argument: str, value: Any) -> float:
+    """A rate that units may have: above 0 and below 1."""
+    return check_real(argument, value, low=0, low_open=True, high=1, high_open=True)
+
+
+def check_kl_penalty_gradient(
+    y: ArrayLike, kl: float, rate: float, out: Array | None
+) -> tuple[Array, float, float, Array]:
+    """Checked (y, kl, rate, out)."""
+    y_, kl, rate = check_kl_penalty(y, kl, rate)
+    return y_, kl, rate, check_out(out, y_.shape, y_.dtype, {"y": y})
+
+
 # "rows", "columns", or the input numbers of each group
 Grouping = str | Sequence[Sequence[int]]
 
@@ -593,6 +612,31 @@ class Groups(NamedTuple):
     weight: Array  # (n_groups,) float64
     start: Array  # (n_groups + 1,) intp
     rows: Array  # (n_in,) intp
+
+
+class OwnActivity(NamedTuple):
+    """A penalty of Python's on the outputs of a layer, as the network takes it.
+
+    A row of x makes several of the network's where it has `outer` axes; the penalty is divided by
+    the rows of x.
+    """
+
+    regularizer: Any  # with value and gradient
+    outer: tuple[int, ...]
+
+    def _whole(self, y: Array) -> Array:
+        return y.reshape(-1, *self.outer, y.shape[-1])
+
+    def value(self, y: Array) -> float:
+        """Of the network's rows y (n, n_out), theirs to keep, times n."""
+        return float(self.regularizer.value(self._whole(y)) * math.prod(self.outer))
+
+    def step(self, y: Array) -> tuple[float, Array]:
+        """`value`, NaN where the gradient is not finite, and the gradient (n, n_out)."""
+        value, whole = self.value(y.copy()), self._whole(y)
+        gradient = np.ascontiguousarray(self.regularizer.gradient(whole), dtype=y.dtype)
+        gradient = gradient.reshape(y.shape) / y.dtype.type(len(whole))
+        return (value if np.isfinite(gradient).all() else math.nan), gradient
 
 
 class Bound(NamedTuple):

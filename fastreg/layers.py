@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastreg import activations, constraints, initializers, regularizers
 from fastreg.config import DTYPES
 from fastreg.errors import check_choice, check_int, check_real
-from fastreg.inputs import Bound, Groups, check_features, flat_rows
+from fastreg.inputs import Bound, Groups, OwnActivity, check_features, check_rate, flat_rows
 from fastreg.schedules import LearningRateSchedule, now, or_schedule, serialize_if_schedule
 from fastreg.serialization import Registry, check_bool, known_arguments, snake_case
 
@@ -56,21 +56,21 @@ def _named(get: Callable[[Any], Any], argument: str, value: Any) -> Any:
         raise type(error)(f"{argument}: {error}") from None
 
 
-def _elementwise(argument: str, value: Any) -> regularizers.Regularizer | None:
-    """A regularizer that is no sum over groups of a kernel."""
+def _regularizer(of: str, argument: str, value: Any) -> regularizers.Regularizer | None:
+    """One that may be of a "kernel", a "bias" or an "activity"."""
     found: regularizers.Regularizer | None = _named(regularizers.get, argument, value)
-    if isinstance(found, regularizers.GroupL1):
-        raise ValueError(f"{argument}: got {found!r}; GroupL1 is for kernels")
-    if isinstance(found, regularizers.Whole) and found.for_kernels:
-        raise ValueError(f"{argument}: got {found!r}; it is for kernels")
+    if found is not None and of not in found.fits:
+        what = {"kernel": "kernels", "activity": "activities"}[found.fits[0]]
+        raise ValueError(f"{argument}: got {found!r}; {type(found).__name__} is for {what}")
     return found
 
 
-def _of_activity(argument: str, value: Any) -> regularizers.Regularizer | None:
-    found = _elementwise(argument, value)
-    if isinstance(found, regularizers.Whole):
-        raise ValueError(f"{argument}: got {found!r}; L1, L2 or L1L2 is needed for an activity")
-    return found
+def _check_rates(argument: str, value: Any, fits: bool, activation: activations.Activation) -> None:
+    if isinstance(value, regularizers.KLSparsity) and not fits:
+        raise ValueError(
+            f"{argument}: got {value!r} of {activation!r}; rates are of outputs in [0, 1]: of "
+            "sigmoid, hard_sigmoid, softmax, or relu with a max_value of at most 1"
+        )
 
 
 class Draw(NamedTuple):
@@ -303,17 +303,23 @@ class Layer:
         found = {of: getattr(self, f"{of}_regularizer", None) for of in (*self.parts, "activity")}
         return {of: regularizer for of, regularizer in found.items() if regularizer is not None}
 
-    def _strengths(self, step: int) -> dict[str, float]:
+    def _strengths(self, step: int) -> dict[str, Any]:
         """Of the regularizers in a step, as `Network` takes them.
 
         The penalty of an activity is a mean over rows of x, of which each makes several of the
         network's where it has more axes.
         """
-        found = {f"{of}_{p}": 0.0 for of in ("kernel", "bias", "activity") for p in ("l1", "l2")}
+        found: dict[str, Any] = {
+            f"{of}_{p}": 0.0 for of in ("kernel", "bias", "activity") for p in ("l1", "l2")
+        }
         for of, regularizer in self._regularizers().items():
             at_step, part = regularizer.at(step), self.parts.get(of, of)
             times = math.prod(self.outer) if of == "activity" else 1
             found[f"{part}_l1"], found[f"{part}_l2"] = times * at_step.l1, times * at_step.l2
+            if isinstance(at_step, regularizers.KLSparsity):
+                found |= {"activity_kl": at_step.kl, "activity_rate": at_step.rate}
+            elif of == "activity" and isinstance(regularizer, regularizers.Whole):
+                found["activity_own"] = OwnActivity(regularizer, self.outer)
         return found
 
     def _bounds(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Bound | None]:
@@ -330,11 +336,11 @@ class Layer:
         return found
 
     def whole_penalties(self) -> dict[str, regularizers.Whole]:
-        """Penalties whose gradient is added in Python, by the names of the weights."""
+        """Penalties whose gradient is added in Python, by the names of the weights; "activity"."""
         return {
             of: regularizer
             for of, regularizer in self._regularizers().items()
-            if isinstance(regularizer, regularizers.Whole) and of in self.weight_names
+            if isinstance(regularizer, regularizers.Whole)
         }
 
     def schedules(self) -> dict[str, tuple[LearningRateSchedule, Callable[[str, Any], Any]]]:
@@ -492,9 +498,9 @@ class Dense(Layer):
 
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
         **Layer.checks,
-        "kernel_regularizer": partial(_named, regularizers.get),
-        "bias_regularizer": _elementwise,
-        "activity_regularizer": _of_activity,
+        "kernel_regularizer": partial(_regularizer, "kernel"),
+        "bias_regularizer": partial(_regularizer, "bias"),
+        "activity_regularizer": partial(_regularizer, "activity"),
         "kernel_constraint": partial(_named, constraints.get),
         "bias_constraint": partial(_named, constraints.get),
     }
@@ -550,6 +556,12 @@ class Dense(Layer):
         self.activity_regularizer = activity_regularizer  # type: ignore[assignment]
         self.kernel_constraint = kernel_constraint  # type: ignore[assignment]
         self.bias_constraint = bias_constraint  # type: ignore[assignment]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "activity_regularizer":
+            value = _regularizer("activity", name, value)
+            _check_rates(name, value, self.activation.gives_rates, self.activation)
+        super().__setattr__(name, value)
 
     def _n_out(self, n_in: int) -> int:
         return self.units
@@ -634,6 +646,8 @@ class Activation(Layer):
     ----------
     activation : str or Activation
         As in `Dense`; None is "linear".
+    activity_regularizer : str or Regularizer, optional
+        As in `Dense`. May be set later.
     dtype, name, trainable
         As in `Layer`.
 
@@ -648,12 +662,19 @@ class Activation(Layer):
     Activation(name='relu')
     """
 
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Layer.checks,
+        "activity_regularizer": partial(_regularizer, "activity"),
+    }
     fixed = (*Layer.fixed, "activation")
+
+    activity_regularizer: regularizers.Regularizer | None
 
     def __init__(
         self,
         activation: str | activations.Activation | None,
         *,
+        activity_regularizer: object = None,
         dtype: str | None = None,
         name: str | None = None,
         trainable: bool = True,
@@ -661,6 +682,14 @@ class Activation(Layer):
     ) -> None:
         super().__init__(name, dtype, trainable, keras)
         self.activation = _named(activations.get, "activation", activation)
+        self.activity_regularizer = activity_regularizer  # type: ignore[assignment]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "activity_regularizer":
+            value = _regularizer("activity", name, value)
+            fits = self.activation.gives_rates or self.activation.name == "linear"
+            _check_rates(name, value, fits, self.activation)
+        super().__setattr__(name, value)
 
     def describe(self, step: int = 0) -> dict[str, Any]:
         return self._alone(self.activation, step)
@@ -670,7 +699,10 @@ class Activation(Layer):
         return y
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "activation": activations.serialize(self.activation)}
+        found = {**super().get_config(), "activation": activations.serialize(self.activation)}
+        if self.activity_regularizer is not None:
+            found["activity_regularizer"] = regularizers.serialize(self.activity_regularizer)
+        return found
 
 
 class ActivityRegularization(Layer):
@@ -680,6 +712,10 @@ class ActivityRegularization(Layer):
     ----------
     l1, l2 : float or LearningRateSchedule, default 0.0
         Coefficients, finite and >= 0. May be set later.
+    kl : float or LearningRateSchedule, default 0.0
+        That of `KLSparsity`, which Keras lacks, for inputs in [0, 1]. May be set later.
+    rate : float in (0, 1), default 0.05
+        The mean that each unit shall have where there is a `kl`. May be set later.
     dtype, name, trainable
         As in `Layer`.
 
@@ -698,35 +734,44 @@ class ActivityRegularization(Layer):
         **Layer.checks,
         "l1": partial(or_schedule, regularizers.check_strength),
         "l2": partial(or_schedule, regularizers.check_strength),
+        "kl": partial(or_schedule, regularizers.check_strength),
+        "rate": check_rate,
     }
 
     l1: float | LearningRateSchedule
     l2: float | LearningRateSchedule
+    kl: float | LearningRateSchedule
+    rate: float
 
     def __init__(
         self,
         l1: float | LearningRateSchedule = 0.0,
         l2: float | LearningRateSchedule = 0.0,
         *,
+        kl: float | LearningRateSchedule = 0.0,
+        rate: float = 0.05,
         dtype: str | None = None,
         name: str | None = None,
         trainable: bool = True,
         **keras: object,
     ) -> None:
         super().__init__(name, dtype, trainable, keras)
-        self.l1, self.l2 = l1, l2
+        self.l1, self.l2, self.kl, self.rate = l1, l2, kl, rate
 
     @property
-    def activity_regularizer(self) -> regularizers.L1L2:
-        """Both as one regularizer."""
-        return regularizers.L1L2(self.l1, self.l2)
+    def activity_regularizer(self) -> regularizers.Regularizer:
+        """All of it as one regularizer."""
+        if self.kl == 0:
+            return regularizers.L1L2(self.l1, self.l2)
+        return regularizers.KLSparsity(self.kl, self.rate, self.l1, self.l2)
 
     def describe(self, step: int = 0) -> dict[str, Any]:
         return self._alone(activations.get("linear"), step)
 
     def get_config(self) -> dict[str, Any]:
-        strengths = {name: serialize_if_schedule(getattr(self, name)) for name in ("l1", "l2")}
-        return {**super().get_config(), **strengths}
+        names = ("l1", "l2") if self.kl == 0 else ("l1", "l2", "kl")  # Keras' alone, if it can be
+        strengths = {name: serialize_if_schedule(getattr(self, name)) for name in names}
+        return {**super().get_config(), **strengths, **({"rate": self.rate} if self.kl else {})}
 
 
 _positive = partial(check_real, low=0.0, low_open=True)
@@ -979,8 +1024,8 @@ class Normalizes(Layer):
 
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
         **Layer.checks,
-        "beta_regularizer": _elementwise,
-        "gamma_regularizer": _elementwise,
+        "beta_regularizer": partial(_regularizer, "bias"),
+        "gamma_regularizer": partial(_regularizer, "bias"),
         "beta_constraint": partial(_named, constraints.get),
         "gamma_constraint": partial(_named, constraints.get),
     }

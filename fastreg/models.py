@@ -76,7 +76,7 @@ _OF_STATE = (
     ),
 )
 
-ACTIVITY = {"activity_l1", "activity_l2"}
+ACTIVITY = {"activity_l1", "activity_l2"}  # sums over the rows of the network
 
 BATCH_SIZE = 32  # of fit, Keras' default
 INFERENCE_BATCH_SIZE = 256  # of evaluate and predict, whose results do not depend on it

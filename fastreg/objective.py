@@ -76,6 +76,8 @@ class Objective:
         without_l1 = {"kernel_l1": 0.0, "bias_l1": 0.0, "kernel_groups": None}
         described = [layer.describe(step) or {} for layer in layers]
         self._network = make([{**layer, **without_l1} for layer in described], "float64")
+        if any(layer.get("activity_rate") or layer.get("activity_own") for layer in described):
+            self.rows_at_once = len(data.x)  # penalties of all of a batch
         arrays = [w.astype(np.float64) for layer in layers for w in layer.get_weights()]
         owners = [(layer, name) for layer in layers for name in layer.weight_names]
         self._fixed = arrays

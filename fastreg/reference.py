@@ -447,6 +447,78 @@ def penalty_gradient(
     return out
 
 
+# ------------------------------------------------ rates
+
+LEAST_RATE = 1e-7  # Keras' epsilon, to which it clips probabilities
+
+
+def _rates(y: Array) -> tuple[Array, Array]:
+    """The means of the columns, brought into [1e-7, 1 - 1e-7], and which were there."""
+    means = y.mean(axis=0, dtype=np.float64)
+    clipped = np.clip(means, LEAST_RATE, 1 - LEAST_RATE)
+    return clipped, clipped == means
+
+
+def _kl_penalty(y: Array, kl: float, rate: float) -> float:
+    m, _ = _rates(y)
+    parts = rate * np.log(rate / m) + (1 - rate) * np.log((1 - rate) / (1 - m))
+    return float(kl * len(y) * parts.sum())
+
+
+def _kl_slopes(y: Array, kl: float, rate: float) -> Array:
+    """The gradient by an element of each column."""
+    m, within = _rates(y)
+    found: Array = np.where(within, kl * ((1 - rate) / (1 - m) - rate / m), 0.0)
+    return found
+
+
+@_quiet
+def kl_penalty(y: ArrayLike, kl: float, rate: float) -> float:
+    """kl * n_batch * sum over columns of KL(rate || mean of the column), in float64.
+
+    KL(p || m) = p log(p / m) + (1 - p) log((1 - p) / (1 - m)), of m brought into [1e-7, 1 - 1e-7]
+    (Ng 2011, Sparse autoencoder; a sum over the rows as Keras' penalties of activities are).
+
+    Parameters
+    ----------
+    y : (n_batch, n_out), float32 or float64, means in [0, 1].
+    kl : coefficient, finite and >= 0.
+    rate : in (0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> round(kl_penalty([[0.0, 0.2], [0.4, 0.8]], kl=1.0, rate=0.2), 6)
+    0.446287
+    """
+    return _kl_penalty(*inputs.check_kl_penalty(y, kl, rate))
+
+
+@_quiet
+def kl_penalty_gradient(y: ArrayLike, kl: float, rate: float, *, out: Array | None = None) -> Array:
+    """The gradient of `kl_penalty`: kl * ((1 - rate) / (1 - m) - rate / m) down each column.
+
+    0 where the mean m is not in [1e-7, 1 - 1e-7].
+
+    Parameters
+    ----------
+    y, kl, rate : as in `kl_penalty`.
+    out : like y, not y.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> kl_penalty_gradient([[0.0, 0.2], [0.4, 0.8]], kl=1.0, rate=0.2)
+    array([[0. , 1.2],
+           [0. , 1.2]])
+    """
+    y_, kl, rate, out = inputs.check_kl_penalty_gradient(y, kl, rate, out)
+    out[...] = _kl_slopes(y_, kl, rate)
+    return out
+
+
 # ------------------------------------------------ group penalties
 
 
@@ -2035,6 +2107,9 @@ class _Activation(_Layer):
 
     def configure(self, settings: dict[str, Any]) -> None:
         self.activity_l1, self.activity_l2 = settings["activity_l1"], settings["activity_l2"]
+        self.activity_kl = settings.get("activity_kl", 0.0)
+        self.activity_rate = settings.get("activity_rate", 0.0)  # 0: no such penalty
+        self.own: inputs.OwnActivity | None = settings.get("activity_own")
 
     def reserve(self, n: int) -> None:
         self.y_buffer = np.empty((n, self.n_out), self.dtype)
@@ -2045,7 +2120,7 @@ class _Activation(_Layer):
         self.z[...] = x
 
     def forward(self, x: Array, context: _Context) -> Array:
-        self.x, self.y = x, self.y_buffer[: len(x)]
+        self.x, self.y, self.trains = x, self.y_buffer[: len(x)], context.training is not None
         keep_z = context.keep_z or self.activation.of_z
         self.z = self.z_buffer[: len(x)] if keep_z else self.y
         self.find_z(x, context)
@@ -2053,22 +2128,39 @@ class _Activation(_Layer):
         return self.y
 
     def activity_penalty(self) -> float:
-        return _penalty(self.y, self.activity_l1, self.activity_l2)
+        value = _penalty(self.y, self.activity_l1, self.activity_l2)
+        if self.activity_rate:
+            value += _kl_penalty(self.y, self.activity_kl, self.activity_rate)
+        if self.own is None:
+            return value
+        if not self.trains:
+            return value + self.own.value(self.y.copy())
+        own, self.own_gradient = self.own.step(self.y.copy())
+        return value + own
+
+    def add_activity_gradient(self, dy: Array) -> None:
+        """dy += that of the activity's penalties, which are divided by the rows."""
+        n = len(dy)
+        l1, l2 = self.activity_l1 / n, self.activity_l2 / n
+        _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
+        if self.activity_rate:
+            dy += _kl_slopes(self.y, self.activity_kl / n, self.activity_rate)
+        if self.own is not None:
+            dy += self.own_gradient
 
     def find_dz(self, dy: Array, is_dz: bool) -> Array:
-        n = len(dy)
         of = self.z if self.activation.of_z else self.y
-        l1, l2 = self.activity_l1 / n, self.activity_l2 / n
+        penalized = self.activity_l1 or self.activity_l2 or self.activity_rate or self.own
         if is_dz:
             dz = dy
-            if l1 or l2:
+            if penalized:
                 dy = np.zeros_like(dz)
-                _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
+                self.add_activity_gradient(dy)
                 self.activation.backward(of, dy, dy, self.curve)
                 dz += dy
             return dz
-        if l1 or l2:
-            _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
+        if penalized:
+            self.add_activity_gradient(dy)
         self.activation.backward(of, dy, dy, self.curve)
         return dy
 

@@ -36,6 +36,9 @@ class Regularizer(Configurable):
         what the schedule says of it; outside of training the regularizer is `at` a step.
     """
 
+    fits: ClassVar[tuple[str, ...]] = ("kernel", "bias", "activity")  # what it may be of
+    coefficients: ClassVar[tuple[str, ...]] = ("l1", "l2")  # those that may follow a schedule
+
     l1: Any  # a number, or a schedule
     l2: Any
 
@@ -55,7 +58,7 @@ class Regularizer(Configurable):
 
     def schedules(self) -> dict[str, LearningRateSchedule]:
         """The coefficients that follow one."""
-        found = {"l1": self.l1, "l2": self.l2}
+        found = {name: getattr(self, name) for name in self.coefficients}
         return {
             name: value for name, value in found.items() if isinstance(value, LearningRateSchedule)
         }
@@ -212,6 +215,8 @@ class GroupL1(Regularizer):
            [0. , 0. , 0. , 0. ]])
     """
 
+    fits: ClassVar[tuple[str, ...]] = ("kernel",)
+
     group_l1: float
     groups: str | tuple[tuple[int, ...], ...]
     sizes: float | tuple[float, ...] | None
@@ -310,14 +315,83 @@ class GroupL1(Regularizer):
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Whole(Regularizer):
-    """Base of the penalties of another formula, on the whole of a kernel or a bias.
+class KLSparsity(Regularizer):
+    """A target rate for the units of a layer: `kl * n * sum over units of KL(rate || mean)`.
 
-    The engine leaves a step's gradients to be read, and the penalty's is added in Python: the
-    slower path. An optimizer follows its gradient, whatever the l1_step, unless there is a `prox`.
+    For activities. A unit's mean is that over the n rows of the batch, and `KL(p || m) = p log(p /
+    m) + (1 - p) log((1 - p) / (1 - m))`. As every penalty of an activity it is divided by n, so a
+    layer's share of the loss is kl times the sum of the divergences, whatever the batch size: the
+    sparsity term of Ng's sparse autoencoder (CS294A lecture notes, 2011), with kl his beta (3) and
+    rate his rho (0.05).
+
+    Rates are of outputs from 0 to 1, so a `Dense` layer takes it with "sigmoid", "hard_sigmoid",
+    "softmax", or relu with a `max_value` of at most 1; a lone `Activation("linear")` or an
+    `ActivityRegularization` takes what comes. A mean below 1e-7 or above 1 - 1e-7 counts as that,
+    as Keras clips probabilities, and has no gradient.
+
+    Parameters
+    ----------
+    kl : float or LearningRateSchedule, default 0.01
+        Coefficient, finite and >= 0.
+    rate : float in (0, 1), default 0.05
+        The mean that each unit shall have.
+    l1, l2 : float or LearningRateSchedule, default 0.0
+        Coefficients of `l1 * sum |y| + l2 * sum y^2`, finite and >= 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.array([[0.0, 0.2], [0.4, 0.8]])  # means 0.2 and 0.5
+    >>> round(KLSparsity(1.0, rate=0.2)(y), 6)
+    0.446287
+    >>> KLSparsity(1.0, rate=0.2).gradient(y)
+    array([[0. , 1.2],
+           [0. , 1.2]])
     """
 
-    for_kernels: ClassVar[bool] = False  # alone
+    fits: ClassVar[tuple[str, ...]] = ("activity",)
+    coefficients: ClassVar[tuple[str, ...]] = ("kl", "l1", "l2")
+
+    kl: Any
+    rate: float
+
+    def __init__(
+        self, kl: Strength = 0.01, rate: float = 0.05, l1: Strength = 0.0, l2: Strength = 0.0
+    ) -> None:
+        self._set(l1=l1, l2=l2)
+        self.__post_init__()
+        self._set(kl=or_schedule(check_strength, "kl", kl), rate=inputs.check_rate("rate", rate))
+
+    def __repr__(self) -> str:
+        return f"KLSparsity(kl={self.kl!r}, rate={self.rate!r}, l1={self.l1!r}, l2={self.l2!r})"
+
+    def __call__(self, w: np.ndarray) -> float:
+        """The penalty of outputs `w`, (n, ..., n_out), float32 or float64."""
+        rows = np.reshape(w, (-1, np.shape(w)[-1]))
+        own = functional.kl_penalty(rows, self.kl, self.rate) * (len(w) / len(rows))
+        return super().__call__(w) + own
+
+    def gradient(self, w: np.ndarray) -> np.ndarray:
+        """The gradient of the penalty, like `w`."""
+        rows = np.reshape(w, (-1, np.shape(w)[-1]))
+        own = functional.kl_penalty_gradient(rows, self.kl, self.rate) * (len(w) / len(rows))
+        found: np.ndarray = super().gradient(w) + own.reshape(np.shape(w))
+        return found
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Whole(Regularizer):
+    """Base of the penalties of another formula, on the whole of an array.
+
+    On a kernel or a bias the engine leaves a step's gradients to be read, and the penalty's is
+    added in Python: the slower path. An optimizer follows its gradient, whatever the l1_step,
+    unless there is a `prox`. On an activity Python is asked between a step's way forward and back.
+    """
 
     def __init__(self) -> None:
         self._set(l1=0.0, l2=0.0)
@@ -327,7 +401,7 @@ class Whole(Regularizer):
         return self.value(w)
 
     def value(self, w: np.ndarray) -> float:
-        """The penalty of `w`, a kernel (n_in, n_out) or a bias (n_out,)."""
+        """The penalty of `w`: a kernel (n_in, n_out), bias (n_out,) or outputs (n, ..., n_out)."""
         raise NotImplementedError
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
@@ -425,7 +499,7 @@ class OrthogonalRegularizer(Whole):
     factor: float
     mode: str
 
-    for_kernels: ClassVar[bool] = True
+    fits: ClassVar[tuple[str, ...]] = ("kernel",)
 
     def __init__(self, factor: float = 0.01, mode: str = "rows") -> None:
         super().__init__()
@@ -477,7 +551,7 @@ l1, l2, l1_l2 = L1, L2, L1L2
 REGISTRY: Registry[Regularizer] = Registry(
     "regularizer",
     Regularizer,
-    (L1, L2, L1L2, GroupL1, OrthogonalRegularizer),
+    (L1, L2, L1L2, GroupL1, OrthogonalRegularizer, KLSparsity),
     by_name={"L1L2": {"l1": 0.01, "l2": 0.01}},
     wrapper=Custom,
 )

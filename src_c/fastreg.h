@@ -82,7 +82,8 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
 #define FR_SETTINGS(ENTRY)                                                                         \
     ENTRY(learning_rate)                                                                           \
     ENTRY(kernel_l1)                                                                               \
-    ENTRY(kernel_l2) ENTRY(bias_l1) ENTRY(bias_l2) ENTRY(activity_l1) ENTRY(activity_l2) ENTRY(rate) ENTRY(stddev)
+    ENTRY(kernel_l2) ENTRY(bias_l1) ENTRY(bias_l2) ENTRY(activity_l1) ENTRY(activity_l2)      \
+        ENTRY(activity_kl) ENTRY(rate) ENTRY(stddev)
 
 #define FR_CONSTRAINT_ID(name) FR_CONSTRAINT_##name,
 #define FR_SETTING_ID(name) FR_SETTING_##name,
@@ -133,6 +134,13 @@ typedef struct {
     double l1, l2;
 } fr_regularizer;
 
+/* penalty(y) of a batch's n rows = kl n sum over units of KL(rate || m), m a unit's mean over the rows, and KL(p || m) =
+ * p log(p / m) + (1 - p) log((1 - p) / (1 - m)), of means in [1e-7, 1 - 1e-7]; m beyond counts as the nearest of these,
+ * and has the gradient 0 (Ng 2011, CS294A: Sparse autoencoder). Divided by n, as all penalties of activities, it is his. */
+typedef struct {
+    double kl, rate; /* rate in (0, 1); 0: none */
+} fr_kl;
+
 /* penalty(kernel) += sum of weight[g] times the Euclidean norm of group g, gradient weight[g] w / norm and
  * 0 where the norm is: Yuan & Lin 2006, where weight[g] is a coefficient times the root of the group's size.
  * With an l1 beside it: the sparse group lasso (Simon, Friedman, Hastie & Tibshirani 2013). */
@@ -158,6 +166,7 @@ typedef struct {
     int activation;
     fr_curve curve;
     fr_regularizer activity;
+    fr_kl activity_kl;
     /* dense; and normalization, whose gamma is a kernel of one row where use_gamma, and whose beta a bias */
     int use_bias, use_gamma, trainable;
     fr_regularizer kernel, bias;
@@ -286,6 +295,13 @@ typedef struct {
     const double *values; /* one for each step of the call */
 } fr_schedule;
 
+/* The outputs of a dense layer or an activation, for a penalty of the caller's own on them. */
+typedef struct {
+    ptrdiff_t layer;
+    void *y;        /* (stop - start, n_out): out, of FR_TO_OUTPUTS, FR_TO_LOSS and evaluation */
+    const void *dy; /* as y: in, of FR_OUTPUTS_TO_GRADIENTS, the penalty's gradient divided by the rows */
+} fr_watch;
+
 typedef struct {
     fr_data data;
     ptrdiff_t start, stop; /* rows index[start:stop], cut into batches; the last may be short */
@@ -298,7 +314,9 @@ typedef struct {
     int n_threads;
     int part; /* FR_WHOLE_STEPS, or a part of one */
     void *outputs; /* (stop - start, n_out) or NULL: what the loss saw of each row */
-    const void *dy; /* (stop - start, n_out), of FR_OUTPUTS_TO_GRADIENTS */
+    const void *dy; /* (stop - start, n_out), of FR_OUTPUTS_TO_GRADIENTS; NULL after FR_TO_LOSS */
+    const fr_watch *watches;
+    ptrdiff_t n_watches;
     const fr_schedule *schedules;
     ptrdiff_t n_schedules;
 } fr_training;
@@ -309,8 +327,17 @@ typedef struct {
  *
  * With a loss of the caller's own the first of the two is cut once more: FR_TO_OUTPUTS leaves `outputs`, and
  * FR_OUTPUTS_TO_GRADIENTS goes on from `dy`, the gradient by these. data.y and data.weight are not read, `loss` is one
- * that fuses with nothing, and to the ledger comes all but the data loss. */
-enum { FR_WHOLE_STEPS, FR_TO_GRADIENTS, FR_FROM_GRADIENTS, FR_TO_OUTPUTS, FR_OUTPUTS_TO_GRADIENTS, FR_N_PARTS };
+ * that fuses with nothing, and to the ledger comes all but the data loss. Where only penalties of activities are the
+ * caller's own, it is cut there, too: by FR_TO_LOSS, which is FR_TO_OUTPUTS with the loss. */
+enum {
+    FR_WHOLE_STEPS,
+    FR_TO_GRADIENTS,
+    FR_FROM_GRADIENTS,
+    FR_TO_OUTPUTS,
+    FR_TO_LOSS,
+    FR_OUTPUTS_TO_GRADIENTS,
+    FR_N_PARTS
+};
 
 /* Trains; steps_done < the batches asked for goes with FR_NOT_FINITE. */
 fr_status fr_network_train(fr_network *network, const fr_training *training, double *ledger,
@@ -348,6 +375,9 @@ fr_status fr_activation_backward(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, co
 fr_status fr_penalty(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r, double *value);
 fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_regularizer r,
                               void *dw);
+/* Of the outputs y (rows, n) of a layer, not divided by the rows; value or dy may be NULL. */
+fr_status fr_kl_penalty(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *y, fr_kl penalty,
+                        double *value, void *dy);
 /* The same for groups of a kernel (n_in, n_out); prox makes w the minimum over u of |u - w|^2 / 2 +
  * step (l1 sum |u| + group penalty of u). */
 fr_status fr_group_penalty(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, const void *w,

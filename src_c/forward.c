@@ -84,12 +84,23 @@ panel_sums fr_loss_of_rows(const fr_network *net, const fr_training *call, matri
     return sums;
 }
 
+void fr_put_rows(const fr_network *net, matrix y, ptrdiff_t rows, ptrdiff_t n, void *plain, ptrdiff_t row)
+{
+    net->kernels->unpack(rows, n, y.at, y.width, gap(net, y), fr_at(plain, row * n, net->size));
+}
+
+void fr_column_sums(const fr_network *net, const layer *a, ptrdiff_t rows, matrix y, void *sums)
+{
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
+        net->kernels->column_sums(rows, smaller(a->width, a->spec.n_out - o), column(net, y, o), y.width,
+                                  fr_at(sums, o, net->size));
+}
+
 /* The output of rows `row` on of a call, f(z) by now, as plain rows for whoever measures it. */
 void fr_put_outputs(const fr_network *net, const fr_training *call, ptrdiff_t row, ptrdiff_t rows,
                     matrix y)
 {
-    net->kernels->unpack(rows, net->n_out, y.at, y.width, gap(net, y),
-                         fr_at(call->outputs, (row - call->start) * net->n_out, net->size));
+    fr_put_rows(net, y, rows, net->n_out, call->outputs, row - call->start);
 }
 
 /* The activation to run at layer l: the last one is left to a loss that fuses it. */

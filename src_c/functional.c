@@ -261,6 +261,32 @@ fr_status fr_penalty_gradient(fr_dtype dtype, ptrdiff_t n, const void *w, fr_reg
     return FR_OK;
 }
 
+fr_status fr_kl_penalty(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *y, fr_kl penalty,
+                        double *value, void *dy)
+{
+    if (rows < 1 || n < 1 || !fr_kl_valid(penalty) || !(penalty.rate > 0)) return FR_BAD_ARGUMENT;
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    ptrdiff_t size = fr_sizeof(dtype), each = 128, n_panels = pieces(rows, each);
+    fr_arena arena = {0};
+    void *sums = NULL, *slope = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        sums = fr_arena_take(&arena, fr_size_product(n_panels, n), size);
+        slope = fr_arena_take(&arena, n, size);
+        if (pass == 0 && !fr_arena_allocate(&arena)) return arena.overflow ? FR_TOO_LARGE : FR_NO_MEMORY;
+    }
+    for (ptrdiff_t p = 0; p < n_panels; p++)
+        kernels->column_sums(smaller(each, rows - p * each), n, fr_at(y, p * each * n, size), n,
+                             fr_at(sums, p * n, size));
+    double found = kernels->rates(n_panels, n, n, sums, rows, penalty, 1, slope);
+    if (value) *value = found;
+    if (dy) {
+        memset(dy, 0, (size_t)(rows * n * size));
+        kernels->add_to_rows(rows, n, slope, dy, n);
+    }
+    fr_arena_free(&arena);
+    return FR_OK;
+}
+
 fr_status fr_group_penalty(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, const void *w,
                            const fr_groups *groups, double *value)
 {

@@ -54,8 +54,28 @@ typedef struct {
     void *out;                    /* (n_rows, n_out), or NULL when evaluating */
     const fr_training *call;      /* NULL when predicting */
     panel_sums *panels;
+    char *rates; /* (panels, columns) column sums of the layers with rates, one after the other, or NULL */
+    ptrdiff_t rate_columns;
     bool fused, begun, compressed; /* the last: the first layer reads compressed rows as they stand */
 } inference_run;
+
+/* What the penalties of a layer's whole batch, and the caller, want of its outputs, f(z) by now. */
+static void look_at(const inference_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows, matrix y)
+{
+    const fr_network *net = run->net;
+    if (!run->call) return;
+    if (run->rates && has_rates(&net->layers[l].spec)) {
+        ptrdiff_t at = first / run->panel_rows * run->rate_columns;
+        for (ptrdiff_t i = 0; i < l; i++)
+            if (has_rates(&net->layers[i].spec)) at += net->layers[i].spec.n_out;
+        fr_column_sums(net, &net->layers[l], rows, y, fr_at(run->rates, at, net->size));
+    }
+    for (ptrdiff_t i = 0; i < run->call->n_watches; i++) {
+        const fr_watch *w = &run->call->watches[i];
+        if (w->layer == l)
+            fr_put_rows(net, y, rows, net->layers[l].spec.n_out, w->y, run->start + first - run->call->start);
+    }
+}
 
 /* Forward for rows `first`.. of the call, between the thread's two matrices; returns the output. */
 static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t rows, int thread,
@@ -84,6 +104,7 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
         if (a->spec.kind != FR_LAYER_dense) {
             const layer_kind *kind = &fr_layer_kinds[a->spec.kind];
             if (kind->infer) *activity += kind->infer(net, a, activation, rows, x);
+            if (activation == a->spec.activation) look_at(run, l, first, rows, x);
             continue;
         }
         matrix y = view(net, other, a->width, plan->n_rows, 0);
@@ -91,6 +112,7 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
         if (!in.nonzeros && runs_sparse(net, a, run->panel_rows))
             in.lanes = plan->lanes + (ptrdiff_t)thread * plan->lanes_size;
         *activity += fr_forward_layer(net, a, activation, rows, in, y, (matrix){0});
+        if (activation == a->spec.activation) look_at(run, l, first, rows, y);
         in = (layer_input){0};
         other = here;
         here = y.at;
@@ -137,6 +159,9 @@ static void inference_task(void *context, int thread, ptrdiff_t panel)
     };
     run->panels[panel] = fr_loss_of_rows(net, run->call, y, &tile);
     run->panels[panel].activity += activity;
+    ptrdiff_t last = net->n_layers - 1;
+    if (fr_activation_at(net, last, run->fused) != net->layers[last].spec.activation)
+        look_at(run, last, first, rows, y);
     if (run->call->outputs) fr_put_outputs(net, run->call, row, rows, y);
 }
 
@@ -256,31 +281,75 @@ static void add_weight_penalties(const fr_network *net, double rows, double *led
     }
 }
 
+/* Of the rates of the rows that a run went through; `slope` has room for a layer's. */
+static double rate_penalties(const inference_run *run, void *slope)
+{
+    const fr_network *net = run->net;
+    double total = 0;
+    for (ptrdiff_t l = 0, at = 0; l < net->n_layers; l++) {
+        const fr_layer *s = &net->layers[l].spec;
+        if (!has_rates(s)) continue;
+        total += net->kernels->rates(run->n_panels, run->rate_columns, s->n_out, fr_at(run->rates, at, net->size),
+                                     run->n_rows, s->activity_kl, 1, slope);
+        at += s->n_out;
+    }
+    return total;
+}
+
+static fr_status evaluate_rows(fr_network *net, inference_run *run, void *slope, double *ledger)
+{
+    run->begun = false;
+    fr_status status = infer(net, run, run->call->n_threads);
+    if (status != FR_OK) return status;
+    for (ptrdiff_t p = 0; p < run->n_panels; p++) {
+        ledger[FR_LEDGER_DATA_LOSS] += run->panels[p].loss;
+        ledger[FR_LEDGER_CORRECT] += run->panels[p].correct;
+        ledger[FR_LEDGER_ACTIVITY_PENALTY] += run->panels[p].activity;
+    }
+    if (run->rates) ledger[FR_LEDGER_ACTIVITY_PENALTY] += rate_penalties(run, slope);
+    return FR_OK;
+}
+
 fr_status fr_network_evaluate(fr_network *net, const fr_training *call, double *ledger)
 {
-    if (!fr_call_valid(call) || (call->part == FR_TO_OUTPUTS && !call->outputs)) return FR_BAD_ARGUMENT;
-    ptrdiff_t n_rows = call->stop - call->start;
+    ptrdiff_t n_rows = call->stop - call->start, rate_columns = 0, most_columns = 0;
+    if (!fr_call_valid(call) || (call->part == FR_TO_OUTPUTS && !call->outputs) || !fr_watches_valid(net, call))
+        return FR_BAD_ARGUMENT;
     if (n_rows == 0) return FR_OK;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        if (!has_rates(&net->layers[l].spec)) continue;
+        rate_columns += net->layers[l].spec.n_out;
+        most_columns = larger(most_columns, net->layers[l].spec.n_out);
+    }
+    if (rate_columns > 0 && call->batch_size < 1) return FR_BAD_ARGUMENT;
     inference_run run = {
-        .start = call->start,
-        .n_rows = n_rows,
         .data = &call->data,
         .call = call,
         .fused = fused_loss(net, call) != NULL,
+        .rate_columns = rate_columns,
     };
-    /* at least 8 rows a panel but for the smallest calls: an upper bound of the panels */
-    run.panels = calloc((size_t)(n_rows / 8 + 2), sizeof *run.panels);
-    if (!run.panels) return FR_NO_MEMORY;
-    fr_status status = infer(net, &run, call->n_threads);
+    /* Rates are those of a batch; all else goes through in one. */
+    ptrdiff_t each = rate_columns > 0 ? smaller(call->batch_size, n_rows) : n_rows;
+    ptrdiff_t n_panels = each / 8 + 2; /* at least 8 rows a panel but for the smallest calls */
+    fr_arena arena = {0};
+    void *slope = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        run.panels = fr_arena_take(&arena, n_panels, sizeof *run.panels);
+        ptrdiff_t sums = fr_size_product(n_panels, rate_columns);
+        run.rates = rate_columns > 0 ? fr_arena_take(&arena, sums, net->size) : NULL;
+        slope = fr_arena_take(&arena, most_columns, net->size);
+        if (pass == 0 && !fr_arena_allocate(&arena)) return arena.overflow ? FR_TOO_LARGE : FR_NO_MEMORY;
+    }
+    fr_status status = FR_OK;
+    for (ptrdiff_t first = 0; first < n_rows && status == FR_OK; first += each) {
+        run.start = call->start + first;
+        run.n_rows = smaller(each, n_rows - first);
+        status = evaluate_rows(net, &run, slope, ledger);
+    }
     if (status == FR_OK) {
-        for (ptrdiff_t p = 0; p < run.n_panels; p++) {
-            ledger[FR_LEDGER_DATA_LOSS] += run.panels[p].loss;
-            ledger[FR_LEDGER_CORRECT] += run.panels[p].correct;
-            ledger[FR_LEDGER_ACTIVITY_PENALTY] += run.panels[p].activity;
-        }
         ledger[FR_LEDGER_ROWS] += (double)n_rows;
         add_weight_penalties(net, (double)n_rows, ledger);
     }
-    free(run.panels);
+    fr_arena_free(&arena);
     return status;
 }

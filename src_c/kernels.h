@@ -152,6 +152,13 @@ typedef struct {
     fr_sums (*sums)(ptrdiff_t n, const void *w);
     void (*penalty_gradient)(ptrdiff_t n, const void *w, fr_regularizer r, void *dw);
     void (*add)(ptrdiff_t n, const void *x, void *y); /* y += x */
+    /* Of rates.inc: a panel's column sums; from those of all panels, `next` apart, the penalty of their means over
+     * n_rows rows, and in `slope` (n) its gradient, times `each`, by an element of a column; y += row, for each of
+     * y's rows. */
+    void (*column_sums)(ptrdiff_t rows, ptrdiff_t n, const void *y, ptrdiff_t ld, void *sums);
+    double (*rates)(ptrdiff_t n_panels, ptrdiff_t next, ptrdiff_t n, const void *sums, ptrdiff_t n_rows,
+                    fr_kl penalty, double each, void *slope);
+    void (*add_to_rows)(ptrdiff_t rows, ptrdiff_t n, const void *row, void *y, ptrdiff_t ld);
     /* Of rows x n, ld from row to row; one number a row, or by_column one a column. */
     void (*group_squares)(bool by_column, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ld, const void *w,
                           double *squares); /* += */

@@ -20,10 +20,13 @@ static bool constraint_valid(const fr_constraint *c)
            (c->kind != FR_CONSTRAINT_norm || (c->low >= 0 && c->high >= c->low && isfinite(c->rate)));
 }
 
+bool fr_kl_valid(fr_kl p) { return p.kl >= 0 && isfinite(p.kl) && p.rate >= 0 && p.rate < 1; }
+
 static bool activation_valid(const fr_layer *l)
 {
     return l->activation >= 0 && l->activation < FR_N_ACTIVATIONS && isfinite(l->curve.alpha) &&
-           isfinite(l->curve.threshold) && l->curve.max_value >= 0 && regularizer_valid(l->activity);
+           isfinite(l->curve.threshold) && l->curve.max_value >= 0 && regularizer_valid(l->activity) &&
+           fr_kl_valid(l->activity_kl);
 }
 
 static double *weight_setting(fr_layer *layer, int setting)
@@ -42,14 +45,20 @@ static double *activity_setting(fr_layer *layer, int setting)
     switch (setting) {
     case FR_SETTING_activity_l1: return &layer->activity.l1;
     case FR_SETTING_activity_l2: return &layer->activity.l2;
+    case FR_SETTING_activity_kl: return &layer->activity_kl.kl;
     }
     return NULL;
 }
 
-static void take_slopes(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch)
+static void take_activation(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch)
 {
-    bool keeps = net->kernels->keeps_slope[a->spec.activation];
-    a->slope = keeps ? fr_arena_take(arena, fr_size_product(n_batch, a->n_padded), net->size) : NULL;
+    ptrdiff_t batch = fr_size_product(n_batch, a->n_padded);
+    bool keeps = net->kernels->keeps_slope[a->spec.activation], rates = has_rates(&a->spec);
+    a->slope = keeps ? fr_arena_take(arena, batch, net->size) : NULL;
+    a->given = a->is_given ? fr_arena_take(arena, batch, net->size) : NULL;
+    ptrdiff_t sums = fr_size_product(most_panels(n_batch), a->n_padded);
+    a->rates = rates ? fr_arena_take(arena, sums, net->size) : NULL;
+    a->rate_slope = rates ? fr_arena_take(arena, a->n_padded, net->size) : NULL;
 }
 
 /* Runs a backward kernel over all columns; one call where it wants whole rows. */
@@ -72,6 +81,82 @@ static void backward_columns(const training_run *run, int activation, ptrdiff_t 
     }
 }
 
+/* ---- penalties of activities that need the whole batch ---- */
+
+static void *sums_of_panel(const training_run *run, const layer *a, void *sums, ptrdiff_t first)
+{
+    return fr_at(sums, first / run->plan->n_rows * a->n_padded, run->net->size);
+}
+
+void fr_take_rates(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        const layer *a = &net->layers[l];
+        if (has_rates(&a->spec))
+            fr_column_sums(net, a, rows, rows_of(run, l, a->y, first), sums_of_panel(run, a, a->rates, first));
+    }
+}
+
+void fr_join_rates(const training_run *run)
+{
+    const fr_network *net = run->net;
+    run->plan->rate_penalty = 0;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        const layer *a = &net->layers[l];
+        if (has_rates(&a->spec))
+            run->plan->rate_penalty +=
+                run->kernels->rates(run->n_panels, a->n_padded, a->spec.n_out, a->rates, run->n_batch,
+                                    a->spec.activity_kl, 1.0 / (double)run->n_batch, a->rate_slope);
+    }
+}
+
+void fr_put_watched(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    for (ptrdiff_t i = 0; i < run->call->n_watches; i++) {
+        const fr_watch *w = &run->call->watches[i];
+        matrix y = rows_of(run, w->layer, net->layers[w->layer].y, first);
+        fr_put_rows(net, y, rows, net->layers[w->layer].spec.n_out,
+                    w->y, run->row - run->call->start + first);
+    }
+}
+
+void fr_take_given(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
+{
+    const fr_network *net = run->net;
+    for (ptrdiff_t i = 0; i < run->call->n_watches; i++) {
+        const fr_watch *w = &run->call->watches[i];
+        const layer *a = &net->layers[w->layer];
+        matrix given = rows_of(run, w->layer, a->given, first);
+        run->kernels->pack(rows, a->spec.n_out, fr_at(w->dy, first * a->spec.n_out, net->size), NULL, given.at,
+                           given.width, gap(net, given));
+    }
+}
+
+static bool watched(const training_run *run, ptrdiff_t l)
+{
+    for (ptrdiff_t i = 0; i < run->call->n_watches; i++)
+        if (run->call->watches[i].layer == l) return true;
+    return false;
+}
+
+/* dy of a panel of rows gets theirs. */
+static void add_of_batch(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows, matrix dy)
+{
+    const fr_network *net = run->net;
+    const layer *a = &net->layers[l];
+    bool rates = has_rates(&a->spec), given = watched(run, l);
+    if (!rates && !given) return;
+    matrix own = given ? rows_of(run, l, a->given, first) : (matrix){0};
+    for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) {
+        if (given) run->kernels->add(rows * a->width, column(net, own, o), column(net, dy, o));
+        if (rates)
+            run->kernels->add_to_rows(rows, smaller(a->width, a->spec.n_out - o),
+                                      fr_at(a->rate_slope, o, net->size), column(net, dy, o), dy.width);
+    }
+}
+
 /* d of the fused last layer already is dz of the loss; an activity penalty adds its own dz. */
 static void add_activity_of_fused(const training_run *run, ptrdiff_t first, fr_backward_tile tile)
 {
@@ -82,6 +167,7 @@ static void add_activity_of_fused(const training_run *run, ptrdiff_t first, fr_b
     matrix own = rows_of(run, last, run->plan->own_d, first);
     size_t bytes = (size_t)(tile.rows * a->width * net->size);
     for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width) memset(column(net, own, o), 0, bytes);
+    add_of_batch(run, last, first, tile.rows, own);
     tile.d = own.at;
     tile.dbias = NULL;
     backward_columns(run, a->spec.activation, a->width, &tile, y, slope_of(run, last, first), own);
@@ -116,8 +202,11 @@ static matrix activation_gradient(const training_run *run, ptrdiff_t l, ptrdiff_
     fr_backward_tile tile = activation_tile(run, l, first, rows);
     matrix y = rows_of(run, l, a->y, first), d = rows_of(run, l, a->d, first);
     if (run->fused && l == net->n_layers - 1) {
-        if (penalizes(tile.activity)) add_activity_of_fused(run, first, tile);
+        if (penalizes(tile.activity) || has_rates(&a->spec) || watched(run, l))
+            add_activity_of_fused(run, first, tile);
         tile.activity = (fr_regularizer){0, 0};
+    } else {
+        add_of_batch(run, l, first, rows, d);
     }
     backward_columns(run, fr_activation_at(net, l, run->fused), a->width, &tile, y,
                      slope_of(run, l, first), d);
@@ -320,11 +409,6 @@ static fr_normal_tile panel_tile(const training_run *run, ptrdiff_t l, ptrdiff_t
     return tile;
 }
 
-static void *sums_of_panel(const training_run *run, const layer *a, void *sums, ptrdiff_t first)
-{
-    return fr_at(sums, first / run->plan->n_rows * a->n_padded, run->net->size);
-}
-
 static void take_column_sums(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch)
 {
     ptrdiff_t sums = fr_size_product(most_panels(n_batch), a->n_padded);
@@ -483,13 +567,13 @@ const layer_kind fr_layer_kinds[FR_N_LAYER_KINDS] = {
     [FR_LAYER_dense] = {.valid = dense_valid,
                         .setting = dense_setting,
                         .has_activation = true,
-                        .take = take_slopes,
+                        .take = take_activation,
                         .forward = dense_forward,
                         .backward = dense_backward},
     [FR_LAYER_activation] = {.valid = lone_activation_valid,
                              .setting = activity_setting,
                              .has_activation = true,
-                             .take = take_slopes,
+                             .take = take_activation,
                              .forward = activation_forward,
                              .backward = activation_backward,
                              .infer = activation_infer},

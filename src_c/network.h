@@ -66,6 +66,10 @@ typedef struct {
     /* where products are in bfloat16: the input, d, the kernel and its transpose */
     matrix_pairs x_pairs, d_pairs;
     void *w_down, *wt_down;
+    /* penalties of y over the whole batch */
+    void *rates, *rate_slope; /* column sums as dbias; (n_padded) what dy gets more */
+    void *given;      /* as y: the gradient of the caller's own */
+    bool is_given;
     active_set active; /* of y */
     fr_nonzeros nonzeros; /* inference: of the kernel, where they are few */
 } layer;
@@ -104,7 +108,8 @@ typedef struct {
     bool groups; /* some trainable layer has a group penalty */
     bool compressed; /* x is data in compressed rows, which the first layer reads as it stands */
     bool materialize;
-    bool has_outputs, has_gradients; /* of a batch whose gradients, whose update is still to come */
+    /* Of a batch whose gradients (from the caller's dy or the loss), whose update is still to come. */
+    bool has_outputs, has_loss, has_gradients;
     void *x, *target, *weight;
     void *gradient; /* as the weights, where `materialize`; what pads the panels may not be 0 */
     void *d;        /* as the weights, for the proximal step of groups: the optimizer's denominators */
@@ -118,6 +123,8 @@ typedef struct {
      * on the way back after the n_back that are above the first trainable layer. */
     ptrdiff_t *splits;
     ptrdiff_t n_splits, n_back;
+    int turns; /* 1 where rows stop at their outputs, too, for the rates of layers */
+    double rate_penalty; /* of the batch, times its rows */
     ptrdiff_t n_tasks, n_updates, n_bounds;
     char *scratch; /* (n_threads, scratch_size) bytes */
     ptrdiff_t scratch_size, terms_at; /* of the scratch: dw, then the terms of x' for a strip of it */
@@ -184,6 +191,12 @@ ptrdiff_t fr_panel_rows(ptrdiff_t n_batch);
 
 /* The most panels that a batch of at most n_batch rows is cut into. */
 static inline ptrdiff_t most_panels(ptrdiff_t n_batch) { return pieces(n_batch, 16) + 1; }
+
+/* Whether there is a penalty of the means of its outputs. */
+static inline bool has_rates(const fr_layer *l)
+{
+    return fr_layer_kinds[l->kind].has_activation && l->activity_kl.rate > 0;
+}
 
 /* Whether training takes a layer's moments from the batch. */
 static inline bool uses_batch(const fr_layer *l) { return fr_layer_kinds[l->kind].by_columns && l->trainable; }
@@ -324,14 +337,24 @@ double fr_activate_rows(const fr_network *net, const layer *a, int activation, p
                         matrix slope);
 /* The loss of a panel of rows, with the activity penalty of a fused last layer. */
 panel_sums fr_loss_of_rows(const fr_network *net, const fr_training *call, matrix y, fr_loss_tile *tile);
+/* Rows of an output, f(z) by now, as plain rows from `row` on of (.., n). */
+void fr_put_rows(const fr_network *net, matrix y, ptrdiff_t rows, ptrdiff_t n, void *plain, ptrdiff_t row);
+/* Column sums of a panel of rows of layer a's outputs, (n_out). */
+void fr_column_sums(const fr_network *net, const layer *a, ptrdiff_t rows, matrix y, void *sums);
 void fr_put_outputs(const fr_network *net, const fr_training *call, ptrdiff_t row, ptrdiff_t rows,
                     matrix y);
 /* The activation to run at layer l: the last one is left to a loss that fuses it. */
 int fr_activation_at(const fr_network *net, ptrdiff_t l, bool fused);
 
+/* ---- layers.c ---- */
+
+bool fr_kl_valid(fr_kl penalty);
+
 /* ---- training.c ---- */
 
 /* Whether a call's rows, loss and accuracy are such as the contract wants. */
 bool fr_call_valid(const fr_training *call);
+/* Whether what the caller watches are outputs that there are. */
+bool fr_watches_valid(const fr_network *net, const fr_training *call);
 
 #endif

@@ -143,12 +143,27 @@ static ptrdiff_t plan_bounds(const fr_network *net, task *tasks)
 /* Frozen, the moments are the moving ones. */
 static void plan_splits(const fr_network *net, training_plan *plan)
 {
-    plan->n_splits = plan->n_back = 0;
+    plan->n_splits = plan->n_back = plan->turns = 0;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        if (has_rates(&net->layers[l].spec)) plan->turns = 1;
         if (!uses_batch(&net->layers[l].spec)) continue;
         plan->splits[plan->n_splits++] = l;
         plan->n_back += l > net->first_trainable;
     }
+    if (!plan->turns) plan->rate_penalty = 0;
+}
+
+/* Whether what penalties of activities need has its place; takes note of what does. */
+static bool plan_penalties(fr_network *net, const fr_training *call)
+{
+    bool fits = true;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) net->layers[l].is_given = false;
+    for (ptrdiff_t i = 0; i < call->n_watches; i++) net->layers[call->watches[i].layer].is_given = true;
+    for (ptrdiff_t l = 0; l < net->n_layers; l++) {
+        const layer *a = &net->layers[l];
+        fits = fits && (a->rates || !has_rates(&a->spec)) && (a->given || !a->is_given);
+    }
+    return fits;
 }
 
 static void take_training(fr_network *net, training_plan *plan)
@@ -233,7 +248,8 @@ fr_status fr_plan_training(fr_network *net, const fr_training *call, int n_threa
     bool materialize = groups || changes || call->part != FR_WHOLE_STEPS;
     /* The tasks tell which layers are frozen, which may change between calls. */
     bool compressed = call->data.start && net->layers[0].spec.kind == FR_LAYER_dense;
-    bool fits = fr_plan_active(net);
+    bool fits = plan_penalties(net, call); /* before: it says which are listed */
+    fits = fr_plan_active(net) && fits;
     if (!plan->arena.base || plan->n_batch < n_batch || plan->n_threads < n_threads ||
         plan->n_tasks != plan_tasks(net, NULL, false) ||
         plan->n_updates != plan_tasks(net, NULL, true) || plan->groups != groups ||

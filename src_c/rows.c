@@ -56,12 +56,12 @@ static panel_sums loss_panel(const training_run *run, ptrdiff_t first, ptrdiff_t
     return sums;
 }
 
-/* From stage n_splits on: down to the next layer whose sums are those of the batch, or to the end. */
+/* From stage n_splits + turns on: down to the next layer whose sums are those of the batch, or to the end. */
 static void backward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
 {
     const fr_network *net = run->net;
     const training_plan *plan = run->plan;
-    ptrdiff_t back = run->stage - plan->n_splits; /* splits behind this panel */
+    ptrdiff_t back = run->stage - plan->n_splits - plan->turns; /* splits behind this panel */
     ptrdiff_t from = back == 0 ? net->n_layers - 1 : plan->splits[plan->n_splits - back];
     ptrdiff_t split = back < plan->n_back ? plan->splits[plan->n_splits - 1 - back] : -1;
     for (ptrdiff_t l = from; l >= net->first_trainable && l > split; l--)
@@ -87,7 +87,10 @@ void fr_train_rows(training_run *run, ptrdiff_t panel)
     ptrdiff_t rows = smaller(plan->n_rows, run->n_batch - first);
     panel_sums *sums = &plan->panels[panel];
     if (run->call->part == FR_OUTPUTS_TO_GRADIENTS) {
-        if (stage == plan->n_splits) take_dy(run, first, rows);
+        if (stage == plan->n_splits + plan->turns) {
+            if (run->call->dy) take_dy(run, first, rows);
+            fr_take_given(run, first, rows);
+        }
         backward_panel(run, first, rows);
         return;
     }
@@ -108,11 +111,14 @@ void fr_train_rows(training_run *run, ptrdiff_t panel)
             ptrdiff_t last = net->n_layers - 1;
             sums->loss = sums->correct = 0;
             fr_put_outputs(net, run->call, run->row + first, rows, rows_of(run, last, net->layers[last].y, first));
-            return;
+        } else {
+            panel_sums loss = loss_panel(run, first, rows);
+            loss.activity += sums->activity;
+            *sums = loss;
         }
-        panel_sums loss = loss_panel(run, first, rows);
-        loss.activity += sums->activity;
-        *sums = loss;
+        if (plan->turns) fr_take_rates(run, first, rows);
+        if (stops_at_outputs(run)) fr_put_watched(run, first, rows);
+        if (plan->turns || stops_at_outputs(run)) return;
     }
     backward_panel(run, first, rows);
 }
@@ -120,9 +126,11 @@ void fr_train_rows(training_run *run, ptrdiff_t panel)
 bool fr_rows_go_on(training_run *run)
 {
     const training_plan *plan = run->plan;
-    ptrdiff_t back = run->stage - plan->n_splits;
-    if (back < 0)
+    ptrdiff_t back = run->stage - plan->n_splits - plan->turns;
+    if (run->stage < plan->n_splits)
         fr_join_moments(run, plan->splits[run->stage]);
+    else if (back < 0)
+        fr_join_rates(run);
     else if (back < plan->n_back)
         fr_join_sums(run, plan->splits[plan->n_splits - 1 - back]);
     else

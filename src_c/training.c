@@ -31,7 +31,7 @@
 
 static panel_sums sum_panels(const training_run *run)
 {
-    panel_sums sums = {0, 0, 0};
+    panel_sums sums = {0, 0, run->plan->rate_penalty};
     for (ptrdiff_t p = 0; p < run->n_panels; p++) {
         sums.loss += run->plan->panels[p].loss;
         sums.correct += run->plan->panels[p].correct;
@@ -55,6 +55,18 @@ static void add_step_to_ledger(training_run *run)
     run->ledger[FR_LEDGER_ACTIVITY_PENALTY] += sums.activity;
     run->ledger[FR_LEDGER_CORRECT] += sums.correct;
     run->ledger[FR_LEDGER_ROWS] += rows;
+}
+
+bool fr_watches_valid(const fr_network *net, const fr_training *call)
+{
+    for (ptrdiff_t i = 0; i < call->n_watches; i++) {
+        const fr_watch *w = &call->watches[i];
+        if (w->layer < 0 || w->layer >= net->n_layers || !w->y ||
+            !fr_layer_kinds[net->layers[w->layer].spec.kind].has_activation ||
+            (call->part == FR_OUTPUTS_TO_GRADIENTS && !w->dy))
+            return false;
+    }
+    return true;
 }
 
 static double *setting_of(fr_layer *layer, int setting)
@@ -106,7 +118,7 @@ static ptrdiff_t begin_step(training_run *run)
     run->overwrites = o->averages && o->ema_overwrite > 0 && (done + 1) % o->ema_overwrite == 0;
     run->n_batch = smaller(run->call->batch_size, run->stop - run->row);
     run->n_panels = pieces(run->n_batch, run->plan->n_rows);
-    run->stage = run->call->part == FR_OUTPUTS_TO_GRADIENTS ? run->plan->n_splits : 0;
+    run->stage = run->call->part == FR_OUTPUTS_TO_GRADIENTS ? run->plan->n_splits + run->plan->turns : 0;
     return run->n_panels;
 }
 
@@ -117,8 +129,14 @@ static ptrdiff_t next_training_phase(void *context)
     training_plan *plan = run->plan;
     switch (run->phase) {
     case ROWS: {
-        plan->has_outputs = run->call->part == FR_TO_OUTPUTS && run->stage == plan->n_splits;
-        if (plan->has_outputs) return 0;
+        if (stops_at_outputs(run) && run->stage == plan->n_splits) {
+            if (plan->turns) fr_join_rates(run);
+            panel_sums so_far = sum_panels(run);
+            run->not_finite = !isfinite(so_far.loss + so_far.activity);
+            plan->has_outputs = !run->not_finite;
+            plan->has_loss = run->call->part == FR_TO_LOSS;
+            return 0;
+        }
         if (fr_rows_go_on(run)) return run->n_panels;
         panel_sums sums = sum_panels(run);
         run->not_finite = !isfinite(sums.loss + sums.activity);
@@ -240,7 +258,7 @@ static bool goes_on(const fr_training *call, const training_plan *plan)
     switch (call->part) {
     case FR_FROM_GRADIENTS: return plan->has_gradients;
     case FR_TO_OUTPUTS: return call->outputs;
-    case FR_OUTPUTS_TO_GRADIENTS: return call->dy && plan->has_outputs;
+    case FR_OUTPUTS_TO_GRADIENTS: return plan->has_outputs && plan->has_loss == !call->dy;
     default: return true;
     }
 }
@@ -253,7 +271,8 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
     if (!fr_call_valid(call) || call->batch_size < 1 || call->iteration < 0 ||
         !fr_optimizer_valid(optimizer) || call->part < 0 || call->part >= FR_N_PARTS ||
         (call->part != FR_WHOLE_STEPS && call->stop - call->start > call->batch_size) ||
-        !schedules_valid(net, call))
+        !schedules_valid(net, call) || !fr_watches_valid(net, call) ||
+        (call->n_watches > 0 && call->part == FR_WHOLE_STEPS))
         return FR_BAD_ARGUMENT;
     if (!fr_blas_ready()) return FR_NO_BLAS;
     if (call->start == call->stop) return FR_OK;

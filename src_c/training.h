@@ -14,13 +14,19 @@ struct training_run {
     fr_optimizer optimizer; /* as it is in the step at hand, of which all that follows is */
     enum { BEFORE, ROWS, COLUMNS, GRADIENTS, UPDATES, BOUNDS } phase;
     ptrdiff_t row, stop, n_batch, n_panels, steps_done; /* rows up to `stop`, for now */
-    ptrdiff_t stage; /* of the phase of rows, which the plan's splits cut into 1 + n_splits + n_back */
+    ptrdiff_t stage; /* of the phase of rows, which the plan cuts into 1 + n_splits + turns + n_back */
     bool not_finite;
     fr_update_step update;
     fr_gradient_step change; /* of the gradients; its regularizer is that of the array */
     double ema_momentum;
     bool overwrites; /* the weights become their mean */
 };
+
+/* Whether the call's part ends where the outputs are known. */
+static inline bool stops_at_outputs(const training_run *run)
+{
+    return run->call->part == FR_TO_OUTPUTS || run->call->part == FR_TO_LOSS;
+}
 
 /* ---- where things of the batch stand ---- */
 
@@ -85,6 +91,15 @@ void fr_move_moments(const training_run *run, ptrdiff_t l);
 /* dgamma and dbeta, the same. */
 void fr_take_sums(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows);
 void fr_join_sums(const training_run *run, ptrdiff_t l);
+
+/* ---- layers.c: penalties of activities that need the whole batch ---- */
+
+/* Column sums of the layers with rates, of a panel, and then the penalties of the batch. */
+void fr_take_rates(const training_run *run, ptrdiff_t first, ptrdiff_t rows);
+void fr_join_rates(const training_run *run);
+/* What the caller watches, of a panel, and the gradients it gives. */
+void fr_put_watched(const training_run *run, ptrdiff_t first, ptrdiff_t rows);
+void fr_take_given(const training_run *run, ptrdiff_t first, ptrdiff_t rows);
 
 /* ---- rows.c ---- */
 

@@ -36,6 +36,8 @@ def make(kind, n, rng, activation="tanh"):
     """Settings of a layer of that kind, as `Network` takes them, none at a value that hides it."""
     layer = {"kind": kind, "n_in": n, "n_out": n}
     penalties = {name: float(rng.uniform(0, 0.02)) for name in COEFFICIENTS}
+    if activation in ("sigmoid", "softmax"):
+        penalties |= {"activity_kl": 0.05, "activity_rate": 0.3}
     if kind == "activation":
         return layer | penalties | {"activation": activation, "curve": None}
     seed = int(rng.integers(2**63)) if rng.random() < 0.5 else None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastreg import regularizers
-from fastreg.regularizers import L1, L1L2, L2
+from fastreg.regularizers import L1, L1L2, L2, KLSparsity
 
 BOTH = [L1(0.3), L2(0.2), L1L2(0.3, 0.2), L1L2(), L1(0.0)]
 
@@ -73,7 +73,7 @@ def test_get():
     assert regularizers.get({"class_name": "l2", "config": {"l2": 0.5}}) == regularizer
 
 
-@pytest.mark.parametrize("regularizer", BOTH, ids=repr)
+@pytest.mark.parametrize("regularizer", [*BOTH, KLSparsity(3.0, 0.1, l2=0.2)], ids=repr)
 def test_configuration_round_trip(regularizer):
     assert type(regularizer).from_config(regularizer.get_config()) == regularizer
     written = regularizers.serialize(regularizer)

@@ -219,8 +219,8 @@ def test_what_is_said_and_refused(tmp_path, capsys):
     assert "slower steps: the penalty of dense" in said and "/kernel" in said
     with pytest.raises(ValueError, match=r"bias_regularizer: got Orthogonal.*for kernels"):
         fr.Dense(3, bias_regularizer=OrthogonalRegularizer())
-    with pytest.raises(ValueError, match=r"activity_regularizer: got .*L1L2 is needed"):
-        fr.Dense(3, activity_regularizer=Smooth(0.1))
+    with pytest.raises(ValueError, match=r"activity_regularizer: got Orthogonal.*for kernels"):
+        fr.Dense(3, activity_regularizer=OrthogonalRegularizer())
     model("compiled", "sgd", "l2").summary()
     assert "slower" not in capsys.readouterr().out
     saved = model("compiled", "sgd", OrthogonalRegularizer(0.2))

@@ -102,6 +102,15 @@ void oracle_activation_gradient(int activation, fr_curve c, ptrdiff_t n, const w
 }
 
 wide oracle_penalty_gradient(fr_regularizer r, wide w) { return r.l1 * sign(w) + 2 * r.l2 * w; }
+/* Of a unit of that mean, times kl; its gradient by the mean. */
+wide oracle_kl(fr_kl p, wide mean, wide *slope)
+{
+    const double least = 1e-7, most = 1 - least; /* 6e-10 of 1 - most is its rounding */
+    const wide m = fminl(fmaxl(mean, least), most), rate = p.rate;
+    *slope = m == mean ? p.kl * ((1 - rate) / (1 - m) - rate / m) : 0;
+    return p.kl * (rate * logl(rate / m) + (1 - rate) * logl((1 - rate) / (1 - m)));
+}
+
 wide oracle_penalty(fr_regularizer r, wide w) { return r.l1 * fabsl(w) + r.l2 * w * w; }
 
 /* ---- losses ---- */

@@ -18,6 +18,7 @@ void oracle_activation_gradient(int activation, fr_curve c, ptrdiff_t n, const w
 
 /* l1 sign(w) + 2 l2 w */
 wide oracle_penalty_gradient(fr_regularizer r, wide w);
+wide oracle_kl(fr_kl penalty, wide mean, wide *slope);
 wide oracle_penalty(fr_regularizer r, wide w);
 
 /* A row's loss by the output y, with probabilities clipped to bounds of that dtype, and its

@@ -361,6 +361,21 @@ static void guard_normalization(fr_dtype dtype, ptrdiff_t n, layout l)
     check_around(3, "sums of rows");
 }
 
+static void guard_rates(fr_dtype dtype, ptrdiff_t n, layout l)
+{
+    test_case("guard rates n %td ld %td %s %s", n, l.ld, name_of(dtype), fr_isa());
+    const fr_kernels *kernels = fr_kernels_for(dtype);
+    const ptrdiff_t panel = l.gap ? (n < kernels->panel ? n : kernels->panel) : n;
+    void *y = matrix(0, dtype, ROWS, n, l, 0.1, 0.9), *sums = matrix(1, dtype, 1, n, plain(n), 0, 0);
+    kernels->column_sums(ROWS, panel, y, l.ld, sums);
+    check_around(1, "sums");
+    void *slope = matrix(2, dtype, 1, n, plain(n), 0, 0);
+    kernels->rates(1, n, panel, locked(1, sums), ROWS, (fr_kl){1, 0.5}, 1, slope);
+    check_around(2, "slope");
+    kernels->add_to_rows(ROWS, panel, locked(2, slope), y, l.ld);
+    check_around(0, "rows");
+}
+
 static void guard_noise(fr_dtype dtype, ptrdiff_t n, layout l)
 {
     static const int kinds[] = {FR_LAYER_gaussian_noise, FR_LAYER_gaussian_dropout,
@@ -705,6 +720,7 @@ static void guard_target(fr_dtype dtype)
                 guard_losses(dtype, n, layouts[i]);
                 guard_noise(dtype, n, layouts[i]);
                 guard_normalization(dtype, n, layouts[i]);
+                guard_rates(dtype, n, layouts[i]);
                 guard_pack(dtype, n, layouts[i]);
                 guard_rows(dtype, n, layouts[i]);
                 if (!layouts[i].gap) guard_update(dtype, n, layouts[i]);

@@ -953,6 +953,57 @@ static void check_noise(fr_dtype dtype)
         }
 }
 
+/* ---- rates ---- */
+
+/* Two panels of rows, the second of one; columns of means inside (0, 1), at 0 and beyond 1. */
+static void check_kl(fr_dtype dtype)
+{
+    for (int i = 0; i < N_ROW_LENGTHS; i++) {
+        ptrdiff_t n = length(i);
+        static double sums[2 * 1024], slope[1024], row[1024];
+        if (n > 1024) continue;
+        test_case("rates n %td %s %s", n, name_of(dtype), fr_isa());
+        const fr_kl penalty = {0.7, 0.15};
+        const fr_kernels *kernels = fr_kernels_for(dtype);
+        void *y = array_in(&buffer_a, dtype, 1), *d = array_in(&buffer_b, dtype, 3);
+        fill(dtype, y, ROWS * n, 0.01, 0.99);
+        fill(dtype, d, ROWS * n, -1, 1);
+        fill(dtype, row, n, -1, 1);
+        for (ptrdiff_t r = 0; r < ROWS; r++) {
+            put(dtype, y, r * n, 0);
+            if (n > 1) put(dtype, y, r * n + 1, 1.5);
+        }
+        for (ptrdiff_t p = 0; p < 2; p++)
+            kernels->column_sums(p ? 1 : ROWS - 1, n, at(dtype, y, p * (ROWS - 1) * n), n, at(dtype, sums, p * n));
+        double value = kernels->rates(2, n, n, sums, ROWS, penalty, 0.5, slope), unit = unit_of(dtype);
+        wide want = 0, size = 0;
+        double worst = 0;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            wide mean = 0, exact;
+            for (ptrdiff_t r = 0; r < ROWS; r++) mean += get(dtype, y, r * n + j) / ROWS;
+            wide part = oracle_kl(penalty, mean, &exact);
+            want += ROWS * part;
+            /* a mean is off by ROWS roundings; the penalty by its slope times that */
+            size += ROWS * (fabsl(exact) * mean + fabsl(part));
+            wide bend = penalty.kl * ((1 - penalty.rate) / ((1 - mean) * (1 - mean)) + penalty.rate / (mean * mean));
+            wide bound = (ROWS + 4) * unit * (fabsl(exact) + bend * mean) * 0.5L;
+            if (exact == 0) CHECK(get(dtype, slope, j) == 0, "a slope beyond");
+            else worst = fmax(worst, (double)(fabsl(get(dtype, slope, j) - exact * 0.5L) / bound));
+        }
+        CHECK(worst <= 1, "slopes: %g bounds off", worst);
+        CHECK(fabsl(value - want) <= (ROWS + 4) * unit * size, "value: %g of %g", value, (double)want);
+        static double before[ROWS * 1024];
+        memcpy(before, d, (size_t)(ROWS * n) * (dtype == FR_FLOAT32 ? 4 : 8));
+        kernels->add_to_rows(ROWS, n, row, d, n);
+        for (ptrdiff_t e = 0; e < ROWS * n; e++) {
+            wide sum = get(dtype, before, e) + get(dtype, row, e % n);
+            CHECK(fabsl(get(dtype, d, e) - sum) <= unit * fabsl(sum), "row added");
+        }
+        put(dtype, sums, 0, NAN);
+        CHECK(isnan(kernels->rates(2, n, n, sums, ROWS, penalty, 0.5, slope)), "NaN stays");
+    }
+}
+
 /* ---- normalization ---- */
 
 /* What a step away from its exact value may be: sums of up to `terms` terms, and some operations more. */
@@ -1631,6 +1682,7 @@ void test_kernels(void)
     test_each_target(check_sums);
     test_each_target(check_multiply);
     test_each_target(check_noise);
+    test_each_target(check_kl);
     test_each_target(check_normalization);
     test_each_target(check_products);
     check_pairs();

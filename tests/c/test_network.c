@@ -186,6 +186,18 @@ static void model_target(const model *m, const fr_training *call, ptrdiff_t row,
 }
 
 /* The loss of a batch, added to the ledger; d of the last layer is dL/dz of the data loss. */
+/* Of unit o over a batch of n rows: the penalty of its rate, and its slope by an element. */
+static wide model_rate(const model *m, int l, ptrdiff_t n, ptrdiff_t o, wide *slope)
+{
+    wide mean = 0, value;
+    *slope = 0;
+    if (m->specs[l].activity_kl.rate == 0) return 0;
+    for (ptrdiff_t r = 0; r < n; r++) mean += m->layers[l].y[r][o] / n;
+    value = oracle_kl(m->specs[l].activity_kl, mean, slope);
+    *slope /= n;
+    return value;
+}
+
 static void model_loss(model *m, const fr_training *call, const ptrdiff_t *rows, ptrdiff_t n,
                        wide *ledger)
 {
@@ -215,6 +227,9 @@ static void model_loss(model *m, const fr_training *call, const ptrdiff_t *rows,
             for (ptrdiff_t o = 0; o < s->n_out; o++)
                 ledger[FR_LEDGER_ACTIVITY_PENALTY] +=
                     oracle_penalty(s->activity, m->layers[l].y[r][o]);
+        wide slope;
+        for (ptrdiff_t o = 0; o < s->n_out && has_activation(s); o++)
+            ledger[FR_LEDGER_ACTIVITY_PENALTY] += n * model_rate(m, l, n, o, &slope);
     }
 }
 
@@ -224,6 +239,8 @@ static void model_backward(model *m, ptrdiff_t n, bool fused)
     for (int l = m->n_layers - 1; l >= 0; l--) {
         const fr_layer *s = &m->specs[l];
         model_layer *a = &m->layers[l];
+        wide rates[MOST_UNITS];
+        for (ptrdiff_t o = 0; o < s->n_out && has_activation(s); o++) model_rate(m, l, n, o, &rates[o]);
         for (int part = 0; part < 2; part++)
             for (ptrdiff_t i = 0; i < size_of_part(s, part); i++) a->part[part].gradient[i] = 0;
         if (normalizes(s)) model_normalize_backward(m, l, n);
@@ -238,7 +255,7 @@ static void model_backward(model *m, ptrdiff_t n, bool fused)
             bool has_dz = fused && l == m->n_layers - 1;
             for (ptrdiff_t o = 0; o < s->n_out; o++)
                 dy[o] = (has_dz ? 0 : a->d[r][o]) +
-                        oracle_penalty_gradient(s->activity, a->y[r][o]) / n;
+                        oracle_penalty_gradient(s->activity, a->y[r][o]) / n + rates[o];
             oracle_activation_gradient(s->activation, s->curve, s->n_out,
                                        oracle_wants_z(s->activation) ? a->z[r] : a->y[r], dy, dz);
             for (ptrdiff_t o = 0; o < s->n_out; o++) {
@@ -960,6 +977,133 @@ static void check_own_loss(fr_dtype dtype)
         ledger[FR_LEDGER_CORRECT] = (double)want[FR_LEDGER_CORRECT]; /* the caller's business, too */
         CHECK(difference(p) <= tolerance(dtype), "off by %g", difference(p));
         CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "ledger");
+        destroy_pair(p);
+    }
+}
+
+/* Rates of a hidden layer, of an activation alone and of the last layer, which the loss fuses; batches of several
+ * panels, with batch normalization between or not; a network that gets them, and loses them, later. */
+static void check_rates(fr_dtype dtype)
+{
+    for (int i = 0; i < 8; i++) {
+        bool normal = i & 1, fused = i & 2, late = i & 4;
+        test_case("rates %d %s %s %s", i, name_of(dtype), fr_isa(), fr_gemm());
+        int last = fused ? FR_ACTIVATION_sigmoid : FR_ACTIVATION_hard_sigmoid;
+        fr_layer layers[] = {
+            {.n_in = 5, .n_out = 37, .activation = FR_ACTIVATION_sigmoid, .use_bias = 1, .trainable = 1,
+             .activity_kl = {0.3, 0.1}, .activity = {0.01, 0}},
+            {.kind = normal ? FR_LAYER_batch_normalization : FR_LAYER_layer_normalization, .n_in = 37, .n_out = 37,
+             .epsilon = 1e-3, .momentum = 0.9, .trainable = 1, .use_bias = 1, .use_gamma = 1},
+            {.n_in = 37, .n_out = 9, .use_bias = 1, .trainable = i != 3},
+            {.kind = FR_LAYER_activation, .n_in = 9, .n_out = 9, .activation = FR_ACTIVATION_softmax,
+             .activity_kl = {0.2, 0.4}},
+            {.n_in = 9, .n_out = 3, .activation = last, .trainable = 1, .use_bias = 1,
+             .activity_kl = {0.1, 0.3}, .activity = {0, 0.02}},
+        };
+        fr_layer without[5];
+        memcpy(without, layers, sizeof layers);
+        for (int l = 0; l < 5; l++) without[l].activity_kl = (fr_kl){0, 0};
+        fr_training call = make_call(dtype, FR_LOSS_binary_crossentropy, 120, 5, 3);
+        call.batch_size = 50, call.n_threads = 1 + i % 3, call.optimizer = optimizers[i % 5];
+        pair p = create_pair(dtype, late ? without : layers, 5);
+        begin_slots(p.model, &call.optimizer);
+        if (late) {
+            train_both(p, &call, "without");
+            memcpy(p.model->specs, layers, sizeof layers);
+            CHECK(fr_network_update_layers(p.network, layers) == FR_OK, "rates");
+        }
+        train_both(p, &call, "batches of 50, 50, 20");
+        evaluate_both(p, &call);
+        forward_both(p, 120);
+        double values[] = {0.1, 0.5, 0.2};
+        fr_schedule schedule = {.setting = FR_SETTING_activity_kl, .layer = 0, .values = values};
+        for (int b = 0; b < 3; b++) { /* in halves, and along a schedule */
+            ptrdiff_t steps;
+            double ledger[FR_LEDGER_SIZE] = {0};
+            wide want[FR_LEDGER_SIZE] = {0};
+            call.start = 40 * b, call.stop = 40 * (b + 1), call.iteration++;
+            schedule.values = values + b;
+            call.schedules = &schedule, call.n_schedules = 1;
+            CHECK(half(p, call, FR_TO_GRADIENTS, ledger, &steps) == FR_OK, "first half");
+            CHECK(half(p, call, FR_FROM_GRADIENTS, ledger, &steps) == FR_OK, "second half");
+            p.model->specs[0].activity_kl.kl = values[b];
+            model_run(p.model, &call, true, want);
+            CHECK(difference(p) <= tolerance(dtype), "halves: off by %g", difference(p));
+            CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "ledger of halves");
+        }
+        call.n_schedules = 0, call.start = 0, call.stop = 120;
+        memcpy(p.model->specs, without, sizeof layers);
+        CHECK(fr_network_update_layers(p.network, without) == FR_OK, "none again");
+        train_both(p, &call, "none again");
+        evaluate_both(p, &call);
+        destroy_pair(p);
+    }
+}
+
+/* A penalty of activities that the caller takes in the middle of a step is the engine's. */
+static void check_watches(fr_dtype dtype)
+{
+    for (int i = 0; i < 6; i++) {
+        test_case("watches %d %s %s %s", i, name_of(dtype), fr_isa(), fr_gemm());
+        const ptrdiff_t at[] = {0, 2, 3}, widths[] = {9, 7, 4};
+        const fr_regularizer engine = {0, 0.3};
+        fr_layer layers[4], watched[4];
+        make_layers(layers, FR_ACTIVATION_tanh, i % 2 ? FR_ACTIVATION_sigmoid : FR_ACTIVATION_gelu);
+        for (int w = 0; w < 3; w++) layers[at[w]].activity = engine;
+        memcpy(watched, layers, sizeof layers);
+        for (int w = 0; w < 3; w++) watched[at[w]].activity = (fr_regularizer){0, 0};
+        fr_training call = make_call(dtype, i % 2 ? FR_LOSS_binary_crossentropy : FR_LOSS_huber, 120, 5, 4);
+        static double y[3][60 * 9], dy[3][60 * 9], all[3][120 * 9];
+        fr_watch watches[3];
+        double ledger[FR_LEDGER_SIZE] = {0};
+        wide want[FR_LEDGER_SIZE] = {0};
+        ptrdiff_t steps;
+        call.optimizer = optimizers[i];
+        call.n_threads = 1 + i % 3;
+        pair p = create_pair(dtype, layers, 4);
+        begin_slots(p.model, &call.optimizer);
+        CHECK(fr_network_update_layers(p.network, watched) == FR_OK, "none of the engine's");
+        for (int w = 0; w < 3; w++) watches[w] = (fr_watch){.layer = at[w], .y = y[w]};
+        call.watches = watches, call.n_watches = 3;
+        for (int b = 0; b < 3; b++, call.iteration++) {
+            call.start = 50 * b, call.stop = b < 2 ? 50 * (b + 1) : 120, call.batch_size = 50;
+            CHECK(fr_network_train(p.network, &call, ledger, &steps) == FR_BAD_ARGUMENT, "in whole steps");
+            for (int w = 0; w < 3; w++) watches[w].dy = NULL;
+            CHECK(half(p, call, FR_OUTPUTS_TO_GRADIENTS, ledger, &steps) == FR_BAD_ARGUMENT, "none yet");
+            CHECK(half(p, call, FR_TO_LOSS, ledger, &steps) == FR_OK && steps == 0, "to the loss");
+            CHECK(half(p, call, FR_OUTPUTS_TO_GRADIENTS, ledger, &steps) == FR_BAD_ARGUMENT, "no gradients");
+            ptrdiff_t n = call.stop - call.start;
+            for (int w = 0; w < 3; w++) {
+                for (ptrdiff_t e = 0; e < n * widths[w]; e++) {
+                    wide a = get(dtype, y[w], e);
+                    put(dtype, dy[w], e, (double)(oracle_penalty_gradient(engine, a) / n));
+                    ledger[FR_LEDGER_ACTIVITY_PENALTY] += (double)oracle_penalty(engine, a);
+                }
+                watches[w].dy = dy[w];
+            }
+            CHECK(half(p, call, FR_TO_LOSS, ledger, &steps) == FR_OK, "again");
+            CHECK(half(p, call, FR_OUTPUTS_TO_GRADIENTS, ledger, &steps) == FR_OK && steps == 0, "gradients");
+            fr_training whole = call;
+            whole.n_watches = 0;
+            model_run(p.model, &whole, true, want);
+            check_gradients(p, "between");
+            CHECK(half(p, call, FR_FROM_GRADIENTS, ledger, &steps) == FR_OK && steps == 1, "update");
+        }
+        CHECK(difference(p) <= tolerance(dtype), "off by %g", difference(p));
+        CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "ledger");
+        memset(ledger, 0, sizeof ledger), memset(want, 0, sizeof want);
+        call.start = 0, call.stop = 120, call.batch_size = 50;
+        for (int w = 0; w < 3; w++) watches[w].y = all[w];
+        CHECK(fr_network_evaluate(p.network, &call, ledger) == FR_OK, "evaluate");
+        for (int w = 0; w < 3; w++)
+            for (ptrdiff_t e = 0; e < 120 * widths[w]; e++)
+                ledger[FR_LEDGER_ACTIVITY_PENALTY] += (double)oracle_penalty(engine, get(dtype, all[w], e));
+        model_run(p.model, &call, false, want);
+        CHECK(ledger_difference(ledger, want) <= tolerance(dtype), "ledger of evaluation");
+        watches[0].layer = 1;
+        CHECK(fr_network_evaluate(p.network, &call, ledger) == FR_BAD_ARGUMENT, "a layer of noise");
+        watches[0].layer = 4;
+        CHECK(fr_network_evaluate(p.network, &call, ledger) == FR_BAD_ARGUMENT, "no layer");
         destroy_pair(p);
     }
 }
@@ -1847,6 +1991,9 @@ static void check_layer_arguments(void)
         {{{.n_in = 3, .n_out = 2, .kernel = {-1, 0}}, dropout}, FR_BAD_ARGUMENT},
         {{{.n_in = 3, .n_out = 2, .bias = {0, NAN}}, dropout}, FR_BAD_ARGUMENT},
         {{{.n_in = 3, .n_out = 2, .activity = {INFINITY, 0}}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = 2, .activity_kl = {-1, 0.5}}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = 2, .activity_kl = {1, 1}}, dropout}, FR_BAD_ARGUMENT},
+        {{{.n_in = 3, .n_out = 2, .activity_kl = {1, NAN}}, dropout}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 3}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = 1}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = -0.1}}, FR_BAD_ARGUMENT},
@@ -2055,6 +2202,8 @@ static void check_function_arguments(void)
         STATUS(FR_BAD_ARGUMENT, fr_loss(d, bad_settings[i].loss, bad_settings[i].settings, 1, 1, a, a, NULL, &value, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dropout, 1, 1, a, 1, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_gaussian_noise, 1, 1, a, -1, 0, 0, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_kl_penalty(d, 1, 1, a, (fr_kl){1, 0}, NULL, b));
+    STATUS(FR_BAD_ARGUMENT, fr_kl_penalty(d, 0, 1, a, (fr_kl){1, 0.5}, NULL, b));
     STATUS(FR_BAD_ARGUMENT, fr_normalize_rows(d, 1, 1, a, NULL, NULL, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_normalize_columns(d, 1, 1, a, a, a, NULL, NULL, NAN, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dense, 1, 1, a, 0, 0, 0, 0, b));
@@ -2259,6 +2408,8 @@ void test_network(void)
     test_each_network(check_more_optimizers);
     test_each_network(check_halves);
     test_each_network(check_own_loss);
+    test_each_network(check_rates);
+    test_each_network(check_watches);
     test_each_network(check_set_gradients);
     printf("  largest difference to the model: float32 %.2g, float64 %.2g\n",
            largest_gap[FR_FLOAT32], largest_gap[FR_FLOAT64]);
