@@ -5,20 +5,28 @@ from __future__ import annotations
 import inspect
 import pickle
 import warnings
+from collections import Counter
 
 import joblib
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import sklearn
 import sklearn.neural_network as theirs
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris, make_multilabel_classification
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, UnsetMetadataPassedError
 from sklearn.feature_selection import SelectFromModel
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import Lasso, LassoCV, LogisticRegression, QuantileRegressor
-from sklearn.metrics import make_scorer, mean_pinball_loss, mean_poisson_deviance
-from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
+from sklearn.metrics import (
+    get_scorer,
+    make_scorer,
+    mean_pinball_loss,
+    mean_poisson_deviance,
+    r2_score,
+)
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import LabelBinarizer, StandardScaler
 from sklearn.utils import check_random_state
@@ -761,8 +769,6 @@ def test_in_scikit_learns_company():
 
 
 def test_metadata_is_routed():
-    import sklearn
-
     with sklearn.config_context(enable_metadata_routing=True):
         model = MLPRegressor(hidden_layer_sizes=4, max_iter=3, random_state=0)
         model.set_fit_request(sample_weight=True, validation_data=True)
@@ -923,13 +929,113 @@ def test_path_cv_of_a_classifier():
     plain = MLPClassifier(6, solver="lbfgs", max_iter=60, random_state=0)
     names = np.array(["a", "b", "c"])[CLASSES]
     model = MLPClassifierCV(plain, l1s=[1e-3, 3.0], cv=3, scoring="neg_log_loss").fit(X, names)
-    assert model.l1_ == 1e-3 and model.score(X, names) > 0.95 and (model.scores_ < 0).all()
+    assert model.l1_ == 1e-3 and (model.predict(X) == names).mean() > 0.95
+    assert (model.scores_ < 0).all()
+    assert model.score(X, names) == get_scorer("neg_log_loss")(model, X, names)
     assert model.predict_proba(X).shape == (150, 3) and model.classes_.tolist() == ["a", "b", "c"]
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
     assert not hasattr(plain, "coefs_") and clone(model).estimator is not plain
     with pytest.raises(ValueError, match="l1s: got"):
         MLPClassifierCV(plain, l1s=[-1.0]).fit(X, names)
+
+
+def weighted_folds(model, weight_of_scores):
+    """The scores of each strength on each fold, by hand."""
+    found = []
+    for train, test in KFold(3).split(XR):
+        one, row = clone(LINEAR).set_params(warm_start=True), []
+        for l1 in sorted(model.l1s):
+            one.set_params(l1=l1).fit(XR[train], YR[train, 0], WEIGHT[train])
+            weight = None if weight_of_scores is None else weight_of_scores[test]
+            row.append(one.score(XR[test], YR[test, 0], weight))
+        found.append(row[::-1])
+    return np.array(found).T
+
+
+def test_path_cv_weighs_its_scores():
+    settings = {"l1s": [0.01, 0.3], "cv": KFold(3)}
+    model = MLPRegressorCV(LINEAR, **settings).fit(XR, YR[:, 0], sample_weight=WEIGHT)
+    np.testing.assert_allclose(model.scores_, weighted_folds(model, WEIGHT), atol=1e-6)
+    assert model.score(XR, YR[:, 0], WEIGHT) == model.estimator_.score(XR, YR[:, 0], WEIGHT)
+    with pytest.raises(ValueError, match="groups"):
+        model.fit(XR, YR[:, 0], groups=np.arange(len(XR)))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_path_cv_routes_metadata(wanted):
+    groups = np.arange(len(XR)) % 3
+    scorer = make_scorer(r2_score)
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = MLPRegressorCV(LINEAR, l1s=[0.01, 0.3], cv=GroupKFold(3), scoring=scorer)
+        with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
+            model.fit(XR, YR[:, 0], sample_weight=WEIGHT, groups=groups)
+        model.set_params(scoring=scorer.set_score_request(sample_weight=wanted), cv=KFold(3))
+        model.fit(XR, YR[:, 0], sample_weight=WEIGHT)
+        expected = weighted_folds(model, WEIGHT if wanted else None)
+        np.testing.assert_allclose(model.scores_, expected, atol=1e-6)
+        model.set_params(cv=GroupKFold(3)).fit(XR, YR[:, 0], sample_weight=WEIGHT, groups=groups)
+        assert model.scores_.shape == (2, 3)
+        weight = WEIGHT if wanted else None
+        assert model.score(XR, YR[:, 0], sample_weight=WEIGHT) == pytest.approx(
+            model.estimator_.score(XR, YR[:, 0], weight)
+        )
+        pipe = make_pipeline(StandardScaler(), model.set_fit_request(sample_weight=True))
+        pipe[0].set_fit_request(sample_weight=False)
+        again = pipe.fit(XR, YR[:, 0], sample_weight=WEIGHT, groups=groups)[-1]
+        assert again.scores_.shape == (2, 3)
+
+
+class Tasks:
+    """A callback of scikit-learn that goes down to the estimators of each strength."""
+
+    max_propagation_depth = None
+
+    def __init__(self):
+        self.seen = []
+
+    def setup(self, estimator, context):
+        self.is_down = False
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.seen.append((context.estimator_name, context.task_name, context.max_subtasks))
+
+    def teardown(self, estimator, context):
+        self.is_down = True
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_scikit_learns_callbacks_of_a_path(n_jobs):
+    pytest.importorskip("sklearn.callback")
+    tasks = Tasks()
+    plain = MLPClassifier(4, max_iter=3, random_state=0)
+    model = MLPClassifierCV(plain, l1s=[1e-4, 1e-2], cv=3, n_jobs=n_jobs).set_callbacks(tasks)
+    with joblib.parallel_config("threading"):
+        model.fit(X, CLASSES)
+    seen = Counter(tasks.seen)
+    assert tasks.is_down
+    assert seen["MLPClassifierCV", "fit", 4] == 1
+    assert seen["MLPClassifierCV", "path-of-fold", 2] == 3
+    assert seen["MLPClassifierCV", "path-of-all-rows", 2] == 1
+    assert seen["MLPClassifier", "fit", 3] == 4 * 2
+    assert seen["MLPClassifier", "epoch", 0] == 4 * 2 * 3
+    assert sum(seen.values()) == 1 + 4 + 8 + 24
+    tasks.seen.clear()
+    clone(model).set_callbacks().fit(X, CLASSES)
+    assert not tasks.seen
+
+
+def test_progress_of_a_path_is_shown(capsys):
+    callback = pytest.importorskip("sklearn.callback")
+    pytest.importorskip("rich")
+    model = MLPRegressorCV(LINEAR, l1s=[0.01, 0.1], cv=2)
+    bar = callback.ProgressBar(max_propagation_depth=None)
+    GridSearchCV(model, {"rule": ["best"]}, cv=2).set_callbacks(bar).fit(XR, YR[:, 0])
+    shown = capsys.readouterr().out
+    assert "MLPRegressorCV" in shown and "path-of-fold" in shown
 
 
 # ------------------------------------------------ losses that outliers do not lead

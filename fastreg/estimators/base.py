@@ -37,7 +37,7 @@ from fastreg.regularizers import L1L2, GroupL1
 from fastreg.training import Data
 
 try:  # scikit-learn >= 1.9
-    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin
 except ImportError:
 
     class CallbackSupportMixin:  # type: ignore[no-redef]

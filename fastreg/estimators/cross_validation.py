@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,13 +19,26 @@ from sklearn.base import (
     clone,
     is_classifier,
 )
-from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    _raise_for_params,
+    _routing_enabled,
+    process_routing,
+)
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_method_params,
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
 
+from fastreg.estimators.base import CallbackSupportMixin
 from fastreg.estimators.classifier import MLPClassifier
 from fastreg.estimators.parameters import hidden_sizes
 from fastreg.estimators.regressor import MLPRegressor
@@ -41,7 +55,7 @@ from fastreg.sparsity import compacted
 Array = NDArray[Any]
 
 
-class _PathCV(BaseEstimator):
+class _PathCV(CallbackSupportMixin, BaseEstimator):
     """What the two classes share."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -53,6 +67,7 @@ class _PathCV(BaseEstimator):
         "n_jobs": [Integral, None],
     }
     _plain: ClassVar[type]
+    _usual_scoring: ClassVar[str]
 
     def __init__(
         self,
@@ -72,18 +87,21 @@ class _PathCV(BaseEstimator):
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Any:
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, **params: Any) -> Any:
         """Choose the strength on folds, then fit to all rows.
 
         Parameters
         ----------
-        X, y, sample_weight : as for the estimator; scores do not take the weights.
+        X, y, sample_weight : as for the estimator; the scores of the folds take the weights, too.
+        **params : for the scorer and the splitter, with scikit-learn's metadata routing.
+            There the scorer says whether it wants the weights (`set_score_request`).
 
         Raises
         ------
         ValueError, TypeError
             For parameters or data that do not fit.
         """
+        _raise_for_params(params, self, "fit")
         plain = self._plain() if self.estimator is None else self.estimator
         # None of what is returned is kept: the estimator of each fold checks again.
         checked, _ = validate_data(self, X, y, accept_sparse=["csr", "csc"], multi_output=True)
@@ -93,17 +111,49 @@ class _PathCV(BaseEstimator):
             raise ValueError(f"l1s: got {l1s!r}; strengths >= 0 are needed")
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, checked)
-        scorer = check_scoring(plain, self.scoring)
-        folds = list(check_cv(self.cv, y, classifier=is_classifier(self)).split(X, y))
+        of_scores, of_folds = self._routed(sample_weight, params)
+        scorer = self._scorer()
+        splitter = check_cv(self.cv, y, classifier=is_classifier(self))
+        folds = list(splitter.split(X, y, **of_folds))
+        root, paths = self._contexts(len(folds), len(l1s))
+        with _task(root, _facts(self, X, y, sample_weight)):
+            self._fit_paths(plain, X, y, sample_weight, l1s, scorer, of_scores, folds, paths)
+        return self
+
+    def _contexts(self, n_folds: int, n_strengths: int) -> tuple[Any, list[Any]]:
+        """What scikit-learn's callbacks are told by: of the fit, and of each of its paths."""
+        if not hasattr(self, "_skl_callbacks"):
+            return None, [None] * (n_folds + 1)
+        root = self._init_callback_context(max_subtasks=n_folds + 1, sequential_subtasks=False)
+        names = [*["path-of-fold"] * n_folds, "path-of-all-rows"]
+        return root, [
+            root.subcontext(task_name=name, task_id=i, max_subtasks=n_strengths)
+            for i, name in enumerate(names)
+        ]
+
+    def _fit_paths(
+        self,
+        plain: Any,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        l1s: Array,
+        scorer: Any,
+        of_scores: dict[str, Any],
+        folds: list[Any],
+        contexts: list[Any],
+    ) -> None:
         found = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fold_scores)(plain, X, y, sample_weight, l1s, scorer, train, test)
-            for train, test in folds
+            delayed(_fold_scores)(
+                _Path(self, plain, l1s, context), X, y, sample_weight, scorer, of_scores, *fold
+            )
+            for fold, context in zip(folds, contexts[:-1], strict=True)
         )
         scores = np.array(found).T[::-1]  # (n_l1s, n_folds), from the strongest down as in a path
         choose = best_index if self.rule == "best" else one_standard_error_index
         self.best_index_ = choose(scores)
         fits: list[Fit] = []
-        for l1, model in _along(plain, X, y, sample_weight, l1s):
+        for l1, model in _Path(self, plain, l1s, contexts[-1]).fits(X, y, sample_weight):
             network = model.model_
             state = compacted(*network.state())
             nonzeros = sum(int(np.count_nonzero(kernel)) for kernel in model.coefs_)
@@ -121,7 +171,44 @@ class _PathCV(BaseEstimator):
         self.l1_ = float(self.l1s_[self.best_index_])
         if hasattr(self.estimator_, "classes_"):
             self.classes_ = self.estimator_.classes_
-        return self
+
+    def _scorer(self) -> Any:
+        return get_scorer(self.scoring or self._usual_scoring)
+
+    def _routed(
+        self, sample_weight: Any, params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the scorer and the splitter get."""
+        if _routing_enabled():
+            routed = process_routing(self, "fit", sample_weight=sample_weight, **params)
+            return dict(routed.scorer.score), dict(routed.splitter.split)
+        return {} if sample_weight is None else {"sample_weight": sample_weight}, {}
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """The scorer's and the splitter's requests, beside this estimator's own."""
+        to_score = MethodMapping().add(caller="fit", callee="score")
+        to_split = MethodMapping().add(caller="fit", callee="split")
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)
+            .add(scorer=self._scorer(), method_mapping=to_score.add(caller="score", callee="score"))
+            .add(splitter=self.cv, method_mapping=to_split)
+        )
+
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, **params: Any) -> float:
+        """By `scoring`, of what `predict` says.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as for `fit`
+        **params : for the scorer, with scikit-learn's metadata routing.
+        """
+        _raise_for_params(params, self, "score")
+        if sample_weight is not None:
+            params["sample_weight"] = sample_weight
+        if _routing_enabled():
+            params = process_routing(self, "score", **params).scorer.score
+        return float(self._scorer()(self, X, y, **params))
 
     def _asked(self, X: Any) -> Any:
         check_is_fitted(self)
@@ -150,21 +237,58 @@ class _PathCV(BaseEstimator):
         return tags
 
 
-def _along(plain: Any, X: Any, y: Any, weight: Any, l1s: Array) -> Iterator[tuple[float, Any]]:
-    """(strength, the estimator under it), each begun where the weaker one ended."""
-    model = clone(plain).set_params(warm_start=True)
-    for l1 in l1s:
-        model.set_params(l1=float(l1)).fit(X, y, sample_weight=weight)
-        yield float(l1), model
+def _facts(caller: Any, X: Any, y: Any, weight: Any) -> dict[str, Any]:
+    metadata = None if weight is None else {"sample_weight": weight}
+    return {"estimator": caller, "X": X, "y": y, "metadata": metadata}
+
+
+@contextmanager
+def _task(context: Any, facts: dict[str, Any], model: Any = None) -> Iterator[None]:
+    """Tell scikit-learn's callbacks that it begins and ends; those of `model` go under it."""
+    if context is None:
+        yield
+        return
+    with nullcontext() if model is None else context.propagate_callback_context(model):
+        context.call_on_fit_task_begin(**facts)
+        yield
+    context.call_on_fit_task_end(**facts)
+
+
+class _Path(NamedTuple):
+    """One way along the strengths."""
+
+    caller: Any
+    plain: Any
+    l1s: Array
+    context: Any
+
+    def fits(self, X: Any, y: Any, weight: Any) -> Iterator[tuple[float, Any]]:
+        """(strength, the estimator under it), each begun where the weaker one ended."""
+        model = clone(self.plain).set_params(warm_start=True)
+        facts, context = _facts(self.caller, X, y, weight), self.context
+        with _task(context, facts):
+            for l1 in self.l1s:
+                one = None if context is None else context.subcontext(task_name="strength")
+                with _task(one, facts, model):
+                    model.set_params(l1=float(l1)).fit(X, y, sample_weight=weight)
+                yield float(l1), model
 
 
 def _fold_scores(
-    plain: Any, X: Any, y: Any, weight: Any, l1s: Array, scorer: Any, train: Any, test: Any
+    path: _Path,
+    X: Any,
+    y: Any,
+    weight: Any,
+    scorer: Any,
+    of_scores: dict[str, Any],
+    train: Any,
+    test: Any,
 ) -> list[float]:
     take = _safe_indexing
     rest = take(X, train), take(y, train), None if weight is None else take(weight, train)
     held = take(X, test), take(y, test)
-    return [float(scorer(model, *held)) for _, model in _along(plain, *rest, l1s)]
+    of_held = _check_method_params(X, params=of_scores, indices=test)
+    return [float(scorer(model, *held, **of_held)) for _, model in path.fits(*rest)]
 
 
 class MLPClassifierCV(ClassifierMixin, _PathCV):
@@ -183,6 +307,8 @@ class MLPClassifierCV(ClassifierMixin, _PathCV):
     cv : int, splitter or iterable, optional
         As in scikit-learn; None is 5 folds.
     scoring : str or callable, optional
+        What folds and `score` go by, as in scikit-learn's `get_scorer`; None is accuracy, and r2
+        of regressors.
     rule : "best" or "one_standard_error"
         The latter takes the strongest L1 whose mean score is within a standard error of the best.
     n_jobs : int, optional
@@ -216,6 +342,8 @@ class MLPClassifierCV(ClassifierMixin, _PathCV):
     """
 
     _plain = MLPClassifier
+    _usual_scoring = "accuracy"
+    score = _PathCV.score
 
     def predict_proba(self, X: Any) -> Array:
         """As `MLPClassifier.predict_proba`."""
@@ -247,3 +375,5 @@ class MLPRegressorCV(RegressorMixin, _PathCV):
     """
 
     _plain = MLPRegressor
+    _usual_scoring = "r2"
+    score = _PathCV.score
