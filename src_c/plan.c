@@ -195,8 +195,7 @@ static void take_training(fr_network *net, training_plan *plan)
         a->d = fr_arena_take(arena, batch, net->size);
         const layer_kind *kind = &fr_layer_kinds[a->spec.kind];
         if (kind->take) kind->take(net, arena, a, plan->n_batch);
-        fr_take_active(net, arena, a, plan->n_batch, n_panels);
-        lists = lists || a->active.room > 0;
+        lists = lists || a->active.most > 0;
         if (a->spec.kind != FR_LAYER_dense) {
             scratch = larger(scratch, a->n_padded);
             continue;
@@ -222,6 +221,9 @@ static void take_training(fr_network *net, training_plan *plan)
         plan->scratch_size = sizes.overflow ? -1 : sizes.used;
     }
     plan->scratch = fr_arena_take(arena, plan->n_threads, plan->scratch_size);
+    /* Last: where all units are taken, the rest stands as it would without lists. */
+    for (ptrdiff_t l = 0; l < net->n_layers; l++)
+        fr_take_active(net, arena, &net->layers[l], plan->n_batch, n_panels);
 }
 
 double fr_step_flops(const fr_network *net, ptrdiff_t n_batch)

@@ -165,10 +165,38 @@ FR_INLINE real v_largest(vreal a)
     return largest;
 }
 
-#define V_LISTS 0
-FR_INLINE bool v_any(vreal a)
+#define V_LISTS 1
+/* The lanes that a mask has, from the lowest on, a byte each. */
+#define LANE(m, i) ((uint64_t)(i) * ((m) >> (i)&1) << 8 * __builtin_popcount((m) & ((1 << (i)) - 1)))
+#define LANES_OF(m)                                                                                \
+    (LANE(m, 1) | LANE(m, 2) | LANE(m, 3) | LANE(m, 4) | LANE(m, 5) | LANE(m, 6) | LANE(m, 7))
+#define FOUR(m) LANES_OF(m), LANES_OF((m) + 1), LANES_OF((m) + 2), LANES_OF((m) + 3)
+#define SIXTEEN(m) FOUR(m), FOUR((m) + 4), FOUR((m) + 8), FOUR((m) + 12)
+#define SIXTY_FOUR(m) SIXTEEN(m), SIXTEEN((m) + 16), SIXTEEN((m) + 32), SIXTEEN((m) + 48)
+static const uint64_t lanes_of[256] = {SIXTY_FOUR(0), SIXTY_FOUR(64), SIXTY_FOUR(128), SIXTY_FOUR(192)};
+#undef LANE
+#undef LANES_OF
+#undef FOUR
+#undef SIXTEEN
+#undef SIXTY_FOUR
+
+FR_INLINE ptrdiff_t v_list(vreal a, int32_t first, real *value, int32_t *index)
 {
-    return V_(movemask)(V_(cmp)(a, V_(setzero)(), _CMP_NEQ_UQ)) != 0;
+    int listed = V_(movemask)(V_(cmp)(a, V_(setzero)(), _CMP_NEQ_UQ));
+    __m128i lanes = _mm_cvtsi64_si128((long long)lanes_of[listed]);
+#if FR_REAL_BITS == 32
+    __m256i lane = _mm256_cvtepu8_epi32(lanes);
+    V_(storeu)(value, _mm256_permutevar8x32_ps(a, lane));
+    _mm256_storeu_si256((__m256i *)index, _mm256_add_epi32(lane, _mm256_set1_epi32(first)));
+#else
+    /* a double as two floats: of lane l those at 2 l and 2 l + 1 */
+    __m256i twice = _mm256_slli_epi64(_mm256_cvtepu8_epi64(lanes), 1);
+    __m256i next = _mm256_slli_epi64(_mm256_add_epi64(twice, _mm256_set1_epi64x(1)), 32);
+    __m256 halves = _mm256_permutevar8x32_ps(_mm256_castpd_ps(a), _mm256_or_si256(twice, next));
+    V_(storeu)(value, _mm256_castps_pd(halves));
+    _mm_storeu_si128((__m128i *)index, _mm_add_epi32(_mm_cvtepu8_epi32(lanes), _mm_set1_epi32(first)));
+#endif
+    return __builtin_popcount((unsigned)listed);
 }
 
 /* Exchanges rows and columns of a square of V_LANES rows: by twos, by pairs, then by halves. */
