@@ -78,7 +78,7 @@ def even(shares: list[float], ratios: list[float]) -> float:
 
 
 def fit(numbers: np.ndarray, evens: np.ndarray) -> tuple[float, float, float]:
-    """The best most (K - look) / (K + term) for these K, as multiplications for each unit.
+    """The best most (K - look) / (K + term) for these K; a disturbed measurement counts less.
 
     >>> k = np.array([256.0, 512, 1024, 2048])
     >>> [round(v, 1) for v in fit(k, 0.3 * (k - 100) / (k + 700))]
@@ -88,7 +88,10 @@ def fit(numbers: np.ndarray, evens: np.ndarray) -> tuple[float, float, float]:
     def off(p: np.ndarray) -> np.ndarray:
         return p[0] * (numbers - p[2]) / (numbers + p[1]) - evens
 
-    most, term, look = least_squares(off, [0.3, 500.0, 50.0], x_scale=[0.1, 500.0, 50.0]).x
+    found = least_squares(
+        off, [0.3, 500.0, 50.0], x_scale=[0.1, 500.0, 50.0], loss="soft_l1", f_scale=0.01
+    )
+    most, term, look = found.x
     return float(most), float(term), float(look)
 
 

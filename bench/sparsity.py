@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 import fastreg as fr
+from bench.active import autoencoder
 from bench.peers import Fastreg
 from bench.workloads import WORKLOADS
-from fastreg import _engine
 
 SIZES = (784, 512, 512, 10)
 
@@ -156,44 +156,22 @@ def scattered(rounds: int) -> list[tuple[str, ...]]:
     return found
 
 
-def autoencoder(batch: int, active: float, use: str) -> tuple[Any, np.ndarray]:
-    """The relu autoencoder of `sae` with about that share of its units active, and rows for it.
-
-    Its steps are so small that the share stays; `use` is FASTREG_SPARSE.
-    """
-    before = _engine.sparse()
-    _engine.choose_sparse(use)
-    try:
-        fr.set_random_seed(0)
-        encoder = fr.Dense(4096, "relu", activity_regularizer=fr.L1(1e-5))
-        model = fr.Sequential([fr.Input((512,)), encoder, fr.Dense(512)])
-        model.compile(fr.Adam(1e-7), "mse")
-        x = np.random.default_rng(5).standard_normal((2048, 512), dtype=np.float32)
-        kernel, bias, *rest = model.get_weights()
-        bias[:] = -np.quantile(x[:256] @ kernel, 1 - active)
-        model.set_weights([kernel, bias, *rest])
-        model.fit(x, x, batch, 1, verbose=0, shuffle=False)
-    finally:
-        _engine.choose_sparse(before)
-    return model, x
-
-
 def activations(
     rounds: int,
     batches: tuple[int, ...] = (256, 1024),
-    shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5),
+    shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5),
 ) -> list[tuple[str, ...]]:
     """Rows of the table: a step of `sae` on all units, on the active ones, and as chosen."""
     found = [("batch", "active", "all ms", "active ms", "chosen ms", "x all")]
     for batch in batches:
         for active in shares:
-            models = {u: autoencoder(batch, active, u) for u in ("never", "always", "auto")}
+            models = {u: autoencoder(batch, active, u, (512, 4096)) for u in ("never", "always", "auto")}
             actions = {
                 use: lambda m=m, x=x, b=batch: m.fit(x, x, b, 1, verbose=0, shuffle=False)
                 for use, (m, x) in models.items()
             }
             times = best_of_turns(actions, max(2, rounds // 2))
-            steps = 2048 // batch
+            steps = max(batch, 512) // batch
             share = models["always"][0].network.active_shares()[0]
             cells = [f"{times[use] / steps * 1e3:.1f}" for use in ("never", "always", "auto")]
             found.append(
