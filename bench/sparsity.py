@@ -165,7 +165,9 @@ def activations(
     found = [("batch", "active", "all ms", "active ms", "chosen ms", "x all")]
     for batch in batches:
         for active in shares:
-            models = {u: autoencoder(batch, active, u, (512, 4096)) for u in ("never", "always", "auto")}
+            models = {
+                u: autoencoder(batch, active, u, (512, 4096)) for u in ("never", "always", "auto")
+            }
             actions = {
                 use: lambda m=m, x=x, b=batch: m.fit(x, x, b, 1, verbose=0, shuffle=False)
                 for use, (m, x) in models.items()

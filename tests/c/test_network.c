@@ -1555,7 +1555,7 @@ static void check_active_sets(fr_dtype dtype)
  * with the same bits on any number of threads, and as without. */
 static void check_active_choice(fr_dtype dtype)
 {
-    enum { N_IN = 30, UNITS = 512, N_OUT = 64, N = 200, ALL = UNITS * N_OUT };
+    enum { N_IN = 30, UNITS = 512, N_OUT = 128, N = 200, ALL = UNITS * N_OUT };
     fr_layer layers[] = {{.kind = FR_LAYER_dense,
                           .n_in = N_IN,
                           .n_out = UNITS,
