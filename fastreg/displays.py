@@ -21,10 +21,16 @@ def _axes(ax: Any) -> Any:
     return plt.subplots(layout="constrained")[1]
 
 
-def _need(estimator: Any, attribute: str, what: str) -> Any:
-    if not hasattr(estimator, attribute):
-        raise ValueError(f"estimator: {estimator!r} has no {attribute}; {what} is needed")
-    return getattr(estimator, attribute)
+def fitted(estimator: Any, attribute: str, what: str) -> Any:
+    """An attribute of a fitted estimator; ValueError, scikit-learn's own for one of its kind."""
+    if hasattr(estimator, attribute):
+        return getattr(estimator, attribute)
+    error = ValueError
+    if hasattr(estimator, "get_params"):
+        from sklearn.exceptions import NotFittedError
+
+        error = NotFittedError
+    raise error(f"estimator: {estimator!r} has no {attribute}; {what} is needed")
 
 
 class LossCurveDisplay:
@@ -56,7 +62,7 @@ class LossCurveDisplay:
         ValueError
             For one that was not.
         """
-        losses = _need(estimator, "loss_curve_", "one fitted with 'sgd' or 'adam'")
+        losses = fitted(estimator, "loss_curve_", "one fitted with 'sgd' or 'adam'")
         validation = getattr(estimator, "validation_curve_", [])
         return cls(losses, validation, estimator.validation_scores_).plot(ax=ax)
 
@@ -108,7 +114,7 @@ class WeightsDisplay:
         ValueError
             For anything else, or a shape of another size than a row.
         """
-        coefs = _need(estimator, "coefs_", "a fitted MLPClassifier or MLPRegressor")
+        coefs = fitted(estimator, "coefs_", "a fitted MLPClassifier or MLPRegressor")
         n = estimator.n_features_in_
         if shape is not None and int(np.prod(shape)) != n:
             raise ValueError(f"shape: got {shape!r}; {n} features are needed")

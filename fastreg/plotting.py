@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastreg.callbacks import LOSSES, PENALTIES, Callback, Logs
+from fastreg.displays import fitted
 from fastreg.errors import check_int, unknown_name
 from fastreg.models import Sequential
 from fastreg.paths import RegularizationPath, regularization_path
@@ -599,12 +600,8 @@ class RegularizationPathDisplay:
         ValueError
             For anything else.
         """
-        if not isinstance(getattr(estimator, "path_", None), RegularizationPath):
-            raise ValueError(
-                f"estimator: got {estimator!r}; a fitted MLPClassifierCV or MLPRegressorCV is "
-                "needed"
-            )
-        found = cls(estimator.path_, chosen=estimator.best_index_)
+        path = fitted(estimator, "path_", "a fitted MLPClassifierCV or MLPRegressorCV")
+        found = cls(path, chosen=estimator.best_index_)
         return found.plot(ax, n_labels=n_labels)
 
     def plot(self, ax: Any = None, *, n_labels: int = 8) -> Self:

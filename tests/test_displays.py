@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
 mpl.use("Agg")
 
@@ -36,7 +37,7 @@ def test_loss_curve():
     np.testing.assert_array_equal(scores.get_ydata(), model.validation_scores_)
     again = shown.plot(ax=shown.ax_)
     assert again is shown and len(shown.ax_.lines) == 4
-    with pytest.raises(ValueError, match="loss_curve_"):
+    with pytest.raises(NotFittedError, match="loss_curve_"):
         LossCurveDisplay.from_estimator(MLPRegressor())
 
 

@@ -445,12 +445,57 @@ def test_lists_give_each_layer_its_own():
         ({"l1_step": "cumulative", "group_l1": 0.1}, "l1_step: got 'cumulative'"),
         ({"group_l1": [0.1]}, "group_l1: got 1 values; 2 are needed"),
         ({"l1_step": "proximate"}, "l1_step"),
+        ({"activity_l1": [-1]}, r"activity_l1\[0\]: got -1"),
+        ({"dropout": [1.0]}, r"dropout\[0\]: got 1.0"),
+        ({"l1": [0.1, np.nan]}, r"l1\[1\]: got nan"),
         ({"scoring": "acuracy"}, "scoring"),
     ],
 )
 def test_bad_settings_are_named(setting, what):
     with pytest.raises(ValueError, match=what):
         MLPClassifier(**{"hidden_layer_sizes": 4, "max_iter": 2, **setting}).fit(X, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
+def test_nothing_of_scikit_learns_classes_is_missing(name, settings):
+    y = CLASSES if name == "MLPClassifier" else XR[:150, 0]
+    ours, his = (
+        getattr(m, name)(max_iter=3, **settings).fit(X, y) for m in (fr.estimators, theirs)
+    )
+    missing = {each for each in dir(his) if not each.startswith("_")} - set(dir(ours))
+    # His regressor shows it under "lbfgs", where it does not work: `_check_solver` is not called.
+    assert missing <= ({"partial_fit"} if settings.get("solver") == "lbfgs" else set())
+    for each, value in vars(his).items():
+        if not each.startswith("_"):
+            assert isinstance(value, type(getattr(ours, each))), each  # np.float64 is a float
+    assert his.loss == ours.loss
+    for method in ("__init__", "fit", "partial_fit", "predict", "score"):
+        if hasattr(ours, method):
+            given = list(inspect.signature(getattr(his, method)).parameters.values())
+            taken = inspect.signature(getattr(ours, method)).parameters
+            for each in given:
+                assert (each.kind, each.default) == (
+                    taken[each.name].kind,
+                    taken[each.name].default,
+                )
+            first = [each.name for each in given if each.kind is each.POSITIONAL_OR_KEYWORD]
+            assert list(taken)[: len(first)] == first
+
+
+@pytest.mark.parametrize("container", [np.asarray, sp.csr_matrix, sp.csr_array])
+def test_labels_come_back_as_they_were(container):
+    x, y = make_multilabel_classification(n_samples=90, n_classes=3, random_state=0)
+    both = {"hidden_layer_sizes": 6, "random_state": 0, "max_iter": 20}
+    ours, his = (m.MLPClassifier(**both).fit(x, container(y)) for m in (fr.estimators, theirs))
+    a, b = ours.predict(x), his.predict(x)
+    assert type(a) is type(b) and a.dtype == b.dtype and (a != b).sum() == 0
+    assert ours.score(x, y) == his.score(x, y)
+    stopping = {"early_stopping": True, "max_iter": 60, "learning_rate_init": 0.01}
+    one, two = (clone(ours).set_params(**stopping).fit(x, labels) for labels in (container(y), y))
+    assert one.validation_scores_ == two.validation_scores_ and any(one.validation_scores_)
+    chosen = MLPClassifierCV(ours, l1s=[1e-3], cv=2).fit(x, container(y))
+    assert type(chosen.predict(x)) is type(b)
 
 
 @pytest.mark.parametrize("name", ["bias_l2", "activity_l1", "activity_l2", "bias_l1", "l1"])

@@ -92,6 +92,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
     _stratifies = True
+    loss = "log_loss"  # no parameter, as in scikit-learn
 
     def __init__(
         self,
@@ -150,15 +151,15 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             return np.asarray(y if y.ndim == 1 else y.argmax(axis=1), np.int32)
         return np.ascontiguousarray(y, dtype)
 
-    def _decoded(self, y: Array) -> Array:
+    def _decoded(self, y: Array) -> Any:
         """What `_encoded` was given."""
         return self._decide(y) if y.ndim == 2 else np.asarray(self.classes_[y])
 
-    def _decide(self, outputs: Array) -> Array:
+    def _decide(self, outputs: Array) -> Any:
         found = outputs.ravel() if self.n_outputs_ == 1 else outputs
-        return np.asarray(self._label_binarizer.inverse_transform(found))
+        return self._label_binarizer.inverse_transform(found)
 
-    def _score(self, truth: Array, found: Array, weight: Array | None) -> float:
+    def _score(self, truth: Any, found: Any, weight: Array | None) -> float:
         return float(accuracy_score(truth, found, sample_weight=weight))
 
     def _validate_input(
@@ -227,8 +228,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             )
         return X, self._encoded(y), weight
 
-    def predict(self, X: Any) -> Array:
-        """The classes of the rows of `X`, (n,), or the labels, (n, n_outputs)."""
+    def predict(self, X: Any) -> Any:
+        """The classes of the rows of `X`, (n,), or labels, (n, n_outputs), sparse as `y` was."""
         return self._decide(self._outputs(X))
 
     def predict_proba(self, X: Any) -> Array:

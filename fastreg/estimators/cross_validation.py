@@ -215,9 +215,9 @@ class _PathCV(CallbackSupportMixin, BaseEstimator):
         validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         return self.estimator_
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any) -> Any:
         """What the estimator with the chosen strength predicts."""
-        return np.asarray(self._asked(X).predict(X))
+        return self._asked(X).predict(X)
 
     @property
     def feature_importances_(self) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from fastreg import inputs
 from fastreg.callbacks import Callback
+from fastreg.errors import check_real
 
 Array = NDArray[Any]
 
@@ -159,7 +161,12 @@ def per_layer(name: str, value: Any, n: int) -> list[Any]:
         return [value] * n
     if len(value) != n:
         raise ValueError(f"{name}: got {len(value)} values; {n} are needed, one a layer")
-    return list(value)
+    if name == "activation":
+        return list(value)
+    check = partial(check_real, low=0.0)
+    if name == "dropout":
+        check = partial(check, high=1.0, high_open=True)
+    return [check(f"{name}[{i}]", each) for i, each in enumerate(value)]
 
 
 def validation_parts(given: Any) -> tuple[Any, Any, Any]:
