@@ -94,6 +94,10 @@ FR_INLINE vreal v_signed(vreal magnitude, vreal a)
     vreal nonzero = V_(cmp)(a, V_(setzero)(), _CMP_NEQ_OQ);
     return V_(and)(nonzero, V_(or)(magnitude, V_(and)(a, V_BITS_SIGN)));
 }
+FR_INLINE vreal v_with_sign(vreal magnitude, vreal a)
+{
+    return V_(or)(magnitude, V_(and)(a, V_BITS_SIGN));
+}
 FR_INLINE vreal v_round(vreal a)
 {
     return V_(round)(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -145,6 +149,14 @@ FR_INLINE vreal v_mantissa(vreal a)
     __m256i fraction = _mm256_and_si256(V_AS_INTEGER(a), V_INTEGERS(V_MANTISSA));
     return V_AS_REAL(_mm256_or_si256(fraction, V_INTEGERS(V_ONE)));
 }
+#if FR_REAL_BITS == 32
+#define V_TABLE 8 /* of one register: with 16 entries tanh takes a third longer */
+FR_INLINE vreal v_lookup(const real table[V_TABLE], vreal a)
+{
+    __m256i index = _mm256_srli_epi32(V_AS_INTEGER(a), 22); /* its last 3 bits count */
+    return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index);
+}
+#endif
 FR_INLINE double v_sum(vreal a)
 {
 #if FR_REAL_BITS == 32

@@ -64,6 +64,17 @@ FR_INLINE vreal v_signed(vreal magnitude, vreal a)
     vmask nonzero = V_COMPARE(a, V_(setzero)(), _CMP_NEQ_OQ);
     return V_(maskz_or)(nonzero, magnitude, V_(and)(a, V_BITS_SIGN));
 }
+FR_INLINE vreal v_with_sign(vreal magnitude, vreal a)
+{
+#if FR_REAL_BITS == 32
+    __m512i sign = _mm512_castps_si512(V_BITS_SIGN), bits = _mm512_castps_si512(a);
+    /* magnitude | (a & sign) */
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(_mm512_castps_si512(magnitude), bits, sign, 0xF8));
+#else
+    return V_(or)(magnitude, V_(and)(a, V_BITS_SIGN));
+#endif
+}
 FR_INLINE vreal v_round(vreal a)
 {
     return V_(roundscale)(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -74,6 +85,14 @@ FR_INLINE vreal v_mantissa(vreal a)
 {
     return V_(getmant)(a, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);
 }
+#if FR_REAL_BITS == 32
+#define V_TABLE 32
+FR_INLINE vreal v_lookup(const real table[V_TABLE], vreal a)
+{
+    __m512i index = _mm512_srli_epi32(_mm512_castps_si512(a), 20); /* its last 5 bits count */
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(table), index, _mm512_loadu_ps(table + 16));
+}
+#endif
 FR_INLINE double v_sum(vreal a)
 {
 #if FR_REAL_BITS == 32

@@ -89,6 +89,10 @@ FR_INLINE vreal v_signed(vreal magnitude, vreal a)
     /* |a| > 0 is false for NaN, too, whose sign says nothing; scalar.h gives 0 there. */
     return V_AS_REAL(V_BITS_(vandq)(V_(vcgtq)(v_abs(a), v_set(0)), with_sign));
 }
+FR_INLINE vreal v_with_sign(vreal magnitude, vreal a)
+{
+    return V_(vbslq)(V_BITS_SET(V_SIGN), a, magnitude);
+}
 FR_INLINE vreal v_round(vreal a) { return V_(vrndnq)(a); }
 
 /* The exponent field as an integer in the low bits of each lane, and back. */
@@ -133,6 +137,17 @@ FR_INLINE vreal v_mantissa(vreal a)
     vbits fraction = V_BITS_(vandq)(V_AS_BITS(a), V_BITS_SET(V_MANTISSA));
     return V_AS_REAL(V_BITS_(vorrq)(fraction, V_AS_BITS(v_set(1))));
 }
+#if FR_REAL_BITS == 32
+#define V_TABLE 8
+FR_INLINE vreal v_lookup(const real table[V_TABLE], vreal a)
+{
+    /* The index of each byte: 4 i, and its place in the float. */
+    vbits index = vandq_u32(vshrq_n_u32(V_AS_BITS(a), 22), V_BITS_SET(V_TABLE - 1));
+    index = vmlaq_n_u32(V_BITS_SET(0x03020100u), index, 0x04040404u);
+    uint8x16x2_t bytes = {{vreinterpretq_u8_f32(vld1q_f32(table)), vreinterpretq_u8_f32(vld1q_f32(table + 4))}};
+    return vreinterpretq_f32_u8(vqtbl2q_u8(bytes, vreinterpretq_u8_u32(index)));
+}
+#endif
 FR_INLINE double v_sum(vreal a)
 {
 #if FR_REAL_BITS == 32

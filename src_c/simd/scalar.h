@@ -50,6 +50,8 @@ FR_INLINE vreal v_signed(vreal magnitude, vreal a)
 {
     return a > 0 ? magnitude : a < 0 ? -magnitude : 0;
 }
+/* magnitude >= 0 with the sign of a, that of 0 and of NaN included */
+FR_INLINE vreal v_with_sign(vreal magnitude, vreal a) { return SCALAR(copysign)(magnitude, a); }
 FR_INLINE vreal v_round(vreal a) { return SCALAR(rint)(a); }
 /* a * 2^n for an integer n within +-2 exponent ranges: in two steps, each a normal power */
 FR_INLINE real scalar_power(int n)
@@ -75,6 +77,17 @@ FR_INLINE vreal v_mantissa(vreal a)
     memcpy(&a, &bits, sizeof bits);
     return a;
 }
+#if FR_REAL_BITS == 32
+/* table[i], where i are the bits of a around its binary point: the last 2 of the exponent, then of the mantissa
+ * as many of the first as V_TABLE entries take. */
+#define V_TABLE 32
+FR_INLINE vreal v_lookup(const real table[V_TABLE], vreal a)
+{
+    real_bits bits;
+    memcpy(&bits, &a, sizeof bits);
+    return table[bits >> 20 & 31];
+}
+#endif
 FR_INLINE double v_sum(vreal a) { return a; } /* over the lanes */
 FR_INLINE real v_largest(vreal a) { return a; }
 

@@ -2,7 +2,7 @@
  *
  * The bounds count roundings: `unit` is the relative error of one operation, and a value that is
  * made by c operations from terms of size m is off by c unit m at most. Elementary functions count
- * 16 (8 ulp, tanh in float32 has 6). Pointers are aligned to an element and no more.
+ * 16 (8 ulp). Pointers are aligned to an element and no more.
  */
 #include "base/philox.h"
 #include "kernels.h"
