@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import pickle
 import warnings
+import weakref
 from collections import Counter
 from functools import partial
 
@@ -933,6 +935,22 @@ def test_ctrl_c_leaves_a_model():
     with pytest.warns(UserWarning, match="interrupted by user"):
         model.fit(X, CLASSES)
     assert model.predict(X).shape == (150,)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_dropped_estimator_is_freed_at_once(solver):
+    """And not when the collector comes by: its memory is then there for the next fit."""
+    settings = {"solver": solver, "early_stopping": solver == "adam", "compact": solver == "adam"}
+    gc.collect()
+    gc.disable()
+    try:
+        model = MLPClassifier(4, max_iter=3, l1=1e-3, **settings).fit(X, CLASSES)
+        alive = weakref.ref(model), weakref.ref(model._model)
+        model.predict(X)
+        del model
+        assert [each() for each in alive] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_threads_do_not_change_the_weights():

@@ -84,6 +84,9 @@ def fit(
         rules.diverged()
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=5)
+    finally:
+        # It holds the callbacks, and these the model: a circle that only the collector frees.
+        model.position = None
     if rules.best is not None:
         model.go_back(*rules.best)
     estimator._take(model)
