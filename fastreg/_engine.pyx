@@ -21,7 +21,7 @@ from scipy.linalg.cython_blas cimport dgemm, sgemm
 from fastreg._cfastreg cimport *
 
 from fastreg.errors import unknown_name
-from fastreg.inputs import check_group_step, loss_parts
+from fastreg.inputs import check_group_step, loss_parts, rows_before
 
 cnp.import_array()
 
@@ -347,7 +347,7 @@ cdef class Network:
     cdef int type_number
     cdef ptrdiff_t n_in, n_out
     cdef bint has_groups  # some trainable kernel has a group penalty
-    cdef list own_activities  # (layer, n_out, inputs.OwnActivity)
+    cdef list own_activities  # (layer, its rows for one of the network, n_out, inputs.OwnActivity)
     cdef dict described  # the optimizer of the last call, and what the engine takes for it
     cdef fr_optimizer optimizer
     cdef object loss_given  # the loss of the last call, and what the engine takes for it
@@ -363,7 +363,8 @@ cdef class Network:
         self.n_layers = len(layers)
         self.limit = _no_limit if gemm() == "native" else _blas_limit
         self.type_number = _type_number(dtype)
-        self.n_in, self.n_out = layers[0]["n_in"], layers[self.n_layers - 1]["n_out"]
+        self.n_in = layers[0]["n_in"] * rows_before(layers, -1)
+        self.n_out = layers[self.n_layers - 1]["n_out"]
         self.shapes = []
         for number, layer in enumerate(layers):
             one = (layer["n_out"],)
@@ -394,7 +395,7 @@ cdef class Network:
         try:
             self.has_groups = False
             self.own_activities = [
-                (number, layer["n_out"], layer["activity_own"])
+                (number, rows_before(layers, number), layer["n_out"], layer["activity_own"])
                 for number, layer in enumerate(layers) if layer.get("activity_own") is not None]
             for number, layer in enumerate(layers):
                 described[<ptrdiff_t>number] = _layer(layer)
@@ -614,7 +615,7 @@ cdef class Network:
                             memcpy(outputs + (first - start) * row_bytes, _data(seen), n * row_bytes)
                         loss, dy = self.own_loss.step(seen, *_batch_of(rows, first, n))
                         call.dy = _data(dy)
-                    found = [own.step(y) for (_, _, own), y in zip(self.own_activities, activities)]
+                    found = [own[3].step(y) for own, y in zip(self.own_activities, activities)]
                     activity = sum([value for value, _ in found])
                     for i, (_, gradient) in enumerate(found):
                         watches[i].dy = _data(<cnp.ndarray>gradient)
@@ -666,8 +667,8 @@ cdef class Network:
     cdef list _watch(self, fr_watch *watches, ptrdiff_t n_rows):
         """Have the outputs of n_rows rows put into new arrays, which are returned."""
         arrays = []
-        for i, (layer, n_out, _) in enumerate(self.own_activities):
-            arrays.append(np.empty((n_rows, n_out), self.dtype))
+        for i, (layer, times, n_out, _) in enumerate(self.own_activities):
+            arrays.append(np.empty((n_rows * times, n_out), self.dtype))
             watches[<ptrdiff_t>i].layer = layer
             watches[<ptrdiff_t>i].y = _data(<cnp.ndarray>arrays[i])
         return arrays
@@ -726,8 +727,8 @@ cdef class Network:
         _check(status)
         for first in range(start, stop, batch_size):
             n = min(batch_size, stop - first)
-            for (_, _, own), y_l in zip(self.own_activities, activities):
-                sums[3] += own.value(y_l[first - start:first - start + n].copy())
+            for (_, times, _, own), y_l in zip(self.own_activities, activities):
+                sums[3] += own.value(y_l[(first - start) * times:(first - start + n) * times].copy())
             if self.own_loss is None:
                 continue
             y_b, weight_b = _batch_of((y, sample_weight, None), first, n)

@@ -614,25 +614,36 @@ class Groups(NamedTuple):
     rows: Array  # (n_in,) intp
 
 
+def rows_before(layers: Sequence[Mapping[str, Any]], number: int) -> int:
+    """Rows of layer `number`'s output (-1: of the input) for a row of the network.
+
+    >>> rows_before([{"kind": "dense"}, {"kind": "flatten", "n_in": 2, "n_out": 6}], 0)
+    3
+    """
+    after = layers[number + 1 :]
+    return math.prod(each["n_out"] // each["n_in"] for each in after if each["kind"] == "flatten")
+
+
 class OwnActivity(NamedTuple):
     """A penalty of Python's on the outputs of a layer, as the network takes it.
 
-    A row of x makes several of the network's where it has `outer` axes; the penalty is divided by
-    the rows of x.
+    Its rows have `outer` axes before the last. The penalty is divided by the rows of x, of which
+    each makes `together` of the network's.
     """
 
     regularizer: Any  # with value and gradient
     outer: tuple[int, ...]
+    together: int
 
     def _whole(self, y: Array) -> Array:
         return y.reshape(-1, *self.outer, y.shape[-1])
 
     def value(self, y: Array) -> float:
-        """Of the network's rows y (n, n_out), theirs to keep, times n."""
-        return float(self.regularizer.value(self._whole(y)) * math.prod(self.outer))
+        """Of the outputs y, rows (.., n_out), theirs to keep, times the rows of the network."""
+        return float(self.regularizer.value(self._whole(y)) * self.together)
 
     def step(self, y: Array) -> tuple[float, Array]:
-        """`value`, NaN where the gradient is not finite, and the gradient (n, n_out)."""
+        """`value`, NaN where the gradient is not finite, and the gradient, like y."""
         value, whole = self.value(y.copy()), self._whole(y)
         gradient = np.ascontiguousarray(self.regularizer.gradient(whole), dtype=y.dtype)
         gradient = gradient.reshape(y.shape) / y.dtype.type(len(whole))

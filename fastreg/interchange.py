@@ -7,6 +7,7 @@ What moves is plain: configurations as Keras writes them and arrays in Keras' or
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -405,8 +406,7 @@ def to_torch(moved: Moved) -> Any:
     if moved.weights is None:
         raise ValueError("to_torch: the model is not built; it has no weights yet")
     modules: list[Any] = []
-    kinds = [layer["class_name"] for layer in moved.layers]
-    outer = "Flatten" not in kinds and len(moved.layers[0]["config"]["shape"]) > 1
+    outer = len(moved.layers[0]["config"]["shape"]) > 1
     for layer, arrays in zip(moved.layers, moved.weights, strict=True):
         kind, config = layer["class_name"], layer["config"]
         if kind == "Dense":
@@ -423,6 +423,7 @@ def to_torch(moved: Moved) -> Any:
             modules.append(getattr(torch.nn, kind)(config["rate"]))
         elif kind == "Flatten":
             modules.append(torch.nn.Flatten())
+            outer = False
         elif kind == "BatchNormalization" and outer:
             raise ValueError("to_torch: BatchNorm1d acts on the second axis there, not the last")
         elif kind in ("LayerNormalization", "BatchNormalization"):
@@ -566,6 +567,7 @@ def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, row: Any
     """
     onnx = _package("onnx", " (or fastreg-dense[onnx])")
     helper, graph, last, width = onnx.helper, _Graph(onnx, dtype), "x", row[-1]
+    shape: Any = None  # of a row of x, where a Flatten makes another of it
     if selected is not None:
         index = graph.constant(np.asarray(selected, np.int64), "selected_inputs")
         last, width = graph("Gather", last, index, axis=-1), len(selected)
@@ -576,6 +578,9 @@ def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, row: Any
             for each in bias:
                 last = graph("Add", last, graph.constant(each, f"bias_{i}"))
             width = kernel.shape[1]
+        if layer["class_name"] == "Flatten":
+            last, width = graph("Flatten", last, axis=1), math.prod(row[:-1]) * width
+            shape, row = shape or row, (width,)
         if layer["class_name"] == "BatchNormalization" and len(row) > 1:
             raise ValueError(
                 "to_onnx: BatchNormalization acts on the second axis there, not the last"
@@ -595,7 +600,7 @@ def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, row: Any
     made = helper.make_graph(
         graph.nodes,
         name,
-        [helper.make_tensor_value_info("x", kind, ["n", *row])],
+        [helper.make_tensor_value_info("x", kind, ["n", *(shape or row)])],
         [helper.make_tensor_value_info("y", kind, ["n", *row[:-1], width])],
         list(graph.constants.values()),
     )

@@ -128,6 +128,7 @@ class Layer:
         self._weights: list[Array] | None = []  # None: they are in the network
         self._n_in: int | None = None
         self.outer: tuple[int, ...] = ()  # axes of a row before the last, which it acts on
+        self.together = 1  # rows of the network that a row of x makes
         self.dtype = None if dtype is None else check_choice("dtype", str(dtype), DTYPES)
         self.trainable = trainable
         kind = snake_case(type(self).__name__)
@@ -160,7 +161,12 @@ class Layer:
     @property
     def output_shape(self) -> tuple[Any, ...]:
         """(None, ..., n_out); AttributeError before the layer is built."""
-        return None, *self.outer, self._sizes()[1]
+        return None, *self.outer_after, self._sizes()[1]
+
+    @property
+    def outer_after(self) -> tuple[int, ...]:
+        """Axes of a row of the output before the last."""
+        return self.outer
 
     def _sizes(self) -> tuple[int, int]:
         if self._n_in is None:
@@ -314,12 +320,12 @@ class Layer:
         }
         for of, regularizer in self._regularizers().items():
             at_step, part = regularizer.at(step), self.parts.get(of, of)
-            times = math.prod(self.outer) if of == "activity" else 1
+            times = self.together if of == "activity" else 1
             found[f"{part}_l1"], found[f"{part}_l2"] = times * at_step.l1, times * at_step.l2
             if isinstance(at_step, regularizers.KLSparsity):
                 found |= {"activity_kl": at_step.kl, "activity_rate": at_step.rate}
             elif of == "activity" and isinstance(regularizer, regularizers.Whole):
-                found["activity_own"] = OwnActivity(regularizer, self.outer)
+                found["activity_own"] = OwnActivity(regularizer, self.outer, self.together)
         return found
 
     def _bounds(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Bound | None]:
@@ -1330,8 +1336,9 @@ class BatchNormalization(Normalizes):
 class Flatten(Layer):
     """Rows of one axis from rows of any: `Input((28, 28))`, `Flatten()`, `Dense(...)`.
 
-    The rows are flattened in C order as they come in, without a copy where they are contiguous; the
-    network does not know of it.
+    In C order. Right after the Input the rows are flattened as they come in, without a copy where
+    they are contiguous; the network does not know of it. After a layer that acted on the last of
+    several axes it is a layer of the network, which makes one row of all that a row of x had.
 
     Parameters
     ----------
@@ -1354,8 +1361,6 @@ class Flatten(Layer):
     (5, 1)
     """
 
-    at_entry = True
-
     def __init__(
         self,
         data_format: str | None = None,
@@ -1368,6 +1373,30 @@ class Flatten(Layer):
         if data_format is not None:
             check_choice("data_format", data_format, ("channels_last",))
         super().__init__(name, dtype, trainable, keras)
+        self._inside = False
+
+    @property
+    def at_entry(self) -> bool:  # type: ignore[override]
+        """Whether no layer of the model stands before it."""
+        return not self._inside
+
+    def stand_inside(self, inside: bool) -> None:
+        """Be told whether one does."""
+        self._inside = inside
+
+    @property
+    def outer_after(self) -> tuple[int, ...]:
+        return ()
+
+    def _n_out(self, n_in: int) -> int:
+        return n_in * math.prod(self.outer)
+
+    def describe(self, step: int = 0) -> dict[str, Any] | None:
+        n_in, n_out = self._sizes()
+        return {"kind": "flatten", "n_in": n_in, "n_out": n_out} if self._inside else None
+
+    def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
+        return x.reshape(-1, self._sizes()[1]) if self._inside else x
 
 
 class Rescaling(Layer):

@@ -133,7 +133,7 @@ class Sequential:
     Parameters
     ----------
     layers : sequence of Layer, optional
-        `Input`, `Dense` and others of `fastreg.layers`; `Flatten`, `Rescaling`, `Normalization` at
+        `Input`, `Dense` and others of `fastreg.layers`; `Rescaling`, `Normalization` at
         the entry. More with `add`.
     trainable : bool, default True
         False makes every layer untrainable.
@@ -281,6 +281,7 @@ class Sequential:
             self._n_built = min(self._n_built, len(self._layers))
             self._n_out = self._layers[-1].output_shape[-1] if self._n_built else self._n_in or 0
             self.n_params -= layer.count_params() if layer.built else 0
+            self._tell_rows()
             return layer
 
     def _append(self, layer: Layer) -> None:
@@ -291,15 +292,12 @@ class Sequential:
             raise ValueError(f"layers: got Input {layer.name!r} after others; it must stand first")
         if layer.name in [other.name for other in mine]:
             raise ValueError(f"layers: got two with the name {layer.name!r}; names must differ")
-        if layer.at_entry and not all(other.at_entry for other in self._layers):
+        if isinstance(layer, Flatten):
+            layer.stand_inside(bool(self._layers))
+        elif layer.at_entry and not all(other.at_entry for other in self._layers):
             raise ValueError(
                 f"layers: got {layer.name!r} ({type(layer).__name__}) inside the model; it must "
                 "stand at its entry"
-            )
-        rows = (0,) if self._input is None else self._input.shape
-        if self._layers and len(rows) > 1 and isinstance(layer, Flatten):
-            raise ValueError(
-                f"layers: got {layer.name!r} after others; it must stand right after Input {rows}"
             )
         _one_dtype([*mine, layer], self._dtype)
         if isinstance(layer, Input):
@@ -354,8 +352,23 @@ class Sequential:
 
     @property
     def _together(self) -> int:
-        """Rows of the network that a row of x makes: one for each vector along its last axis."""
-        return math.prod(self._outer)
+        """Rows of the network of a row of x: one for each vector along the output's last axis."""
+        return math.prod(self._outer_after)
+
+    def _vectors(self, rows: Array) -> Array:
+        """Rows of the network as those of its first layer."""
+        inner = math.prod(self._outer) // self._together
+        return rows.reshape(len(rows) * inner, -1) if inner > 1 else rows
+
+    def _tell_rows(self) -> None:
+        for layer in self._layers:
+            layer.together = self._together
+
+    @property
+    def _outer_after(self) -> tuple[int, ...]:
+        """Axes of a row of the output before its last: none after a Flatten."""
+        flat = any(isinstance(layer, Flatten) for layer in self._layers)
+        return () if flat else self._outer
 
     def _build(self, shape: tuple[int, ...], values: Mapping[str, Array] | None = None) -> None:
         """Build the layers that are not: from `values` ("layer/kernel"), or fresh."""
@@ -363,13 +376,15 @@ class Sequential:
         layers = [*([self._input] if self._input else []), *self._layers]
         self._dtype = self._dtype or _one_dtype(layers) or config.floatx()
         width = self._n_out if self._n_built else n_in
+        outer = self._layers[self._n_built - 1].outer_after if self._n_built else self._outer
         for layer in self._layers[self._n_built :]:
             found = None
             if values is not None:
                 found = [values[f"{layer.name}/{name}"] for name in layer.weight_names]
+            layer.outer = outer
             layer.build(width, self._dtype, config.rng(), found)
-            layer.outer = self._outer
-            width = layer.output_shape[-1]
+            width, outer = layer.output_shape[-1], layer.outer_after
+        self._tell_rows()
         self._n_in, self._n_out, self._n_built = n_in, width, len(self._layers)
         self.n_params = sum(layer.count_params() for layer in self._layers)
 
@@ -398,7 +413,7 @@ class Sequential:
     @property
     def output_shape(self) -> tuple[Any, ...]:
         """(None, ..., n_out); AttributeError before the model is built."""
-        return *self.input_shape[:-1], self._n_out or self.input_shape[-1]
+        return None, *self._outer_after, self._n_out or self.input_shape[-1]
 
     @property
     def trainable(self) -> bool:
@@ -1110,8 +1125,8 @@ class Sequential:
         if self._task is None:
             self._task = self._make_task()
         loss, n = self._loss.name, len(rows)
-        if self._outer:
-            y = inputs.inner_rows(f"{prefix}y", y, (n // self._together, *self._outer))
+        if self._outer_after:
+            y = inputs.inner_rows(f"{prefix}y", y, (n // self._together, *self._outer_after))
         targets: Any
         if self._takes_any_targets() and _engine.is_ready(y, self._dtype, n, self._n_out, True):
             targets = y
@@ -1127,10 +1142,10 @@ class Sequential:
         weight = None
         if sample_weight is not None:
             name = f"{prefix}sample_weight"
-            if self._outer:
+            if self._outer_after:
                 sample_weight = self._weight_of_each(name, sample_weight)
             weight = inputs.check_sample_weight(name, sample_weight, n, self._dtype)
-        elif class_weight is not None and self._outer:
+        elif class_weight is not None and self._outer_after:
             raise ValueError("class_weight: rows of several axes have no class; use sample_weight")
         elif class_weight is not None:
             weight = inputs.check_class_weight(
@@ -1143,8 +1158,8 @@ class Sequential:
         array = np.asarray(weight)
         if array.ndim == 1:
             return np.repeat(array, self._together)
-        if array.shape[1:] != self._outer:
-            words = ", ".join(map(str, self._outer))
+        if array.shape[1:] != self._outer_after:
+            words = ", ".join(map(str, self._outer_after))
             raise ValueError(f"{argument}: got shape {array.shape}; (n,) or (n, {words}) is needed")
         return array.ravel()
 
@@ -1196,6 +1211,8 @@ class Sequential:
                     )
         else:
             array = self.enter(array)
+            inner = math.prod(self._outer) // self._together
+            array = array.reshape(len(array) // inner, -1) if inner > 1 else array
         return array if self._selected is None else array.take(self._selected[1], axis=1)
 
     def enter(self, x: Array) -> Array:
@@ -1262,7 +1279,7 @@ class Sequential:
         array = self._features("x", x, allow_nonfinite=True)
         size = _batch_size("batch_size", batch_size, INFERENCE_BATCH_SIZE) * self._together
         resolve_verbose(verbose)
-        shape = (len(array) // self._together, *self._outer, self._n_out)
+        shape = (len(array) // self._together, *self._outer_after, self._n_out)
         out = inputs.check_out(out, shape, self._dtype, {"x": x})
         training.forward(self, array, size, out.reshape(len(array), self._n_out), verbose)
         return out
@@ -1284,13 +1301,13 @@ class Sequential:
         if not check_bool("training", training):
             return self.predict(x, verbose=0)
         rows = self._features("x", x, allow_nonfinite=True)
-        y = rows.dense() if isinstance(rows, SparseRows) else rows
+        y = rows.dense() if isinstance(rows, SparseRows) else self._vectors(rows)
         face = functional if self.backend == "compiled" else reference
         iteration = int(self.rng.integers(2**32))
         with self._core.lock:
             for position, layer in enumerate(self._layers):
                 y = layer.apply(y, face, Draw(self.dropout_seed, iteration, position))
-        return y.reshape(-1, *self._outer, self._n_out)
+        return y.reshape(-1, *self._outer_after, self._n_out)
 
     # ------------------------------------------------------------------ configuration and copies
 

@@ -2057,6 +2057,7 @@ class _Layer:
     trainable = False  # one with parameters that are updated
     kernel: _Parameter | None = None
     bias: _Parameter | None = None
+    times = 1  # its rows, for one of the network: a later flatten makes one of them
     rounds = False  # the operands of a training step's products to bfloat16
     z: Array
 
@@ -2130,7 +2131,7 @@ class _Activation(_Layer):
     def activity_penalty(self) -> float:
         value = _penalty(self.y, self.activity_l1, self.activity_l2)
         if self.activity_rate:
-            value += _kl_penalty(self.y, self.activity_kl, self.activity_rate)
+            value += _kl_penalty(self.y, self.activity_kl / self.times, self.activity_rate)
         if self.own is None:
             return value
         if not self.trains:
@@ -2140,11 +2141,11 @@ class _Activation(_Layer):
 
     def add_activity_gradient(self, dy: Array) -> None:
         """dy += that of the activity's penalties, which are divided by the rows."""
-        n = len(dy)
+        n = len(dy) // self.times
         l1, l2 = self.activity_l1 / n, self.activity_l2 / n
         _add_penalty_gradient(self.y, l1, l2, dy, np.empty_like(dy))
         if self.activity_rate:
-            dy += _kl_slopes(self.y, self.activity_kl / n, self.activity_rate)
+            dy += _kl_slopes(self.y, self.activity_kl / len(dy), self.activity_rate)
         if self.own is not None:
             dy += self.own_gradient
 
@@ -2241,6 +2242,16 @@ class _Noise(_Layer):
         return dy
 
 
+class _Flatten(_Layer):
+    """n_out / n_in rows, which stand one after the other, become one."""
+
+    def forward(self, x: Array, context: _Context) -> Array:
+        return x.reshape(-1, self.n_out)
+
+    def backward(self, dy: Array, is_dz: bool, need_dx: bool) -> Array:
+        return dy.reshape(-1, self.n_in)
+
+
 class _Normalization(_Layer):
     """y = h gamma + beta, h = (x - mean) scale; gamma is its kernel, beta its bias."""
 
@@ -2334,6 +2345,7 @@ LAYERS: dict[str, type[_Layer]] = {
     **dict.fromkeys(NOISES, _Noise),
     "layer_normalization": _LayerNormalization,
     "batch_normalization": _BatchNormalization,
+    "flatten": _Flatten,
 }
 
 
@@ -2383,7 +2395,9 @@ class Network:
         of noise, {"kind": "dropout", "n_in", "n_out", "rate", "seed"}, where seed None means the
         call's ("stddev" for a "gaussian_noise"), or
         {"kind": "layer_normalization", "n_in", "n_out", "use_gamma", "use_bias", "trainable",
-        "epsilon", "kernel_l1", ...} of gamma and beta; a "batch_normalization" has "momentum".
+        "epsilon", "kernel_l1", ...} of gamma and beta; a "batch_normalization" has "momentum", or
+        {"kind": "flatten", "n_in", "n_out"}, which makes one row of n_out / n_in; x then has all of
+        them in a row.
     dtype : "float32" or "float64".
 
     >>> no_penalties = dict.fromkeys(
@@ -2400,6 +2414,8 @@ class Network:
 
     def __init__(self, layers: list[dict[str, Any]], dtype: str) -> None:
         self._layers = [LAYERS[settings["kind"]](settings, dtype) for settings in layers]
+        for number, layer in enumerate(self._layers):
+            layer.times = inputs.rows_before(layers, number)
         self._settings = layers
         self._parameters = [parameter for layer in self._layers for parameter in layer.parameters]
         self._last_activation: str = layers[-1].get("activation", "")
@@ -2589,7 +2605,7 @@ class Network:
     def _reserve(self, n: int) -> None:
         if n > self._reserved:
             for layer in self._layers:
-                layer.reserve(n)
+                layer.reserve(n * layer.times)
             self._reserved = n
 
     def _loss(self, loss: str | LossLike, trains: bool) -> _LossOfOutputs:
@@ -2601,7 +2617,7 @@ class Network:
 
     def _forward(self, x: Array, fused: bool, training: tuple[int, int] | None) -> Array:
         """The output; `training` is (seed, iteration) for noise, None for inference."""
-        y = x
+        y = x.reshape(-1, self._layers[0].n_in)
         for position, layer in enumerate(self._layers):
             y = layer.forward(y, _Context(position, training, fused and layer is self._layers[-1]))
         return y

@@ -331,11 +331,14 @@ def compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
     biases = [arrays.get(f"weights/{name}/bias") for name in names]
     biases = [None if bias is None else bias.copy() for bias in biases]
     between = _between(layers, arrays)
-    kept = _kept(kernels, biases, between)
+    *outer, n_in = found["model"]["build_input_shape"][1:]
+    if outer and any(layer["class_name"] == "Flatten" for layer in layers):
+        between[0].mixes.append(True)  # rows as the network reads them have every input many times
+    kept = _kept(kernels, biases, between, n_in)
 
     small = dict(arrays)
     for i, name in enumerate(names):
-        rows, columns = kept[i], kept[i + 1]
+        rows, columns = _repeated(kept[i], len(kernels[i])), kept[i + 1]
         current: dict[str, Array | None] = {**arrays, f"weights/{name}/kernel": kernels[i]}
         current[f"weights/{name}/bias"] = biases[i]
         for key, array in current.items():
@@ -349,12 +352,12 @@ def compacted(found: dict[str, Any], arrays: Mapping[str, Array]) -> State:
     for each, columns in zip(between, kept, strict=True):
         for key, array in arrays.items():
             if key.split("/")[-2] in each.vectors:
-                small[key] = array[columns]
+                small[key] = array[_repeated(columns, len(array))]
 
     model = dict(found["model"])
     n_in = int(kept[0].sum())
-    masks = dict(zip(names, itertools.pairwise(kept), strict=True))
-    outer = found["model"].get("build_input_shape", [None, n_in])[1:-1]
+    rows_kept = [_repeated(rows, len(k)) for rows, k in zip(kept[:-1], kernels, strict=True)]
+    masks = dict(zip(names, zip(rows_kept, kept[1:], strict=True), strict=True))
     model["build_input_shape"] = [None, *outer, n_in]
     model["layers"] = [_resized(layer, [*outer, n_in], masks) for layer in layers]
     before = model.get("selected_inputs")
@@ -381,6 +384,11 @@ def _resized(
                 regularizer.of_part(rows, columns)
             )
     return {**layer, "config": config}
+
+
+def _repeated(units: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
+    """Of n inputs: which come of these units, that a Flatten may have put there many times."""
+    return np.tile(units, n // len(units))
 
 
 MIXING = ("softmax", "log_softmax")  # a unit shapes its neighbours
@@ -420,27 +428,28 @@ def _normalized(config: dict[str, Any], arrays: Mapping[str, Array], x: Array) -
     ]
     mean, variance, gamma, beta = found
     assert mean is not None and variance is not None
-    rows, epsilon = x[np.newaxis], config["epsilon"]
+    rows, epsilon = np.resize(x, (1, len(mean))), config["epsilon"]  # repeated after a Flatten
     y: Array = functional.batch_normalization(rows, mean, variance, gamma, beta, epsilon=epsilon)
     return y.ravel()
 
 
 def _kept(
-    kernels: list[Array], biases: list[Array | None], between: list[Between]
+    kernels: list[Array], biases: list[Array | None], between: list[Between], n_in: int
 ) -> list[NDArray[np.bool_]]:
     """Which inputs, and which units of each layer, stay; constants go into `biases`.
 
     The last unit of a layer stays, unread or not; what it read in vain becomes 0 in `kernels`.
     """
-    kept = [np.ones(len(kernels[0]), bool), *(np.ones(k.shape[1], bool) for k in kernels)]
+    kept = [np.ones(n_in, bool), *(np.ones(k.shape[1], bool) for k in kernels)]
     changed = True
     while changed:
         changed = False
-        for i in range(len(kernels)):  # the inputs of layer i: unit for unit, the outputs of i - 1
+        for i in range(len(kernels)):  # the inputs of layer i: unit by unit, the outputs of i - 1
             rows, columns = kept[i], kept[i + 1]
             if any(between[i].mixes):
                 continue
-            goes = rows & ~kernels[i][:, columns].any(axis=1)
+            read = kernels[i][:, columns].any(axis=1).reshape(-1, len(rows)).any(axis=0)
+            goes = rows & ~read
             if i > 0:
                 goes |= _foldable(i, kernels, biases, between[i], kept, goes)
             if not (rows & ~goes).any():
@@ -462,7 +471,8 @@ def _foldable(
     unread: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """Units of layer i - 1 that are constant, and are now in the bias of layer i."""
-    constant: NDArray[np.bool_] = kept[i] & ~unread & ~kernels[i - 1][kept[i - 1]].any(axis=0)
+    rows = _repeated(kept[i - 1], len(kernels[i - 1]))
+    constant: NDArray[np.bool_] = kept[i] & ~unread & ~kernels[i - 1][rows].any(axis=0)
     if not constant.any():
         return constant
     if kept[i].sum() == constant.sum() + (kept[i] & unread).sum():
@@ -471,10 +481,11 @@ def _foldable(
     value = np.zeros(len(constant), kernels[i].dtype) if own is None else own
     for function in between.functions:
         value = function(value)
+    value = np.resize(value, len(kernels[i]))  # of units that a Flatten repeats
     if bias is None:
-        constant &= value == 0
+        constant &= (value == 0).reshape(-1, len(constant)).all(axis=0)
     else:
-        bias += np.where(constant, value, 0) @ kernels[i]
+        bias += np.where(_repeated(constant, len(value)), value, 0) @ kernels[i]
     return constant
 
 
@@ -588,11 +599,16 @@ def _zeros(layer: Dense, kernel: Array, reader: Array | None) -> dict[str, Any]:
         "density": count / kernel.size,
         "dead_inputs": int((~nonzero.any(axis=1)).sum()),
         "dead_units": int((~nonzero.any(axis=0)).sum()),
-        "unread_units": 0 if reader is None else int((~(reader != 0).any(axis=1)).sum()),
+        "unread_units": 0 if reader is None else _unread(reader, layer.units),
         "effective_params": count + (0 if bias is None else int((bias != 0).sum())),
         "flops": 2 * kernel.size,
         "effective_flops": 2 * count,
     }
+
+
+def _unread(reader: Array, units: int) -> int:
+    """How many units a kernel does not read, wherever a Flatten has put them."""
+    return int((~reader.any(axis=1).reshape(-1, units).any(axis=0)).sum())
 
 
 def _rows(model: Sequential, x: ArrayLike, dtype: str) -> inputs.Rows:
@@ -626,8 +642,10 @@ def _silent_units(model: Sequential, x: ArrayLike) -> list[int]:
     layers = [layer for layer in model.layers if not layer.at_entry]
     speaks = [np.zeros(layer.units, bool) for layer in layers if isinstance(layer, Dense)]
     rows = _rows(model, x, model.dtype or "float32")
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        y: Any = rows[first : first + ROWS_AT_ONCE]
+    inner = math.prod(model.input_shape[1:-1])  # that a Flatten may make one of
+    size = max(ROWS_AT_ONCE // inner, 1) * inner
+    for first in range(0, len(rows), size):
+        y: Any = rows[first : first + size]
         spoke = iter(speaks)
         speaker: NDArray[np.bool_] | None = None
         for layer, after in itertools.zip_longest(layers, layers[1:]):

@@ -68,6 +68,7 @@ static ptrdiff_t most_active(const fr_network *net, ptrdiff_t l)
     if (s->kind != FR_LAYER_dense || reader->kind != FR_LAYER_dense || !rests(net, s)) return 0;
     if (net->layers[l].turned || net->layers[l + 1].turned) return 0;
     if (has_rates(s) || net->layers[l].is_given) return 0; /* their gradients are whole */
+    if (net->layers[l].times > 1) return 0;
     if (net->sparse == FR_SPARSE_ALWAYS) return s->n_out;
     if (s->n_out * reader->n_out < SMALLEST_KERNEL) return 0;
     return (ptrdiff_t)(worthwhile(net, l) * (double)s->n_out);

@@ -154,7 +154,7 @@ static void gradient_block(const training_run *run, const block_source *s, ptrdi
         for (int array = 0; array < next.n; array++) next.at[array] += k * a->width * net->size;
         next.bytes = rows * a->width * net->size;
         if (s->kind == DENSE) {
-            fr_multiply_kernel(net, a, run->n_batch, s->x, i + k, rows, s->dz, o, here, &next);
+            fr_multiply_kernel(net, a, run->n_batch * a->times, s->x, i + k, rows, s->dz, o, here, &next);
             continue;
         }
         fetch(&next, next.bytes);

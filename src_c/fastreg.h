@@ -74,9 +74,10 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
 #define FR_ACCURACIES(ENTRY) ENTRY(none) ENTRY(binary) ENTRY(categorical) ENTRY(sparse_categorical)
 /* norm: w *= (rate clip(|w|, low, high) + (1 - rate) |w|) / (1e-7 + |w|), |w| the Euclidean norm. */
 #define FR_CONSTRAINTS(ENTRY) ENTRY(none) ENTRY(non_neg) ENTRY(norm)
-/* activation: f alone, and penalties of activities */
+/* activation: f alone, and penalties of activities. flatten: n_out / n_in rows become one; of a network's row every layer
+ * before it has so many. */
 #define FR_LAYER_KINDS(ENTRY)                                                                      \
-    ENTRY(dense) ENTRY(activation) FR_NOISES(ENTRY) ENTRY(layer_normalization) ENTRY(batch_normalization)
+    ENTRY(dense) ENTRY(activation) FR_NOISES(ENTRY) ENTRY(layer_normalization) ENTRY(batch_normalization) ENTRY(flatten)
 #define FR_NOISES(ENTRY) ENTRY(dropout) ENTRY(gaussian_noise) ENTRY(gaussian_dropout) ENTRY(alpha_dropout)
 /* What may change from step to step: the optimizer's, layers', noise's. */
 #define FR_SETTINGS(ENTRY)                                                                         \
@@ -205,7 +206,7 @@ typedef struct {
 /* The rows a network trains on or is evaluated on. */
 typedef struct {
     ptrdiff_t n_rows;
-    const void *x;        /* real (n_rows, n_in); with `start` the values alone */
+    const void *x;        /* real (n_rows, n_in); with `start`, not before a flatten, the values alone */
     const int64_t *start; /* (n_rows + 1) of each row's values, or NULL for plain rows */
     const int32_t *column; /* in [0, n_in), rising within a row */
     const void *y;        /* real (n_rows, n_out), or int32 (n_rows) where the loss takes labels */
@@ -298,7 +299,7 @@ typedef struct {
 /* The outputs of a dense layer or an activation, for a penalty of the caller's own on them. */
 typedef struct {
     ptrdiff_t layer;
-    void *y;        /* (stop - start, n_out): out, of FR_TO_OUTPUTS, FR_TO_LOSS and evaluation */
+    void *y;        /* (stop - start, n_out), rows as many times as the layer has them: out, of FR_TO_OUTPUTS, FR_TO_LOSS and evaluation */
     const void *dy; /* as y: in, of FR_OUTPUTS_TO_GRADIENTS, the penalty's gradient divided by the rows */
 } fr_watch;
 
@@ -351,7 +352,8 @@ fr_status fr_network_density(fr_network *network, ptrdiff_t layer, ptrdiff_t n_r
 /* The share of a layer's outputs that were not 0 in the last step of training, where that took them alone;
  * 1 where it did not. */
 fr_status fr_network_active(const fr_network *network, ptrdiff_t layer, double *share);
-/* out (n_rows, n_out) = the network's output for x (n_rows, n_in). */
+/* out (n_rows, n_out) = the network's output for x (n_rows, n_in); n_in, here and elsewhere, is that of all rows of
+ * the first layer that a flatten makes one of. */
 fr_status fr_network_forward(fr_network *network, ptrdiff_t n_rows, const void *x, void *out,
                              int n_threads);
 /* The same for data.x, of which y, weight and index are not read. */

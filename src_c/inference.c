@@ -30,7 +30,7 @@ static fr_status find_nonzeros(fr_network *net)
 /* Whether a layer leaves the zeros of its kernel out on panels of that many rows. */
 static bool runs_sparse(const fr_network *net, const layer *a, ptrdiff_t rows)
 {
-    return a->spec.kind == FR_LAYER_dense && !a->turned &&
+    return a->spec.kind == FR_LAYER_dense && !a->turned && a->times == 1 &&
            fr_nonzeros_pay(&a->nonzeros, net->kernels, net->native, net->sparse, rows);
 }
 
@@ -63,17 +63,19 @@ typedef struct {
 static void look_at(const inference_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows, matrix y)
 {
     const fr_network *net = run->net;
+    ptrdiff_t times = net->layers[l].times;
     if (!run->call) return;
     if (run->rates && has_rates(&net->layers[l].spec)) {
         ptrdiff_t at = first / run->panel_rows * run->rate_columns;
         for (ptrdiff_t i = 0; i < l; i++)
             if (has_rates(&net->layers[i].spec)) at += net->layers[i].spec.n_out;
-        fr_column_sums(net, &net->layers[l], rows, y, fr_at(run->rates, at, net->size));
+        fr_column_sums(net, &net->layers[l], rows * times, y, fr_at(run->rates, at, net->size));
     }
     for (ptrdiff_t i = 0; i < run->call->n_watches; i++) {
         const fr_watch *w = &run->call->watches[i];
         if (w->layer == l)
-            fr_put_rows(net, y, rows, net->layers[l].spec.n_out, w->y, run->start + first - run->call->start);
+            fr_put_rows(net, y, rows * times, net->layers[l].spec.n_out, w->y,
+                        (run->start + first - run->call->start) * times);
     }
 }
 
@@ -86,7 +88,7 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
     ptrdiff_t one = plan->n_rows * plan->n_padded * net->size;
     char *here = plan->activations + 2 * (ptrdiff_t)thread * one, *other = here + one;
     ptrdiff_t row = run->start + first;
-    matrix x = view(net, here, net->width_x, plan->n_rows, 0);
+    matrix x = view(net, here, net->width_x, plan->n_rows * net->times, 0);
     fr_sparse_rows nonzeros = {0};
     layer_input in = {0};
     if (run->data->start) nonzeros = nonzeros_of(run->data, NULL, row);
@@ -95,23 +97,30 @@ static matrix infer_panel(const inference_run *run, ptrdiff_t first, ptrdiff_t r
     } else if (run->data->start) {
         net->kernels->spread(rows, net->n_in, &nonzeros, x.at, x.width, gap(net, x));
     } else {
-        net->kernels->pack(rows, net->n_in, fr_at(run->data->x, row * net->n_in, net->size), NULL, x.at,
-                           x.width, gap(net, x));
+        net->kernels->pack(rows * net->times, net->n_in,
+                           fr_at(run->data->x, row * net->times * net->n_in, net->size), NULL, x.at, x.width,
+                           gap(net, x));
     }
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
         int activation = fr_activation_at(net, l, run->fused);
+        ptrdiff_t own_rows = rows * a->times;
         if (a->spec.kind != FR_LAYER_dense) {
             const layer_kind *kind = &fr_layer_kinds[a->spec.kind];
-            if (kind->infer) *activity += kind->infer(net, a, activation, rows, x);
+            if (kind->flattens) {
+                matrix y = view(net, here, a->width, plan->n_rows * a->times, 0);
+                fr_reshape_rows(net, own_rows * (a->spec.n_out / a->spec.n_in), a->spec.n_in, x, a->spec.n_out, y, other);
+                x = y;
+            }
+            if (kind->infer) *activity += kind->infer(net, a, activation, own_rows, x);
             if (activation == a->spec.activation) look_at(run, l, first, rows, x);
             continue;
         }
-        matrix y = view(net, other, a->width, plan->n_rows, 0);
+        matrix y = view(net, other, a->width, plan->n_rows * a->times, 0);
         in.x = x;
         if (!in.nonzeros && runs_sparse(net, a, run->panel_rows))
             in.lanes = plan->lanes + (ptrdiff_t)thread * plan->lanes_size;
-        *activity += fr_forward_layer(net, a, activation, rows, in, y, (matrix){0});
+        *activity += fr_forward_layer(net, a, activation, own_rows, in, y, (matrix){0});
         if (activation == a->spec.activation) look_at(run, l, first, rows, y);
         in = (layer_input){0};
         other = here;
@@ -165,12 +174,13 @@ static void inference_task(void *context, int thread, ptrdiff_t panel)
     if (run->call->outputs) fr_put_outputs(net, run->call, row, rows, y);
 }
 
-/* Columns of the widest matrix that a panel goes through. */
+/* Elements of the widest matrix that a panel goes through, for each of its rows. */
 static ptrdiff_t widest(const fr_network *net, bool compressed)
 {
-    ptrdiff_t most = compressed ? 1 : padded(net->n_in, net->width_x);
+    ptrdiff_t most = compressed ? 1 : fr_size_product(padded(net->n_in, net->width_x), net->times);
     for (ptrdiff_t l = 0; l < net->n_layers; l++)
-        if (net->layers[l].spec.kind == FR_LAYER_dense) most = larger(most, net->layers[l].n_padded);
+        if (net->layers[l].spec.kind == FR_LAYER_dense || fr_layer_kinds[net->layers[l].spec.kind].flattens)
+            most = larger(most, fr_size_product(net->layers[l].n_padded, net->layers[l].times));
     return most;
 }
 
@@ -251,7 +261,7 @@ fr_status fr_network_forward(fr_network *net, ptrdiff_t n_rows, const void *x, v
 
 fr_status fr_network_forward_data(fr_network *net, const fr_data *data, void *out, int n_threads)
 {
-    if (data->n_rows < 0 || !data->x || !out || (data->start && !data->column))
+    if (data->n_rows < 0 || !data->x || !out || (data->start && !data->column) || !data_fits(net, data))
         return FR_BAD_ARGUMENT;
     if (data->n_rows == 0) return FR_OK;
     inference_run run = {.n_rows = data->n_rows, .data = data, .out = out};
@@ -289,8 +299,9 @@ static double rate_penalties(const inference_run *run, void *slope)
     for (ptrdiff_t l = 0, at = 0; l < net->n_layers; l++) {
         const fr_layer *s = &net->layers[l].spec;
         if (!has_rates(s)) continue;
+        ptrdiff_t times = net->layers[l].times;
         total += net->kernels->rates(run->n_panels, run->rate_columns, s->n_out, fr_at(run->rates, at, net->size),
-                                     run->n_rows, s->activity_kl, 1, slope);
+                                     run->n_rows * times, s->activity_kl, 1, slope) / (double)times;
         at += s->n_out;
     }
     return total;
@@ -313,7 +324,8 @@ static fr_status evaluate_rows(fr_network *net, inference_run *run, void *slope,
 fr_status fr_network_evaluate(fr_network *net, const fr_training *call, double *ledger)
 {
     ptrdiff_t n_rows = call->stop - call->start, rate_columns = 0, most_columns = 0;
-    if (!fr_call_valid(call) || (call->part == FR_TO_OUTPUTS && !call->outputs) || !fr_watches_valid(net, call))
+    if (!fr_call_valid(call) || !data_fits(net, &call->data) || (call->part == FR_TO_OUTPUTS && !call->outputs) ||
+        !fr_watches_valid(net, call))
         return FR_BAD_ARGUMENT;
     if (n_rows == 0) return FR_OK;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {

@@ -85,7 +85,7 @@ static void backward_columns(const training_run *run, int activation, ptrdiff_t 
 
 static void *sums_of_panel(const training_run *run, const layer *a, void *sums, ptrdiff_t first)
 {
-    return fr_at(sums, first / run->plan->n_rows * a->n_padded, run->net->size);
+    return fr_at(sums, first / (run->plan->n_rows * a->times) * a->n_padded, run->net->size);
 }
 
 void fr_take_rates(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
@@ -94,7 +94,8 @@ void fr_take_rates(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
         if (has_rates(&a->spec))
-            fr_column_sums(net, a, rows, rows_of(run, l, a->y, first), sums_of_panel(run, a, a->rates, first));
+            fr_column_sums(net, a, rows * a->times, rows_of(run, l, a->y, first * a->times),
+                           sums_of_panel(run, a, a->rates, first * a->times));
     }
 }
 
@@ -104,10 +105,11 @@ void fr_join_rates(const training_run *run)
     run->plan->rate_penalty = 0;
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         const layer *a = &net->layers[l];
-        if (has_rates(&a->spec))
-            run->plan->rate_penalty +=
-                run->kernels->rates(run->n_panels, a->n_padded, a->spec.n_out, a->rates, run->n_batch,
-                                    a->spec.activity_kl, 1.0 / (double)run->n_batch, a->rate_slope);
+        if (!has_rates(&a->spec)) continue;
+        ptrdiff_t rows = run->n_batch * a->times;
+        double value = run->kernels->rates(run->n_panels, a->n_padded, a->spec.n_out, a->rates, rows,
+                                           a->spec.activity_kl, 1.0 / (double)rows, a->rate_slope);
+        run->plan->rate_penalty += value / (double)a->times;
     }
 }
 
@@ -116,9 +118,10 @@ void fr_put_watched(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
     const fr_network *net = run->net;
     for (ptrdiff_t i = 0; i < run->call->n_watches; i++) {
         const fr_watch *w = &run->call->watches[i];
-        matrix y = rows_of(run, w->layer, net->layers[w->layer].y, first);
-        fr_put_rows(net, y, rows, net->layers[w->layer].spec.n_out,
-                    w->y, run->row - run->call->start + first);
+        const layer *a = &net->layers[w->layer];
+        matrix y = rows_of(run, w->layer, a->y, first * a->times);
+        fr_put_rows(net, y, rows * a->times, a->spec.n_out, w->y,
+                    (run->row - run->call->start + first) * a->times);
     }
 }
 
@@ -128,9 +131,10 @@ void fr_take_given(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
     for (ptrdiff_t i = 0; i < run->call->n_watches; i++) {
         const fr_watch *w = &run->call->watches[i];
         const layer *a = &net->layers[w->layer];
-        matrix given = rows_of(run, w->layer, a->given, first);
-        run->kernels->pack(rows, a->spec.n_out, fr_at(w->dy, first * a->spec.n_out, net->size), NULL, given.at,
-                           given.width, gap(net, given));
+        ptrdiff_t from = first * a->times;
+        matrix given = rows_of(run, w->layer, a->given, from);
+        run->kernels->pack(rows * a->times, a->spec.n_out, fr_at(w->dy, from * a->spec.n_out, net->size), NULL,
+                           given.at, given.width, gap(net, given));
     }
 }
 
@@ -179,7 +183,6 @@ static void add_activity_of_fused(const training_run *run, ptrdiff_t first, fr_b
 static fr_backward_tile activation_tile(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
 {
     const layer *a = &run->net->layers[l];
-    ptrdiff_t row_panel = first / run->plan->n_rows;
     double each = 1.0 / (double)run->n_batch;
     matrix y = rows_of(run, l, a->y, first), d = rows_of(run, l, a->d, first);
     return (fr_backward_tile){
@@ -191,7 +194,7 @@ static fr_backward_tile activation_tile(const training_run *run, ptrdiff_t l, pt
         .ld_d = d.width,
         .gap = gap(run->net, y),
         .activity = {a->spec.activity.l1 * each, a->spec.activity.l2 * each},
-        .dbias = a->bias < 0 ? NULL : fr_at(a->dbias, row_panel * a->n_padded, run->net->size),
+        .dbias = a->bias < 0 ? NULL : sums_of_panel(run, a, a->dbias, first),
     };
 }
 
@@ -475,7 +478,7 @@ static fr_normal_tile columns_tile(const training_run *run, ptrdiff_t l, ptrdiff
     const layer *a = &run->net->layers[l];
     bool moving = !uses_batch(&a->spec);
     fr_normal_tile tile = panel_tile(run, l, first, rows);
-    tile.n_rows = run->n_batch;
+    tile.n_rows = run->n_batch * a->times;
     tile.mean = moving ? weight_at(run->net, a->moving_mean) : a->mean;
     tile.variance = moving ? weight_at(run->net, a->moving_variance) : a->variance;
     return tile;
@@ -493,8 +496,8 @@ void fr_take_moments(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrd
 void fr_join_moments(const training_run *run, ptrdiff_t l)
 {
     const layer *a = &run->net->layers[l];
-    run->kernels->combine_moments(run->n_panels, run->plan->n_rows, run->n_batch, a->spec.n_out,
-                                  a->n_padded, a->dbias, a->dgamma, a->mean, a->variance);
+    run->kernels->combine_moments(run->n_panels, run->plan->n_rows * a->times, run->n_batch * a->times,
+                                  a->spec.n_out, a->n_padded, a->dbias, a->dgamma, a->mean, a->variance);
 }
 
 static double columns_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
@@ -557,6 +560,39 @@ static double columns_infer(const fr_network *net, const layer *a, int activatio
     return 0;
 }
 
+/* ---- flatten: rows that stand one after the other become one ---- */
+
+static bool flatten_valid(const fr_layer *l) { return l->n_out % l->n_in == 0; }
+
+static void take_plain(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch)
+{
+    a->factor = fr_arena_take(arena, fr_size_product(n_batch, a->spec.n_out), net->size);
+}
+
+void fr_reshape_rows(const fr_network *net, ptrdiff_t rows, ptrdiff_t n, matrix from, ptrdiff_t n_to, matrix to,
+                         void *plain)
+{
+    net->kernels->unpack(rows, n, from.at, from.width, gap(net, from), plain);
+    net->kernels->pack(rows * n / n_to, n_to, plain, NULL, to.at, to.width, gap(net, to));
+}
+
+static double flatten_forward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    ptrdiff_t n = a->spec.n_in, n_out = a->spec.n_out, times = n_out / n;
+    fr_reshape_rows(run->net, rows * times, n, input_of(run, l, first * times), n_out, rows_of(run, l, a->y, first),
+                 fr_at(a->factor, first * n_out, run->net->size));
+    return 0;
+}
+
+static void flatten_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l], *below = a - 1;
+    ptrdiff_t n = a->spec.n_in, n_out = a->spec.n_out;
+    fr_reshape_rows(run->net, rows, n_out, rows_of(run, l, a->d, first), n,
+                 rows_of(run, l - 1, below->d, first * (n_out / n)), fr_at(a->factor, first * n_out, run->net->size));
+}
+
 /* ---- the table ---- */
 
 #define DROPS                                                                                      \
@@ -599,4 +635,9 @@ const layer_kind fr_layer_kinds[FR_N_LAYER_KINDS] = {
                                       .forward = columns_forward,
                                       .backward = columns_backward,
                                       .infer = columns_infer},
+    [FR_LAYER_flatten] = {.valid = flatten_valid,
+                          .flattens = true,
+                          .take = take_plain,
+                          .forward = flatten_forward,
+                          .backward = flatten_backward},
 };

@@ -196,6 +196,14 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
     net->sparse = fr_sparse_chosen();
     net->nonzeros_stale = true;
     net->width_x = width_of(net, net->n_in);
+    net->times = 1;
+    for (ptrdiff_t l = n_layers - 1; l >= 0; l--) {
+        net->layers[l].times = net->times;
+        if (fr_layer_kinds[layers[l].kind].flattens) net->times *= layers[l].n_out / layers[l].n_in;
+        if (net->times <= INT_MAX / 2) continue;
+        fr_network_destroy(net);
+        return FR_TOO_LARGE;
+    }
     for (ptrdiff_t l = 0; l < n_layers; l++) {
         net->layers[l].spec = layers[l];
         net->layers[l].active.share = 1;
@@ -204,7 +212,7 @@ fr_status fr_network_create(fr_network **network, fr_dtype dtype, const fr_layer
         if (layers[l].kind != FR_LAYER_dense) continue;
         net->layers[l].few_units =
             net->native && net->flops > 0 && layers[l].n_out <= net->kernels->few_units;
-        net->flops += 2.0 * (double)layers[l].n_in * (double)layers[l].n_out;
+        net->flops += 2.0 * (double)layers[l].n_in * (double)layers[l].n_out * (double)net->layers[l].times;
     }
     fr_status status = FR_OK;
     net->n_weights = place_weights(net);

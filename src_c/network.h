@@ -47,6 +47,7 @@ typedef struct {
     fr_layer spec;
     /* Offsets in the weights, -1 where there is none: a kernel, or gamma; a bias, or beta. */
     ptrdiff_t kernel, bias, moving_mean, moving_variance;
+    ptrdiff_t times;        /* rows of y for a row of the network, which a later flatten makes one */
     ptrdiff_t width;        /* of the panels of y, d and the kernel */
     ptrdiff_t n_padded;     /* n_out in whole panels */
     bool few_units;         /* the kernel may stand as its transpose */
@@ -144,6 +145,7 @@ struct fr_network {
     ptrdiff_t size; /* of an element */
     const fr_kernels *kernels;
     ptrdiff_t n_layers, n_in, n_out, n_weights;
+    ptrdiff_t times; /* rows of n_in for a row of the network */
     ptrdiff_t first_trainable; /* n_layers when there is none */
     double flops;              /* of one row's forward pass */
     bool native;               /* our products on panels, else BLAS */
@@ -166,13 +168,14 @@ struct fr_network {
 
 typedef struct training_run training_run; /* training.h */
 
-/* What a kind of layer is. Rows `first`.. of the batch, `rows` of them, are a panel. */
+/* What a kind of layer is. Rows `first`.. of the batch, `rows` of them, are a panel, counted as the layer's. */
 typedef struct {
     bool (*valid)(const fr_layer *layer);
     double *(*setting)(fr_layer *layer, int setting); /* one that may change from step to step, or NULL */
     bool has_activation;
     bool normalizes; /* its kernel is gamma, its bias beta */
     bool by_columns; /* and its moments are the batch's */
+    bool flattens;
     /* Training's buffers beside y and d, or NULL. */
     void (*take)(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch);
     /* y from the y below; returns the activity penalty. */
@@ -227,6 +230,9 @@ static inline double penalty(fr_regularizer r, fr_sums sums)
 {
     return (r.l1 != 0 ? r.l1 * sums.abs : 0) + (r.l2 != 0 ? r.l2 * sums.square : 0);
 }
+
+/* Whether the first layer can read such rows. */
+static inline bool data_fits(const fr_network *net, const fr_data *data) { return !data->start || net->times == 1; }
 
 /* Whether there is such a loss, and it has what it reads of the settings. */
 bool fr_loss_valid(int loss, const fr_loss_settings *settings);
@@ -349,6 +355,9 @@ int fr_activation_at(const fr_network *net, ptrdiff_t l, bool fused);
 /* ---- layers.c ---- */
 
 bool fr_kl_valid(fr_kl penalty);
+/* Rows (rows, n) of one layout into another, (their elements / n_to, n_to), by way of plain ones. */
+void fr_reshape_rows(const fr_network *net, ptrdiff_t rows, ptrdiff_t n, matrix from, ptrdiff_t n_to, matrix to,
+                     void *plain);
 
 /* ---- training.c ---- */
 

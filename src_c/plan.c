@@ -176,7 +176,8 @@ static void take_training(fr_network *net, training_plan *plan)
     plan->n_updates = plan_tasks(net, NULL, true);
     if (!plan->compressed)
         plan->x = fr_arena_take(
-            arena, fr_size_product(plan->n_batch, padded(net->n_in, net->width_x)), net->size);
+            arena, fr_size_product(fr_size_product(plan->n_batch, net->times), padded(net->n_in, net->width_x)),
+            net->size);
     plan->target = fr_arena_take(arena, fr_size_product(plan->n_batch, net->n_out),
                                  larger(net->size, (ptrdiff_t)sizeof(int32_t)));
     plan->weight = fr_arena_take(arena, plan->n_batch, net->size);
@@ -190,11 +191,12 @@ static void take_training(fr_network *net, training_plan *plan)
     if (plan->groups) plan->updates = fr_arena_take(arena, plan->n_updates, sizeof *plan->updates);
     for (ptrdiff_t l = 0; l < net->n_layers; l++) {
         layer *a = &net->layers[l];
-        ptrdiff_t batch = fr_size_product(plan->n_batch, a->n_padded), n_i, n_o;
+        ptrdiff_t n_batch = fr_size_product(plan->n_batch, a->times);
+        ptrdiff_t batch = fr_size_product(n_batch, a->n_padded), n_i, n_o;
         a->y = fr_arena_take(arena, batch, net->size);
         a->d = fr_arena_take(arena, batch, net->size);
         const layer_kind *kind = &fr_layer_kinds[a->spec.kind];
-        if (kind->take) kind->take(net, arena, a, plan->n_batch);
+        if (kind->take) kind->take(net, arena, a, n_batch);
         lists = lists || a->active.most > 0;
         if (a->spec.kind != FR_LAYER_dense) {
             scratch = larger(scratch, a->n_padded);
@@ -203,7 +205,7 @@ static void take_training(fr_network *net, training_plan *plan)
         a->dbias = fr_arena_take(arena, fr_size_product(n_panels, a->n_padded), net->size);
         a->transposed = a->w_down = NULL;
         if (net->pairs && !(l == 0 && plan->compressed))
-            fr_take_pairs(net, arena, a, plan->n_batch, l == 0);
+            fr_take_pairs(net, arena, a, n_batch, l == 0);
         else if (net->native && l > 0 && !a->turned)
             a->transposed = fr_arena_take(
                 arena, fr_size_product(padded(a->spec.n_in, a->width), a->spec.n_out), net->size);

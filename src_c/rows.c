@@ -8,13 +8,18 @@ static void gather(const training_run *run, ptrdiff_t first, ptrdiff_t rows)
     const fr_network *net = run->net;
     const training_plan *plan = run->plan;
     const fr_data *data = &run->call->data;
-    matrix x = input_of(run, 0, first);
+    ptrdiff_t times = net->times;
+    matrix x = input_of(run, 0, first * times);
     /* Rows from.. of the data, or the rows that index names there. */
     ptrdiff_t from = run->row + first, start = data->index ? 0 : from;
     const int64_t *index = data->index ? data->index + from : NULL;
-    if (!data->start) {
-        run->kernels->pack(rows, net->n_in, fr_at(data->x, start * net->n_in, net->size), index, x.at,
-                           x.width, gap(net, x));
+    if (!data->start && times > 1 && index) {
+        for (ptrdiff_t r = 0; r < rows; r++)
+            run->kernels->pack(times, net->n_in, fr_at(data->x, index[r] * times * net->n_in, net->size), NULL,
+                               fr_at(x.at, r * times * x.width, net->size), x.width, gap(net, x));
+    } else if (!data->start) {
+        run->kernels->pack(rows * times, net->n_in, fr_at(data->x, start * times * net->n_in, net->size), index,
+                           x.at, x.width, gap(net, x));
     } else if (!plan->compressed) {
         fr_sparse_rows nonzeros = nonzeros_of(data, data->index, from);
         run->kernels->spread(rows, net->n_in, &nonzeros, x.at, x.width, gap(net, x));
@@ -64,9 +69,13 @@ static void backward_panel(const training_run *run, ptrdiff_t first, ptrdiff_t r
     ptrdiff_t back = run->stage - plan->n_splits - plan->turns; /* splits behind this panel */
     ptrdiff_t from = back == 0 ? net->n_layers - 1 : plan->splits[plan->n_splits - back];
     ptrdiff_t split = back < plan->n_back ? plan->splits[plan->n_splits - 1 - back] : -1;
-    for (ptrdiff_t l = from; l >= net->first_trainable && l > split; l--)
-        fr_layer_kinds[net->layers[l].spec.kind].backward(run, l, first, rows);
-    if (split >= 0) fr_take_sums(run, split, first, rows);
+    for (ptrdiff_t l = from; l >= net->first_trainable && l > split; l--) {
+        const layer *a = &net->layers[l];
+        fr_layer_kinds[a->spec.kind].backward(run, l, first * a->times, rows * a->times);
+    }
+    if (split < 0) return;
+    ptrdiff_t times = net->layers[split].times;
+    fr_take_sums(run, split, first * times, rows * times);
 }
 
 /* The gradient by the outputs, as the caller has it. */
@@ -101,10 +110,13 @@ void fr_train_rows(training_run *run, ptrdiff_t panel)
     if (stage <= plan->n_splits) {
         ptrdiff_t from = stage == 0 ? 0 : plan->splits[stage - 1];
         ptrdiff_t split = stage < plan->n_splits ? plan->splits[stage] : net->n_layers;
-        for (ptrdiff_t l = from; l < split; l++)
-            sums->activity += fr_layer_kinds[net->layers[l].spec.kind].forward(run, l, first, rows);
+        for (ptrdiff_t l = from; l < split; l++) {
+            const layer *a = &net->layers[l];
+            sums->activity += fr_layer_kinds[a->spec.kind].forward(run, l, first * a->times, rows * a->times);
+        }
         if (split < net->n_layers) {
-            fr_take_moments(run, split, first, rows);
+            ptrdiff_t times = net->layers[split].times;
+            fr_take_moments(run, split, first * times, rows * times);
             return;
         }
         if (run->call->part == FR_TO_OUTPUTS) {

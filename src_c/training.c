@@ -268,7 +268,7 @@ fr_status fr_network_train(fr_network *net, const fr_training *call, double *led
 {
     *steps_done = 0;
     const fr_optimizer *optimizer = &call->optimizer;
-    if (!fr_call_valid(call) || call->batch_size < 1 || call->iteration < 0 ||
+    if (!fr_call_valid(call) || !data_fits(net, &call->data) || call->batch_size < 1 || call->iteration < 0 ||
         !fr_optimizer_valid(optimizer) || call->part < 0 || call->part >= FR_N_PARTS ||
         (call->part != FR_WHOLE_STEPS && call->stop - call->start > call->batch_size) ||
         !schedules_valid(net, call) || !fr_watches_valid(net, call) ||

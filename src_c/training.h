@@ -30,10 +30,11 @@ static inline bool stops_at_outputs(const training_run *run)
 
 /* ---- where things of the batch stand ---- */
 
-/* Rows `first`.. of the batch: of layer l's output, of one of its companions, and of its input. */
+/* Rows `first`.. of the batch, counted as the layer's: of layer l's output, of one of its companions, and of its input. */
 static inline matrix rows_of(const training_run *run, ptrdiff_t l, void *array, ptrdiff_t first)
 {
-    return view(run->net, array, run->net->layers[l].width, run->plan->n_batch, first);
+    const layer *a = &run->net->layers[l];
+    return view(run->net, array, a->width, run->plan->n_batch * a->times, first);
 }
 
 static inline matrix slope_of(const training_run *run, ptrdiff_t l, ptrdiff_t first)
@@ -45,7 +46,7 @@ static inline matrix slope_of(const training_run *run, ptrdiff_t l, ptrdiff_t fi
 static inline matrix input_of(const training_run *run, ptrdiff_t l, ptrdiff_t first)
 {
     if (l == 0)
-        return view(run->net, run->plan->x, run->net->width_x, run->plan->n_batch, first);
+        return view(run->net, run->plan->x, run->net->width_x, run->plan->n_batch * run->net->times, first);
     return rows_of(run, l - 1, run->net->layers[l - 1].y, first);
 }
 

@@ -40,6 +40,8 @@ def make(kind, n, rng, activation="tanh"):
         penalties |= {"activity_kl": 0.05, "activity_rate": 0.3}
     if kind == "activation":
         return layer | penalties | {"activation": activation, "curve": None}
+    if kind == "flatten":
+        return layer  # of one row; of several: test_flatten.py
     seed = int(rng.integers(2**63)) if rng.random() < 0.5 else None
     if kind == "gaussian_noise":
         return layer | {"stddev": 0.2, "seed": seed}

@@ -65,6 +65,9 @@ static bool has_activation(const fr_layer *s)
     return s->kind == FR_LAYER_dense || s->kind == FR_LAYER_activation;
 }
 
+/* Noise, or flatten of one row, which changes nothing: of several see check_flatten. */
+static bool keeps_or_draws(const fr_layer *s) { return oracle_is_noise(s->kind) || s->kind == FR_LAYER_flatten; }
+
 static const fr_layer *last_of(const model *m) { return &m->specs[m->n_layers - 1]; }
 
 /* Mean and 1 / sqrt(variance + epsilon) that element (r, o) is normalized by. */
@@ -149,11 +152,11 @@ static void model_forward(model *m, ptrdiff_t n, bool keep_z, const fr_training 
         if (normalizes(s)) model_normalize(m, l, n, noise_of != NULL);
         for (ptrdiff_t r = 0; r < n && !normalizes(s); r++) {
             const wide *x = l ? m->layers[l - 1].y[r] : m->x[r];
-            if (oracle_is_noise(s->kind)) {
+            if (keeps_or_draws(s)) {
                 for (ptrdiff_t o = 0; o < s->n_out; o++) {
                     wide offset = 0;
                     a->factor[r][o] = 1;
-                    if (noise_of)
+                    if (noise_of && s->kind != FR_LAYER_flatten)
                         oracle_noise(s, m->dtype, s->has_seed ? s->seed : noise_of->seed, o, r,
                                      (uint32_t)l, (uint32_t)iteration, &a->factor[r][o], &offset);
                     a->y[r][o] = x[o] * a->factor[r][o] + offset;
@@ -247,7 +250,7 @@ static void model_backward(model *m, ptrdiff_t n, bool fused)
         for (ptrdiff_t r = 0; r < n && !normalizes(s); r++) {
             wide *below = l ? m->layers[l - 1].d[r] : NULL, dz[MOST_UNITS], dy[MOST_UNITS];
             const wide *x = l ? m->layers[l - 1].y[r] : m->x[r];
-            if (oracle_is_noise(s->kind)) {
+            if (keeps_or_draws(s)) {
                 for (ptrdiff_t o = 0; o < s->n_out && l; o++)
                     below[o] = a->d[r][o] * a->factor[r][o];
                 continue;
@@ -1105,6 +1108,84 @@ static void check_watches(fr_dtype dtype)
         watches[0].layer = 4;
         CHECK(fr_network_evaluate(p.network, &call, ledger) == FR_BAD_ARGUMENT, "no layer");
         destroy_pair(p);
+    }
+}
+
+/* Rows of three that a flatten makes one of, beside the same network on whole rows, whose kernel holds a copy for each: the
+ * sums over these of its gradients are those of the one. */
+static void check_flatten(fr_dtype dtype)
+{
+    enum { IN = 5, HIDDEN = 18, TIMES = 3, OUT = 4, ROWS = 50 };
+    for (int i = 0; i < 4; i++) {
+        test_case("flatten %d %s %s %s", i, name_of(dtype), fr_isa(), fr_gemm());
+        const fr_kl rates = {i & 1 ? 0.2 : 0, i & 1 ? 0.3 : 0};
+        fr_layer rows[] = {
+            {.n_in = IN, .n_out = HIDDEN, .activation = FR_ACTIVATION_sigmoid, .use_bias = 1, .trainable = 1,
+             .activity = {0.1, 0.2}},
+            {.kind = FR_LAYER_flatten, .n_in = HIDDEN, .n_out = TIMES * HIDDEN},
+            {.n_in = TIMES * HIDDEN, .n_out = OUT, .activation = FR_ACTIVATION_tanh, .use_bias = 1, .trainable = 1},
+        };
+        fr_layer whole[] = {
+            {.n_in = TIMES * IN, .n_out = TIMES * HIDDEN, .activation = FR_ACTIVATION_sigmoid, .use_bias = 1,
+             .trainable = 1, .activity = {0.1, 0.2}},
+            rows[2],
+        };
+        rows[2].activity_kl = whole[1].activity_kl = rates;
+        fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, ROWS, TIMES * IN, OUT);
+        call.batch_size = ROWS, call.n_threads = 1 + i, call.part = FR_TO_GRADIENTS;
+        fr_network *one = create(dtype, rows, 3), *other = create(dtype, whole, 2);
+        static double w[MOST_KERNEL], b[MOST_KERNEL], all[MOST_KERNEL], all_b[MOST_KERNEL];
+        double ledger[2][FR_LEDGER_SIZE] = {{0}};
+        ptrdiff_t steps;
+        memset(all, 0, sizeof all);
+        fill(dtype, w, IN * HIDDEN, -0.5, 0.5);
+        fill(dtype, b, HIDDEN, -0.5, 0.5);
+        for (ptrdiff_t t = 0; t < TIMES; t++)
+            for (ptrdiff_t o = 0; o < HIDDEN; o++) {
+                put(dtype, all_b, t * HIDDEN + o, (double)get(dtype, b, o));
+                for (ptrdiff_t k = 0; k < IN; k++)
+                    put(dtype, all, (t * IN + k) * TIMES * HIDDEN + t * HIDDEN + o, (double)get(dtype, w, k * HIDDEN + o));
+            }
+        fr_network_set(one, -1, 0, FR_KERNEL, w), fr_network_set(one, -1, 0, FR_BIAS, b);
+        fr_network_set(other, -1, 0, FR_KERNEL, all), fr_network_set(other, -1, 0, FR_BIAS, all_b);
+        fill(dtype, w, TIMES * HIDDEN * OUT, -0.5, 0.5);
+        fr_network_set(one, -1, 2, FR_KERNEL, w), fr_network_set(other, -1, 1, FR_KERNEL, w);
+        CHECK(fr_network_train(one, &call, ledger[0], &steps) == FR_OK, "rows of three");
+        CHECK(fr_network_train(other, &call, ledger[1], &steps) == FR_OK, "whole rows");
+        double worst = 0, bound = 200 * unit_of(dtype);
+        for (int part = FR_KERNEL; part <= FR_BIAS; part++) {
+            ptrdiff_t n_in = part == FR_KERNEL ? IN : 1;
+            CHECK(fr_network_get(one, FR_GRADIENT, 0, part, w) == FR_OK, "gradient");
+            CHECK(fr_network_get(other, FR_GRADIENT, 0, part, all) == FR_OK, "gradients");
+            for (ptrdiff_t k = 0; k < n_in; k++)
+                for (ptrdiff_t o = 0; o < HIDDEN; o++) {
+                    wide sum = 0, size = 1;
+                    for (ptrdiff_t t = 0; t < TIMES; t++) {
+                        ptrdiff_t at = part == FR_KERNEL ? (t * IN + k) * TIMES * HIDDEN : 0;
+                        sum += get(dtype, all, at + t * HIDDEN + o);
+                    }
+                    worst = fmax(worst, (double)(fabsl(get(dtype, w, k * HIDDEN + o) - sum) / size));
+                }
+        }
+        CHECK(worst <= bound, "gradients: off by %g", worst);
+        call.part = FR_WHOLE_STEPS;
+        for (int n = 0; n < 2; n++) {
+            memset(ledger[n], 0, sizeof ledger[n]);
+            CHECK(fr_network_evaluate(n ? other : one, &call, ledger[n]) == FR_OK, "evaluate");
+        }
+        for (int e = 0; e < FR_LEDGER_SIZE; e++)
+            CHECK(fabs(ledger[0][e] - ledger[1][e]) <= bound * fmax(1, fabs(ledger[1][e])), "ledger %d", e);
+        CHECK(fr_network_forward(one, ROWS, call.data.x, all, 2) == FR_OK, "forward");
+        CHECK(fr_network_forward(other, ROWS, call.data.x, w, 2) == FR_OK, "forward");
+        for (ptrdiff_t e = 0; e < ROWS * OUT; e++)
+            CHECK(fabsl(get(dtype, all, e) - get(dtype, w, e)) <= bound, "output %td", e);
+        static const int64_t start[ROWS + 1];
+        static const int32_t column[1];
+        call.data.start = start, call.data.column = column;
+        CHECK(fr_network_train(one, &call, ledger[0], &steps) == FR_BAD_ARGUMENT, "compressed rows");
+        CHECK(fr_network_evaluate(one, &call, ledger[0]) == FR_BAD_ARGUMENT, "compressed rows");
+        fr_network_destroy(one);
+        fr_network_destroy(other);
     }
 }
 
@@ -1995,6 +2076,7 @@ static void check_layer_arguments(void)
         {{{.n_in = 3, .n_out = 2, .activity_kl = {1, 1}}, dropout}, FR_BAD_ARGUMENT},
         {{{.n_in = 3, .n_out = 2, .activity_kl = {1, NAN}}, dropout}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 3}}, FR_BAD_ARGUMENT},
+        {{good, {.kind = FR_LAYER_flatten, .n_in = 2, .n_out = 3}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = 1}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = -0.1}}, FR_BAD_ARGUMENT},
         {{good, {.kind = FR_LAYER_dropout, .n_in = 2, .n_out = 2, .rate = NAN}}, FR_BAD_ARGUMENT},
@@ -2410,10 +2492,12 @@ void test_network(void)
     test_each_network(check_own_loss);
     test_each_network(check_rates);
     test_each_network(check_watches);
+    test_each_network(check_flatten);
     test_each_network(check_set_gradients);
     printf("  largest difference to the model: float32 %.2g, float64 %.2g\n",
            largest_gap[FR_FLOAT32], largest_gap[FR_FLOAT64]);
     test_each_network(check_stop);
+    test_seed(2); /* of drawn places few lie within h of a kink; of these none */
     for (int activation = 0; activation < FR_N_ACTIVATIONS; activation++)
         for (int loss = 0; loss < FR_N_LOSSES; loss++) {
             fr_loss_settings s;

@@ -54,6 +54,14 @@ def test_layers_of_other_kinds():
     np.testing.assert_allclose(y, model.predict(X, verbose=0), atol=1e-5)
 
 
+def test_flatten_inside():
+    layers = [fr.Input((3, 2, 4)), fr.Dense(5, "tanh"), fr.LayerNormalization(), fr.Flatten()]
+    model = fr.Sequential([*layers, fr.BatchNormalization(), fr.Dense(3, "softmax")])
+    x = rng.normal(size=(30, 3, 2, 4)).astype(np.float32)
+    (y,) = run(fr.to_onnx(model), x)
+    np.testing.assert_allclose(y, model.predict(x, verbose=0), atol=1e-5)
+
+
 @pytest.mark.parametrize("options", [{}, {"center": False}, {"scale": False, "center": False}])
 def test_normalization(options):
     layers = [fr.Input((6,)), fr.BatchNormalization(**options), fr.Dense(9)]

@@ -129,6 +129,20 @@ def both_norms(api: Any, dtype: str) -> list[Any]:
     ]
 
 
+def flattened(api: Any, dtype: str) -> list[Any]:
+    """After layers that act on the last axis; penalties of activities are by rows of x."""
+    return [
+        api.layers.Dense(7, "sigmoid", activity_regularizer="l2", dtype=dtype),
+        api.layers.BatchNormalization(momentum=0.8, dtype=dtype),
+        api.layers.Dense(5, "tanh", kernel_regularizer="l1", dtype=dtype),
+        api.layers.ActivityRegularization(0.01, 0.02, dtype=dtype),
+        api.layers.LayerNormalization(dtype=dtype),
+        api.layers.Flatten(dtype=dtype),
+        api.layers.BatchNormalization(momentum=0.8, dtype=dtype),
+        api.layers.Dense(3, "softmax", activity_regularizer="l1", dtype=dtype),
+    ]
+
+
 ADAM = {"class_name": "Adam", "config": {"learning_rate": 0.01, "epsilon": 1e-4}}
 SGD = {"class_name": "SGD", "config": {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True}}
 BOUNDED = {"class_name": "SGD", "config": {"learning_rate": 0.1, "global_clipnorm": 0.3}}
@@ -192,18 +206,27 @@ def test_rows_of_several_axes(layers, loss, outer, backend):
     compare(layers, loss, SGD, "float64", backend, 1e-9, outer)
 
 
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("outer", [(), (4,), (2, 3)], ids=str)
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=describe)
+def test_flatten_inside(optimizer, outer, backend):
+    compare(flattened, cases.CCE, optimizer, "float64", backend, 1e-9, outer, flat=True)
+
+
 @pytest.mark.parametrize(("layers", "loss", "optimizer"), TRAINED[::2], ids=describe)
 def test_training_in_float32(layers, loss, optimizer):
     compare(layers, loss, optimizer, "float32", "compiled", 2e-4)
 
 
-def compare(layers, loss, optimizer, dtype, backend, tolerance, outer=()):
+def compare(layers, loss, optimizer, dtype, backend, tolerance, outer=(), flat=False):
     """Batches of 8 of 29 rows: the last one is short; then what evaluate and predict say."""
     keras.config.set_floatx(dtype)
     try:
         ours = network(fastreg, layers, loss, optimizer, dtype, outer=outer, backend=backend)
         theirs = network(keras, layers, loss, optimizer, dtype, outer=outer)
         x, y, w = rows(29, loss, 3, outer)
+        if flat:  # of the axes between, the first vector's
+            y, w = y.reshape(29, -1, 3)[:, 0], w.reshape(29, -1)[:, 0]
         options = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
         got, want = (m.fit(x, y, sample_weight=w, **options).history for m in (ours, theirs))
         close(got["loss"], want["loss"], tolerance)

@@ -357,3 +357,13 @@ def test_keras_does_not_know_objects_of_ones_own():
         model.compile("sgd", loss)
         with pytest.raises(ValueError, match=r"Keras (does not (have|take)).*"):
             model.to_keras()
+
+
+def test_flatten_inside_moves(float32):
+    layers = [fr.Input((4, 3)), fr.Dense(5, "tanh"), fr.LayerNormalization(), fr.Flatten()]
+    model = fr.Sequential([*layers, fr.BatchNormalization(), fr.Dense(2, "softmax")])
+    rows = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
+    there = model.to_keras()
+    close(there.predict(rows, verbose=0), model.predict(rows), "float32")
+    close(fr.from_keras(there).predict(rows), model.predict(rows), "float32")
+    close(model.to_torch().eval()(torch.tensor(rows)).detach(), model.predict(rows), "float32")
