@@ -1125,9 +1125,9 @@ def is_finite(array: Array) -> bool:
     (True, False)
     """
     flat, chunk = array.reshape(-1), 1 << 16
-    # By pieces that stay in cache. The sum of squares by BLAS is sooner, 40 microseconds instead of 70
-    # to 120 for a million, but the threads of OpenBLAS then spin for tens of milliseconds on the cores
-    # that are to train.
+    # By pieces that stay in cache. The sum of squares by BLAS is sooner, 40 microseconds instead of
+    # 70 to 120 for a million, but the threads of OpenBLAS then spin for tens of milliseconds on the
+    # cores that are to train.
     return all(bool(np.isfinite(flat[i : i + chunk]).all()) for i in range(0, flat.size, chunk))
 
 
