@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 import fastreg as fr
 from fastreg.estimators import MLPClassifier, MLPRegressor, register_onnx_converters
+from fastreg.estimators.parameters import ACTIVATIONS, REGRESSION
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -92,12 +93,16 @@ def test_what_cannot_go():
         fr.to_onnx(fr.Sequential([fr.Dense(1)]))
 
 
-@pytest.mark.parametrize("y", [X[:, 0] > 0, np.digitize(X[:, 1], [-0.5, 0.5]), X[:, :3] > 0])
+LABELS = [X[:, 0] > 0, np.digitize(X[:, 1], [-0.5, 0.5]), X[:, :3] > 0, X[:, :2] > 0]
+
+
+@pytest.mark.parametrize("y", LABELS, ids=["two", "three", "labels", "two labels"])
 @pytest.mark.parametrize("compact", [False, True])
-def test_classifier(y, compact):
+@pytest.mark.parametrize("hidden", [(8,), (8, 5), ()], ids=str)
+def test_classifier(y, compact, hidden):
     register_onnx_converters()
     settings = {"l1": 0.02, "compact": compact, "max_iter": 60, "learning_rate_init": 0.02}
-    model = MLPClassifier(8, random_state=0, **settings).fit(X, y.astype(int))
+    model = MLPClassifier(hidden, random_state=0, **settings).fit(X, y.astype(int))
     pipe = make_pipeline(StandardScaler(), model).fit(X, y.astype(int))
     made = skl2onnx.to_onnx(pipe, X[:1], options={"zipmap": False})
     labels, proba = run(made, X)
@@ -105,27 +110,32 @@ def test_classifier(y, compact):
     np.testing.assert_array_equal(labels, pipe.predict(X))
 
 
-@pytest.mark.parametrize("y", [Y, Y[:, 0]])
-@pytest.mark.parametrize("activation", ["tanh", "logistic", "linear", ["relu"]])
-def test_regressor(y, activation):
+def test_classifier_of_words_in_float64():
     register_onnx_converters()
-    model = MLPRegressor(hidden_layer_sizes=8, activation=activation, max_iter=30).fit(X, y)
+    x, y = X.astype(np.float64), np.array(["no", "yes"])[(X[:, 0] > 0).astype(int)]
+    model = MLPClassifier(6, activation="silu", dropout=0.1, max_iter=30).fit(x, y)
+    labels, proba = run(skl2onnx.to_onnx(model, x[:1], options={"zipmap": False}), x)
+    np.testing.assert_allclose(proba, model.predict_proba(x), atol=1e-12)
+    assert labels.tolist() == model.predict(x).tolist()
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_activation(activation, dtype):
+    register_onnx_converters()
+    x = X.astype(dtype)
+    model = MLPRegressor(hidden_layer_sizes=8, activation=activation, max_iter=3).fit(x, Y)
+    (found,) = run(skl2onnx.to_onnx(model, x[:1]), x)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, model.predict(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["two", "one"])
+@pytest.mark.parametrize("loss", sorted(REGRESSION))
+def test_regressor(y, loss):
+    register_onnx_converters()
+    y = np.exp(y) if loss == "poisson" else y
+    settings = {"hidden_layer_sizes": (5, 4), "activation": ["relu", "tanh"], "max_iter": 30}
+    model = MLPRegressor(loss, **settings).fit(X, y)
     (found,) = run(skl2onnx.to_onnx(model, X[:1]), X)
-    np.testing.assert_allclose(found.reshape(y.shape), model.predict(X), atol=1e-5)
-
-
-def test_lists_of_activations_go_by_the_network():
-    register_onnx_converters()
-    model = MLPRegressor(hidden_layer_sizes=(5, 4), activation=["relu", "tanh"], max_iter=3)
-    model.fit(X, Y)
-    with pytest.raises(NotImplementedError, match="to_onnx"):
-        skl2onnx.to_onnx(model, X[:1])
-    (found,) = run(fr.to_onnx(model.model_), X)
-    np.testing.assert_allclose(found, model.predict(X), atol=1e-5)
-
-
-def test_two_labels_are_refused():
-    register_onnx_converters()
-    model = MLPClassifier(4, max_iter=2).fit(X, (X[:, :2] > 0).astype(int))
-    with pytest.raises(NotImplementedError, match="two labels"):
-        skl2onnx.to_onnx(model, X[:1])
+    np.testing.assert_allclose(found.reshape(y.shape), model.predict(X), rtol=1e-5, atol=1e-5)
