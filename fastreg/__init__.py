@@ -96,12 +96,14 @@ from fastreg.optimizers import (
 from fastreg.paths import RegularizationPath, regularization_path
 from fastreg.plotting import ProgressPlot, RegularizationPathDisplay, SparsityDisplay
 from fastreg.regularizers import L1, L1L2, L2, GroupL1, KLSparsity
+from fastreg.serialization import custom_object_scope
 from fastreg.sparsity import Compact, TargetSparsity, compact, sparsity_report
 
 __all__ = [
     # models and layers
     "Sequential",
     "load_model",
+    "custom_object_scope",
     "to_onnx",
     "from_keras",
     "from_torch",

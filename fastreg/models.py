@@ -1688,7 +1688,7 @@ def load_model(
     custom_objects : mapping of str, optional
         The classes of the objects of one's own in the model (losses, regularizers, metrics, ...) by
         name. An object is made with `from_config`, or else with the arguments that its `get_config`
-        gave; an object in place of a class is taken as it is.
+        gave; an object in place of a class is taken as it is. See also `custom_object_scope`.
     compile : bool, default True
         With optimizer and its state, loss and metrics, if the model has them.
     backend : as for `Sequential`

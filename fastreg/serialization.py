@@ -9,13 +9,17 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields
 from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
 from fastreg.errors import unknown_name
+
+_scope: ContextVar[Mapping[str, Any]] = ContextVar("custom objects", default=MappingProxyType({}))
 
 OWN = "Custom"  # the class name under which an object of one's own stands in a configuration
 
@@ -141,6 +145,8 @@ class Registry(Generic[T]):
         if isinstance(identifier, type) and issubclass(identifier, self.base):
             return identifier()
         if isinstance(identifier, str):
+            if self._keeps_own and identifier in _scope.get():
+                return self.get(_made({"class_name": identifier, "config": {}}, _scope.get()))
             cls = self.find(identifier)
             return cls.from_config(self._by_name.get(cls.__name__, {}))
         if isinstance(identifier, Mapping):
@@ -175,6 +181,8 @@ class Registry(Generic[T]):
         arguments = config.get("config", {})
         if name == OWN and self._keeps_own and isinstance(arguments, Mapping):
             return self.get(arguments.get("own"))
+        if self._keeps_own and name in _scope.get():
+            return self.get(_made(config, _scope.get()))
         return self.find(name).from_config(arguments)
 
 
@@ -207,13 +215,65 @@ def own_by_object(value: Any, custom_objects: Mapping[str, Any] | None) -> Any:
     ValueError
         For a name that is not among them, and a class that makes no object of its configuration.
     """
-    known = {} if custom_objects is None else custom_objects
-    if not isinstance(known, Mapping) or not all(isinstance(name, str) for name in known):
+    known = {**_scope.get(), **_checked({} if custom_objects is None else custom_objects)}
+    return _with_each_own(value, lambda found: _made(found, known))
+
+
+class CustomObjectScope:
+    """A `with` block in which names mean objects of one's own (Keras' `custom_object_scope`).
+
+    `load_model` finds there what `custom_objects` does not have, and so does every place where
+    such an object may stand (losses, regularizers, metrics, ...): its name is as good as the
+    object. Blocks may stand in one another; each thread has its own.
+
+    Parameters
+    ----------
+    custom_objects : mapping of str
+        Classes, or objects, by name.
+
+    Raises
+    ------
+    TypeError
+        For what is no dictionary with string keys.
+
+    Examples
+    --------
+    >>> from fastreg import Dense
+    >>> class ToOne:
+    ...     def value(self, w):
+    ...         return float(((w - 1) ** 2).sum())
+    ...     def gradient(self, w):
+    ...         return 2 * (w - 1)
+    >>> with CustomObjectScope({"ToOne": ToOne}):
+    ...     layer = Dense(2, kernel_regularizer="ToOne")
+    >>> type(layer.kernel_regularizer.own) is ToOne
+    True
+    """
+
+    def __init__(self, custom_objects: Mapping[str, Any]) -> None:
+        self._objects = dict(_checked(custom_objects))
+        self._tokens: list[Token[Mapping[str, Any]]] = []
+
+    def __enter__(self) -> Self:
+        self._tokens.append(_scope.set({**_scope.get(), **self._objects}))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _scope.reset(self._tokens.pop())
+
+
+custom_object_scope = CustomObjectScope
+
+
+def _checked(custom_objects: Any) -> Mapping[str, Any]:
+    if not isinstance(custom_objects, Mapping) or not all(
+        isinstance(name, str) for name in custom_objects
+    ):
         raise TypeError(
             f"custom_objects: got {custom_objects!r}; a dictionary of classes or objects by name "
             "is needed"
         )
-    return _with_each_own(value, lambda found: _made(found, known))
+    return custom_objects
 
 
 def _with_each_own(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -264,3 +265,64 @@ def test_configurations_in_memory_hold_the_object():
     layer = fr.Dense.from_config(fr.Dense(2, kernel_regularizer=own).get_config())
     assert layer.kernel_regularizer.own is own
     assert losses.deserialize(losses.serialize(losses.get(Cubic()))).own.power == 3
+
+
+# ------------------------------------------------------------------ custom_object_scope
+
+
+class Near:
+    """A regularizer with a default."""
+
+    def __init__(self, where=1.0):
+        self.where = where
+
+    def value(self, w):
+        return 0.1 * float(np.sum((w - self.where) ** 2))
+
+    def gradient(self, w):
+        return 0.2 * (w - self.where)
+
+    def get_config(self):
+        return {"where": self.where}
+
+
+def test_names_mean_objects_within_a_scope(tmp_path):
+    layer = {"class_name": "Near", "config": {"where": 3.0}}
+    with fr.custom_object_scope({"Near": Near, "Cubic": Cubic(4)}):
+        model = fr.Sequential([fr.Input((4,)), fr.Dense(3, kernel_regularizer="Near")])
+        model.add(fr.Dense(2, kernel_regularizer=layer, activity_regularizer="Near"))
+        model.compile("sgd", "Cubic")
+    regularizers_ = [each.kernel_regularizer.own for each in model.layers]
+    assert [each.where for each in regularizers_] == [1.0, 3.0]
+    assert model._loss.own.power == 4
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"custom_objects: got .*without"):
+        fr.load_model(tmp_path / "m.safetensors")
+    with fr.custom_object_scope({"Near": Near}):
+        with pytest.raises(ValueError, match="without 'Cubic'"):
+            fr.load_model(tmp_path / "m.safetensors")
+        read = fr.load_model(tmp_path / "m.safetensors", {"Cubic": Cubic})
+        with fr.custom_object_scope({"Cubic": Cubic}):
+            again = fr.load_model(tmp_path / "m.safetensors")
+    x, y = np.ones((5, 4)), np.ones((5, 2))
+    for other in (read, again):
+        assert other.layers[1].kernel_regularizer.own.where == 3.0
+        assert other.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+
+
+def test_a_scope_ends_and_belongs_to_its_thread():
+    with ThreadPoolExecutor(1) as pool, fr.custom_object_scope({"Near": Near}) as scope:
+        assert isinstance(regularizers.get("Near").own, Near)
+        future = pool.submit(regularizers.get, "Near")
+        with pytest.raises(ValueError, match="regularizer: got 'Near'"):
+            future.result()
+        with scope:  # once more, and left by an error
+            pass
+        assert isinstance(regularizers.get("Near").own, Near)
+    with pytest.raises(ZeroDivisionError), scope:
+        assert 1 / 0
+    with pytest.raises(ValueError, match="regularizer: got 'Near'"):
+        regularizers.get("Near")
+    for bad in ([Near], {3: Near}, None):
+        with pytest.raises(TypeError, match="custom_objects: got"):
+            fr.custom_object_scope(bad)
