@@ -5,7 +5,8 @@ The peers take turns, round after round, and whoever is not on turn is stopped, 
 thread of one cannot slow another. Ratios are of one run: the machine is part of the number.
 
 `python -m bench sparsity` measures what exact zeros buy and cost instead, `python -m bench one_row`
-calls on single rows, `python -m bench activations` a step under each activation.
+calls on single rows, `python -m bench activations` a step under each activation; `python -m
+bench.sparse` and `bench.active` where leaving zeros out breaks even.
 """
 
 from __future__ import annotations

@@ -31,12 +31,19 @@ static const struct {
 };
 enum { N_EVEN = sizeof EVEN / sizeof *EVEN };
 
-/* The reader's product forward, its x'dz and its dz W'; the layer's own x'dz and dz W'. */
+/* The layer above l that does not just scale each unit: its reader. */
+static ptrdiff_t reader_of(const fr_network *net, ptrdiff_t l)
+{
+    bool scaled = l + 1 < net->n_layers && fr_layer_kinds[net->layers[l + 1].spec.kind].scales;
+    return l + 1 + scaled;
+}
+
+/* The reader's product forward, its x'dz and its dz W'; the layer's own x'dz and dz W', if it has a kernel. */
 static double saved_by_rest(const fr_network *net, ptrdiff_t l)
 {
-    const fr_layer *s = &net->layers[l].spec, *reader = &net->layers[l + 1].spec;
+    const fr_layer *s = &net->layers[l].spec, *reader = &net->layers[reader_of(net, l)].spec;
     ptrdiff_t above = 1 + (reader->trainable != 0) + (l >= net->first_trainable);
-    ptrdiff_t own = (s->trainable != 0) + (l > net->first_trainable);
+    ptrdiff_t own = net->layers[l].kernel < 0 ? 0 : (s->trainable != 0) + (l > net->first_trainable);
     return (double)(above * reader->n_out + own * s->n_in);
 }
 
@@ -63,10 +70,11 @@ static bool rests(const fr_network *net, const fr_layer *s)
  * products, in the network's own dtype. */
 static ptrdiff_t most_active(const fr_network *net, ptrdiff_t l)
 {
-    if (l + 1 >= net->n_layers || !net->native || net->pairs || net->sparse == FR_SPARSE_NEVER) return 0;
-    const fr_layer *s = &net->layers[l].spec, *reader = &net->layers[l + 1].spec;
-    if (s->kind != FR_LAYER_dense || reader->kind != FR_LAYER_dense || !rests(net, s)) return 0;
-    if (net->layers[l].turned || net->layers[l + 1].turned) return 0;
+    ptrdiff_t above = reader_of(net, l);
+    if (above >= net->n_layers || !net->native || net->pairs || net->sparse == FR_SPARSE_NEVER) return 0;
+    const fr_layer *s = &net->layers[l].spec, *reader = &net->layers[above].spec;
+    if (!fr_layer_kinds[s->kind].has_activation || reader->kind != FR_LAYER_dense || !rests(net, s)) return 0;
+    if (net->layers[l].turned || net->layers[above].turned) return 0;
     if (has_rates(s) || net->layers[l].is_given) return 0; /* their gradients are whole */
     if (net->layers[l].times > 1) return 0;
     if (net->sparse == FR_SPARSE_ALWAYS) return s->n_out;
@@ -81,6 +89,7 @@ bool fr_plan_active(fr_network *net)
         active_set *s = &net->layers[l].active;
         s->most = most_active(net, l);
         s->whole = false;
+        s->of = s->most > 0 ? l : l > 0 && reader_of(net, l - 1) == l + 1 ? net->layers[l - 1].active.of : -1;
         s->share = 1;
         fits = fits && s->most <= s->room;
     }
@@ -105,7 +114,10 @@ void fr_take_active(const fr_network *net, fr_arena *arena, layer *a, ptrdiff_t 
     terms = rest < 0 || terms < 0 || terms > PTRDIFF_MAX - rest ? -1 : terms + rest;
     s->start = fr_arena_take(arena, n_batch + n_panels, sizeof *s->start);
     s->column = fr_arena_take(arena, terms, sizeof *s->column);
-    s->y = fr_arena_take(arena, terms, net->size);
+    s->y = s->read = fr_arena_take(arena, terms, net->size);
+    bool scaled = reader_of(net, a - net->layers) > a - net->layers + 1;
+    if (scaled) s->read = fr_arena_take(arena, terms, net->size);
+    s->factor = scaled ? fr_arena_take(arena, terms, net->size) : NULL;
     s->d = fr_arena_take(arena, terms, net->size);
     bool keeps = net->kernels->keeps_slope[a->spec.activation];
     s->slope = keeps ? fr_arena_take(arena, terms, net->size) : NULL;
@@ -130,6 +142,36 @@ void fr_list_active(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdi
     run->kernels->pick(rows, &listed, slope.at, slope.width, gap(net, slope), s->slope);
 }
 
+/* The terms of a row panel in one of its list's arrays. */
+static void *terms_at(const training_run *run, const active_set *s, ptrdiff_t first, void *array)
+{
+    return fr_at(array, (ptrdiff_t)s->start[run->plan->order[first]], run->net->size);
+}
+
+static ptrdiff_t n_terms(const training_run *run, const active_set *s, ptrdiff_t first, ptrdiff_t rows)
+{
+    const int64_t *start = s->start + run->plan->order[first];
+    return (ptrdiff_t)(start[rows] - start[0]);
+}
+
+void fr_scale_active(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const layer *a = &run->net->layers[l];
+    const active_set *s = list_of(run->net, l);
+    fr_sparse_rows listed = active_rows(run, l, first, NULL);
+    matrix y = rows_of(run, l, a->y, first), factor = rows_of(run, l, a->factor, first);
+    run->kernels->pick(rows, &listed, y.at, y.width, gap(run->net, y), s->read);
+    run->kernels->pick(rows, &listed, factor.at, factor.width, gap(run->net, factor), s->factor);
+}
+
+void fr_scale_active_gradient(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+{
+    const active_set *s = list_of(run->net, l);
+    ptrdiff_t n = n_terms(run, s, first, rows);
+    void *d = terms_at(run, s, first, s->d);
+    run->kernels->multiply(1, n, d, n, terms_at(run, s, first, s->factor), n, d, n);
+}
+
 void fr_active_from_product(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
 {
     const fr_network *net = run->net;
@@ -138,13 +180,14 @@ void fr_active_from_product(const training_run *run, ptrdiff_t l, ptrdiff_t firs
     matrix w = {kernel_panel(net, reader, 0), reader->width, reader->spec.n_in};
     fr_sparse_rows listed = active_rows(run, l, first, NULL);
     run->kernels->listed_product(rows, reader->spec.n_out, &listed, dz.at, dz.width, gap(net, dz), w.at,
-                                 w.width, gap(net, w), net->layers[l].active.d);
+                                 w.width, gap(net, w), list_of(net, l)->d);
 }
 
-static void spread_dz(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
+/* dz of layer l's list, dense, as d of layer `to`. */
+static void spread_dz(const training_run *run, ptrdiff_t l, ptrdiff_t to, ptrdiff_t first, ptrdiff_t rows)
 {
     const layer *a = &run->net->layers[l];
-    matrix d = rows_of(run, l, a->d, first);
+    matrix d = rows_of(run, to, run->net->layers[to].d, first);
     fr_sparse_rows dz = active_rows(run, l, first, a->active.d);
     run->kernels->spread(rows, a->spec.n_out, &dz, d.at, d.width, gap(run->net, d));
 }
@@ -152,27 +195,40 @@ static void spread_dz(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptr
 /* A first layer that reads compressed rows takes its x'dz by their terms, from a dense dz. */
 static bool wants_dense(const training_run *run, ptrdiff_t l) { return l == 0 && run->plan->compressed; }
 
+/* dz of a list from the gradient of its outputs: of one row of all the panel's terms. */
+static void activation_gradient(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows,
+                                fr_regularizer activity)
+{
+    const layer *a = &run->net->layers[l];
+    const active_set *s = &a->active;
+    fr_backward_tile terms = {.rows = 1,
+                              .n = n_terms(run, s, first, rows),
+                              .y = terms_at(run, s, first, s->y),
+                              .slope = s->slope ? terms_at(run, s, first, s->slope) : NULL,
+                              .d = terms_at(run, s, first, s->d),
+                              .activity = activity};
+    run->kernels->backward[a->spec.activation](&terms);
+}
+
+void fr_backward_active_alone(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows,
+                              fr_regularizer activity)
+{
+    activation_gradient(run, l, first, rows, activity);
+    spread_dz(run, l, l - 1, first, rows);
+}
+
 void fr_backward_active(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows,
                         const fr_backward_tile *tile)
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[l];
-    const active_set *s = &a->active;
-    const int64_t *start = s->start + run->plan->order[first];
-    fr_sparse_rows dz = active_rows(run, l, first, s->d);
-    /* One row of all the panel's terms. */
-    fr_backward_tile terms = {.rows = 1,
-                              .n = (ptrdiff_t)(start[rows] - start[0]),
-                              .y = fr_at(s->y, (ptrdiff_t)start[0], net->size),
-                              .slope = s->slope ? fr_at(s->slope, (ptrdiff_t)start[0], net->size) : NULL,
-                              .d = fr_at(s->d, (ptrdiff_t)start[0], net->size),
-                              .activity = tile->activity};
-    run->kernels->backward[a->spec.activation](&terms);
+    fr_sparse_rows dz = active_rows(run, l, first, a->active.d);
+    activation_gradient(run, l, first, rows, tile->activity);
     if (tile->dbias) {
         memset(tile->dbias, 0, (size_t)(a->n_padded * net->size));
         run->kernels->add_listed(rows, &dz, tile->dbias);
     }
-    if (wants_dense(run, l)) spread_dz(run, l, first, rows);
+    if (wants_dense(run, l)) spread_dz(run, l, l, first, rows);
     if (l <= net->first_trainable) return;
     matrix dx = rows_of(run, l - 1, net->layers[l - 1].d, first);
     for (ptrdiff_t i = 0; i < a->spec.n_in; i += dx.width)
@@ -180,7 +236,7 @@ void fr_backward_active(const training_run *run, ptrdiff_t l, ptrdiff_t first, p
                            dx.width, column(net, dx, i), dx.width);
     if (!is_listed(run, l - 1, first)) return;
     fr_sparse_rows below = active_rows(run, l - 1, first, NULL);
-    run->kernels->pick(rows, &below, dx.at, dx.width, gap(net, dx), net->layers[l - 1].active.d);
+    run->kernels->pick(rows, &below, dx.at, dx.width, gap(net, dx), list_of(net, l - 1)->d);
 }
 
 void fr_settle_active(const training_run *run)
@@ -193,16 +249,15 @@ void fr_settle_active(const training_run *run)
         ptrdiff_t terms = 0;
         a->active.whole = true;
         for (ptrdiff_t p = 0; p < run->n_panels; p++) {
-            const int64_t *start = a->active.start + run->plan->order[p * n_rows];
             ptrdiff_t rows = smaller(n_rows, run->n_batch - p * n_rows);
             a->active.whole = a->active.whole && a->active.listed[p];
-            if (a->active.listed[p]) terms += (ptrdiff_t)(start[rows] - start[0]);
+            if (a->active.listed[p]) terms += n_terms(run, &a->active, p * n_rows, rows);
         }
         a->active.share = a->active.whole ? (double)terms / ((double)run->n_batch * (double)a->spec.n_out) : 1;
-        if (a->active.whole || l < net->first_trainable || wants_dense(run, l)) continue;
+        if (a->active.whole || l < net->first_trainable || a->kernel < 0 || wants_dense(run, l)) continue;
         for (ptrdiff_t p = 0; p < run->n_panels; p++)
             if (a->active.listed[p])
-                spread_dz(run, l, p * n_rows, smaller(n_rows, run->n_batch - p * n_rows));
+                spread_dz(run, l, l, p * n_rows, smaller(n_rows, run->n_batch - p * n_rows));
     }
 }
 

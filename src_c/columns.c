@@ -201,12 +201,13 @@ static block_source source_of(const training_run *run, const task *t, void *scra
     }
     if (!takes_gradients(run)) return s;
     fr_sparse_rows x = {0};
+    const active_set *below = list_of(net, t->layer - 1);
     if (compressed)
         x = nonzeros_of(&run->call->data, run->call->data.index, run->row);
     else if (a->active.whole)
         s.kind = TERMS_OF_DZ;
-    else if (t->layer > 0 && net->layers[t->layer - 1].active.whole)
-        x = active_rows(run, t->layer - 1, 0, net->layers[t->layer - 1].active.y);
+    else if (below && below->whole)
+        x = active_rows(run, t->layer - 1, 0, below->read);
     if (x.start) s.kind = TERMS_OF_X;
     if (s.kind == TERMS_OF_X) s.listed = terms_from(run, x, t->i, scratch);
     if (s.kind == TERMS_OF_DZ)

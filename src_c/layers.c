@@ -241,7 +241,7 @@ static double dense_forward(const training_run *run, ptrdiff_t l, ptrdiff_t firs
         nonzeros = nonzeros_of(data, data->index, run->row + first);
         in.nonzeros = &nonzeros;
     } else if (is_listed(run, l - 1, first)) {
-        nonzeros = active_rows(run, l - 1, first, net->layers[l - 1].active.y);
+        nonzeros = active_rows(run, l - 1, first, list_of(net, l - 1)->read);
         in.nonzeros = &nonzeros;
     } else {
         in.x = input_of(run, l, first);
@@ -304,12 +304,18 @@ static double activation_forward(const training_run *run, ptrdiff_t l, ptrdiff_t
     const layer *a = &run->net->layers[l];
     matrix y = rows_of(run, l, a->y, first);
     copy_panel(run->net, a, rows, input_of(run, l, first), y);
-    return fr_activate_rows(run->net, a, fr_activation_at(run->net, l, run->fused), rows, y,
-                            slope_of(run, l, first));
+    double activity = fr_activate_rows(run->net, a, fr_activation_at(run->net, l, run->fused), rows, y,
+                                       slope_of(run, l, first));
+    fr_list_active(run, l, first, rows);
+    return activity;
 }
 
 static void activation_backward(const training_run *run, ptrdiff_t l, ptrdiff_t first, ptrdiff_t rows)
 {
+    if (is_listed(run, l, first)) {
+        fr_backward_active_alone(run, l, first, rows, activation_tile(run, l, first, rows).activity);
+        return;
+    }
     activation_gradient(run, l, first, rows);
     copy_down(run, l, first, rows);
 }
@@ -362,6 +368,7 @@ static double noise_forward(const training_run *run, ptrdiff_t l, ptrdiff_t firs
         .iteration = (uint32_t)(run->call->iteration + run->steps_done),
     };
     run->kernels->noise[a->spec.kind](&tile);
+    if (is_listed(run, l, first)) fr_scale_active(run, l, first, rows);
     return 0;
 }
 
@@ -369,6 +376,10 @@ static void factor_backward(const training_run *run, ptrdiff_t l, ptrdiff_t firs
 {
     const fr_network *net = run->net;
     const layer *a = &net->layers[l];
+    if (is_listed(run, l, first)) {
+        fr_scale_active_gradient(run, l, first, rows);
+        return;
+    }
     matrix dy = rows_of(run, l, a->d, first), factor = rows_of(run, l, a->factor, first);
     matrix dx = rows_of(run, l - 1, net->layers[l - 1].d, first);
     for (ptrdiff_t o = 0; o < a->spec.n_out; o += a->width)
@@ -595,9 +606,9 @@ static void flatten_backward(const training_run *run, ptrdiff_t l, ptrdiff_t fir
 
 /* ---- the table ---- */
 
-#define DROPS                                                                                      \
-    {.valid = noise_valid, .setting = rate_setting, .take = take_factors, .forward = noise_forward, \
-     .backward = factor_backward}
+#define DROPS(alone)                                                                                \
+    {.valid = noise_valid, .setting = rate_setting, .scales = alone, .take = take_factors,         \
+     .forward = noise_forward, .backward = factor_backward}
 
 const layer_kind fr_layer_kinds[FR_N_LAYER_KINDS] = {
     [FR_LAYER_dense] = {.valid = dense_valid,
@@ -613,13 +624,13 @@ const layer_kind fr_layer_kinds[FR_N_LAYER_KINDS] = {
                              .forward = activation_forward,
                              .backward = activation_backward,
                              .infer = activation_infer},
-    [FR_LAYER_dropout] = DROPS,
+    [FR_LAYER_dropout] = DROPS(true),
     [FR_LAYER_gaussian_noise] = {.valid = noise_valid,
                                  .setting = stddev_setting,
                                  .forward = noise_forward,
                                  .backward = copy_down},
-    [FR_LAYER_gaussian_dropout] = DROPS,
-    [FR_LAYER_alpha_dropout] = DROPS,
+    [FR_LAYER_gaussian_dropout] = DROPS(true),
+    [FR_LAYER_alpha_dropout] = DROPS(false), /* it adds, too */
     [FR_LAYER_layer_normalization] = {.valid = normalization_valid,
                                       .setting = weight_setting,
                                       .normalizes = true,

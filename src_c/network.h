@@ -38,6 +38,8 @@ typedef struct {
     int64_t *start;       /* row r of row panel p from start[r + p] to start[r + p + 1] */
     int32_t *column;
     void *y, *d, *slope; /* as column; d: the gradient of y, then dz; slope where the layer has it */
+    void *read, *factor; /* as column: what the reader takes, y or where a layer between scales it, that; by factor */
+    ptrdiff_t of;        /* the layer whose list tells where this one's outputs are not 0; -1: none does */
     bool *listed;        /* (row panels) */
     bool whole;          /* all row panels of the batch are listed */
     double share;        /* of its units that are active; 1 where they are not listed */
@@ -176,6 +178,7 @@ typedef struct {
     bool normalizes; /* its kernel is gamma, its bias beta */
     bool by_columns; /* and its moments are the batch's */
     bool flattens;
+    bool scales;     /* y is what it reads times its factor */
     /* Training's buffers beside y and d, or NULL. */
     void (*take)(fr_network *net, fr_arena *arena, layer *a, ptrdiff_t n_batch);
     /* y from the y below; returns the activity penalty. */

@@ -319,9 +319,88 @@ def test_compact_while_units_are_listed(use, dtype):
         np.testing.assert_allclose(got, exact, rtol=0, atol=1e-9)
 
 
-def test_layers_between_and_other_products_take_all_units(use):
+BETWEEN = {
+    "dropout": lambda: [lambda: fr.Dropout(0.3, seed=1)],
+    "gaussian_dropout": lambda: [lambda: fr.GaussianDropout(0.3, seed=1)],
+    "no dropout": lambda: [lambda: fr.Dropout(0.0)],
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("backward", ["whole", "frozen", "clipped"])
+@pytest.mark.parametrize("between", BETWEEN)
+def test_through_a_layer_that_scales(use, between, backward, dtype):
+    x, y = rows_of(110, 21, dtype), rows_of(110, 5, dtype, 5)
+    use("always")
+    models = [deep(dtype=dtype, backend=b, between=BETWEEN[between]()) for b in (None, "reference")]
+    for model in models:
+        model.layers[0].trainable = backward != "frozen"
+    norm = 0.1 if backward == "clipped" else None
+    found, want = (
+        fitted(m, fr.Adam(0.01, global_clipnorm=norm), x, y, shuffle=False) for m in models
+    )
+    assert_near(found, want, dtype)
+    shares = models[0].network.active_shares()
+    if _engine.gemm() == "native":
+        assert max(shares[0], shares[2]) < 1 == shares[1] == shares[3]
+
+
+@DTYPES
+@pytest.mark.parametrize("activation", ["relu", CUT])
+@pytest.mark.parametrize("after", ["dense", "normalized", "dropped"])
+def test_an_activation_of_its_own_is_listed(use, after, activation, dtype):
+    """Its reader takes the list; what stands below, all units."""
+    x, y = rows_of(110, 21, dtype), rows_of(110, 5, dtype, 5)
+    use("always")
+
+    def alone():
+        return fr.Activation(activation, activity_regularizer=fr.L1(0.01))
+
+    between = [alone]
+    if after == "normalized":
+        between = [fr.LayerNormalization, alone]
+    if after == "dropped":
+        between = [alone, lambda: fr.Dropout(0.3, seed=1)]
+    models = [
+        deep(dtype=dtype, backend=b, between=between, activation="linear")
+        for b in (None, "reference")
+    ]
+    found, want = (fitted(m, fr.Adam(0.01), x, y, shuffle=False) for m in models)
+    assert_near(found, want, dtype)
+    shares = models[0].network.active_shares()
+    if _engine.gemm() == "native":
+        assert shares[1 + (after == "normalized")] < 1 == shares[0]
+
+
+@pytest.mark.parametrize(
+    "between", [fr.LayerNormalization, lambda: fr.AlphaDropout(0.3), lambda: fr.GaussianNoise(0.1)]
+)
+def test_what_does_not_keep_zeros_takes_all_units(use, between):
     use("always")
     x, y = rows_of(60, 21, "float32"), rows_of(60, 5, "float32", 5)
-    normal = deep(dtype="float32", between=[fr.LayerNormalization])
-    fitted(normal, fr.SGD(0.01), x, y)
-    assert set(normal.network.active_shares()) == {1.0}
+    model = deep(dtype="float32", between=[between])
+    fitted(model, fr.SGD(0.01), x, y)
+    assert set(model.network.active_shares()) == {1.0}
+
+
+@NATIVE
+def test_the_same_bits_through_dropout():
+    """Chosen by itself, on 1, 2 and 3 threads; the summary says which layer is listed."""
+    results = []
+    for n_threads in (1, 2, 3):
+        fr.set_random_seed(3)
+        layers = [fr.Dense(600, "relu"), fr.Dropout(0.2, seed=1), fr.Dense(128)]
+        model = fr.Sequential([fr.Input((64,)), *layers])
+        model.compile(fr.Adam(1e-4), "mse", n_threads=n_threads)
+        x = rows_of(300, 64, "float32")
+        weights = model.get_weights()
+        weights[1][:] = -np.quantile(x @ weights[0], 0.98)
+        model.set_weights(weights)
+        model.fit(x, rows_of(300, 128, "float32"), 200, 2, verbose=0, shuffle=False)
+        assert model.network.active_shares()[0] < 0.03
+        results.append(model.get_weights())
+    for other in results[1:]:
+        assert all((a == b).all() for a, b in zip(results[0], other, strict=True))
+    lines = []
+    model.summary(lines.append)
+    assert sum("trains sparse" in line for line in lines) == 1

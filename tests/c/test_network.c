@@ -1542,7 +1542,8 @@ static double active_of(const fr_network *network, ptrdiff_t layer)
     return share;
 }
 
-/* Two layers whose outputs are listed, and a third that reads the second. */
+/* Two layers whose outputs are listed, and a third that reads the second; between them what scales each unit, or
+ * the second activation alone. */
 static void active_case(fr_dtype dtype, int variant)
 {
     static const int kinds[] = {FR_ACTIVATION_relu, FR_ACTIVATION_relu6, FR_ACTIVATION_leaky_relu,
@@ -1553,7 +1554,7 @@ static void active_case(fr_dtype dtype, int variant)
     int first = kinds[variant % 5], second = kinds[variant / 5 % 5];
     bool compressed = variant % 3 == 1;
     test_case("active sets %d %s %s %s", variant, name_of(dtype), fr_isa(), fr_gemm());
-    fr_layer layers[] = {
+    const fr_layer parts[] = {
         {.kind = FR_LAYER_dense,
          .n_in = 21,
          .n_out = 70,
@@ -1578,13 +1579,29 @@ static void active_case(fr_dtype dtype, int variant)
          .use_bias = 1,
          .trainable = variant % 7 != 4},
     };
+    bool scaled = variant % 5 < 2, alone = variant % 11 == 3;
+    fr_layer layers[5], drops = {.kind = FR_LAYER_dropout, .n_in = 70, .n_out = 70, .rate = 0.25};
+    int n = 0;
+    layers[n++] = parts[0];
+    if (scaled) layers[n++] = drops;
+    layers[n++] = parts[1];
+    if (alone) {
+        layers[n - 1].activation = FR_ACTIVATION_linear;
+        layers[n++] = (fr_layer){.kind = FR_LAYER_activation,
+                                 .n_in = 45,
+                                 .n_out = 45,
+                                 .activation = second,
+                                 .curve = curve,
+                                 .activity = {0.02, 0}};
+    }
+    layers[n++] = parts[2];
     fr_training call = make_call(dtype, FR_LOSS_categorical_crossentropy, 110, 21, 5);
     fr_data rows = compress_data(dtype, &call.data, 21, 4);
     call.optimizer = optimizers[variant % N_OPTIMIZERS];
     call.n_threads = 1 + variant % 3;
     call.batch_size = 50; /* two row panels; the last batch has 10 rows */
     CHECK(fr_sparse_choose("always") == FR_OK, "always");
-    pair p = create_pair(dtype, layers, 3);
+    pair p = create_pair(dtype, layers, n);
     CHECK(fr_sparse_choose(NULL) == FR_OK, "auto");
     CHECK(active_of(p.network, 0) == 1, "active before a step");
     begin_slots(p.model, &call.optimizer);
