@@ -564,7 +564,8 @@ def fit(
         raise FloatingPointError("a weight is not finite before the first step")
     position = resume or Position(epochs.start, n, batch_size)
     position.n_rows, position.batch_size = n, batch_size
-    position.freeze()
+    if resume is not None:
+        position.freeze()
     callbacks.call("on_train_begin")
     callbacks.set_state(position.callbacks)
     model.position, position.running = position, callbacks
