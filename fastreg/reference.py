@@ -490,7 +490,7 @@ def kl_penalty(y: ArrayLike, kl: float, rate: float) -> float:
     TypeError, ValueError : naming the argument that does not fit.
 
     >>> round(kl_penalty([[0.0, 0.2], [0.4, 0.8]], kl=1.0, rate=0.2), 6)
-    0.446287
+    0.38549
     """
     return _kl_penalty(*inputs.check_kl_penalty(y, kl, rate))
 

@@ -348,7 +348,7 @@ class KLSparsity(Regularizer):
     >>> import numpy as np
     >>> y = np.array([[0.0, 0.2], [0.4, 0.8]])  # means 0.2 and 0.5
     >>> round(KLSparsity(1.0, rate=0.2)(y), 6)
-    0.446287
+    0.38549
     >>> KLSparsity(1.0, rate=0.2).gradient(y)
     array([[0. , 1.2],
            [0. , 1.2]])
