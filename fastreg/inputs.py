@@ -405,6 +405,23 @@ def check_sample_weight(argument: str, w: ArrayLike, n_rows: int, dtype: DTypeLi
     return array
 
 
+def weight_of_vectors(argument: str, w: ArrayLike, n_rows: int, outer: tuple[int, ...]) -> Array:
+    """Weights (n_rows,) or (n_rows, *outer), as one for each vector along a row's last axis.
+
+    >>> weight_of_vectors("sample_weight", [1, 2], 2, (3,))
+    array([1, 1, 1, 2, 2, 2])
+    >>> weight_of_vectors("sample_weight", [[1, 2], [3, 4]], 2, (2,))
+    array([1, 2, 3, 4])
+    """
+    array = _real(argument, w)
+    if array.shape == (n_rows,):
+        return np.repeat(array, math.prod(outer))
+    if array.shape != (n_rows, *outer):
+        words = ", ".join(map(str, (n_rows, *outer)))
+        raise ValueError(f"{argument}: got shape {array.shape}; ({n_rows},) or ({words}) is needed")
+    return array.ravel()
+
+
 def check_class_weight(
     class_weight: Mapping[int, float], y: Array, loss: str, n_out: int, dtype: DTypeLike
 ) -> Array:
@@ -441,6 +458,28 @@ def check_class_weight(
         labels = y.argmax(axis=1) if n_out > 1 else (y[:, 0] > 0.5).astype(np.intp)
     sample_weight: Array = weights[labels]
     return sample_weight
+
+
+def check_weights(
+    argument: str, values: Sequence[ArrayLike], shapes: Sequence[tuple[int, ...]]
+) -> list[Array]:
+    """`values` as arrays of real numbers of those `shapes`.
+
+    >>> check_weights("weights", [[1.0, 2.0]], [(3,)])
+    Traceback (most recent call last):
+    ValueError: weights[0]: got shape (2,); (3,) is needed
+    """
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+        raise TypeError(f"{argument}: got {type(values).__name__}; a list of arrays is needed")
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        raise TypeError(f"{argument}: got an array without axes; a list of arrays is needed")
+    if len(values) != len(shapes):
+        raise ValueError(f"{argument}: got {len(values)} arrays; {len(shapes)} are needed")
+    arrays = [_real(f"{argument}[{i}]", value) for i, value in enumerate(values)]
+    for i, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
+        if array.shape != shape:
+            raise ValueError(f"{argument}[{i}]: got shape {array.shape}; {shape} is needed")
+    return arrays
 
 
 def check_out(

@@ -21,7 +21,15 @@ from numpy.typing import ArrayLike, NDArray
 from fastreg import activations, constraints, initializers, regularizers
 from fastreg.config import DTYPES
 from fastreg.errors import check_choice, check_int, check_real
-from fastreg.inputs import Bound, Groups, OwnActivity, check_features, check_rate, flat_rows
+from fastreg.inputs import (
+    Bound,
+    Groups,
+    OwnActivity,
+    check_features,
+    check_rate,
+    check_weights,
+    flat_rows,
+)
 from fastreg.schedules import LearningRateSchedule, now, or_schedule, serialize_if_schedule
 from fastreg.serialization import Registry, check_bool, known_arguments, snake_case
 
@@ -373,30 +381,6 @@ class Layer:
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """A new layer, not built, with the settings that `get_config` described."""
         return cls(**known_arguments(cls, config, cls.keras_only))
-
-
-def check_weights(
-    argument: str, values: Sequence[ArrayLike], shapes: Sequence[tuple[int, ...]]
-) -> list[Array]:
-    """`values` as arrays of real numbers of those `shapes`.
-
-    >>> check_weights("weights", [[1.0, 2.0]], [(3,)])
-    Traceback (most recent call last):
-    ValueError: weights[0]: got shape (2,); (3,) is needed
-    """
-    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
-        raise TypeError(f"{argument}: got {type(values).__name__}; a list of arrays is needed")
-    if isinstance(values, np.ndarray) and values.ndim == 0:
-        raise TypeError(f"{argument}: got an array without axes; a list of arrays is needed")
-    if len(values) != len(shapes):
-        raise ValueError(f"{argument}: got {len(values)} arrays; {len(shapes)} are needed")
-    arrays = [np.asarray(value) for value in values]
-    for i, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{argument}[{i}]: got dtype {array.dtype}; real numbers are needed")
-        if array.shape != shape:
-            raise ValueError(f"{argument}[{i}]: got shape {array.shape}; {shape} is needed")
-    return arrays
 
 
 class Input(Layer):

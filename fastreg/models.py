@@ -49,7 +49,6 @@ from fastreg.layers import (
     Noise,
     auto_name,
     check_name,
-    check_weights,
     deserialize,
     serialize,
 )
@@ -633,7 +632,7 @@ class Sequential:
         with self._core.lock:
             network = self.network
             shapes = [array.shape for array in network.get_weights()]
-            checked = check_weights("weights", weights, shapes)
+            checked = inputs.check_weights("weights", weights, shapes)
             network.set_weights([np.ascontiguousarray(a, dtype=self._dtype) for a in checked])
 
     def count_params(self) -> int:
@@ -1143,7 +1142,9 @@ class Sequential:
         if sample_weight is not None:
             name = f"{prefix}sample_weight"
             if self._outer_after:
-                sample_weight = self._weight_of_each(name, sample_weight)
+                sample_weight = inputs.weight_of_vectors(
+                    name, sample_weight, n // self._together, self._outer_after
+                )
             weight = inputs.check_sample_weight(name, sample_weight, n, self._dtype)
         elif class_weight is not None and self._outer_after:
             raise ValueError("class_weight: rows of several axes have no class; use sample_weight")
@@ -1152,16 +1153,6 @@ class Sequential:
                 class_weight, targets, loss, self._n_out, self._dtype
             )
         return self._task, Data(rows, targets, weight)
-
-    def _weight_of_each(self, argument: str, weight: ArrayLike) -> ArrayLike:
-        """Of each vector along the last axis: that of its row of x, or its own."""
-        array = np.asarray(weight)
-        if array.ndim == 1:
-            return np.repeat(array, self._together)
-        if array.shape[1:] != self._outer_after:
-            words = ", ".join(map(str, self._outer_after))
-            raise ValueError(f"{argument}: got shape {array.shape}; (n,) or (n, {words}) is needed")
-        return array.ravel()
 
     def _takes_any_targets(self) -> bool:
         """Whether any finite numbers, one a column, are targets of the engine's loss."""
@@ -1603,7 +1594,7 @@ class Sequential:
         if n_slots > 0:
             shapes = [weights[name].shape for name in names]
             slots = [[arrays[f"slots/{n}/{name}"] for name in names] for n in range(n_slots)]
-            checked = [check_weights("slots", slot, shapes) for slot in slots]
+            checked = [inputs.check_weights("slots", slot, shapes) for slot in slots]
             self.network.set_slots([[a.astype(self._dtype) for a in slot] for slot in checked])
         random = found.get("random")
         if random is not None:

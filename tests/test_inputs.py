@@ -9,7 +9,9 @@ from fastreg.inputs import (
     check_out,
     check_sample_weight,
     check_targets,
+    check_weights,
     is_finite,
+    weight_of_vectors,
 )
 
 DTYPES = ["float32", "float64"]
@@ -235,6 +237,37 @@ def test_sample_weights(dtype):
         check_sample_weight("w", np.ones((3, 1)), 3, dtype)
     with pytest.raises(TypeError, match=r"^w: got dtype <U1"):
         check_sample_weight("w", ["a", "b", "c"], 3, dtype)
+
+
+MASKED = np.ma.masked_array(np.ones((2, 3)), mask=True)
+
+
+@pytest.mark.parametrize(
+    ("w", "error", "words"),
+    [
+        (MASKED, TypeError, "w: got a masked array"),
+        ([[1], [2, 3]], ValueError, "w: got no array, but rows of unequal length"),
+        ([["a"] * 3] * 2, TypeError, "w: got dtype <U1"),
+        (np.ones((2, 2)), ValueError, r"w: got shape \(2, 2\); \(2,\) or \(2, 3\) is needed"),
+        (np.ones(3), ValueError, r"w: got shape \(3,\); \(2,\) or \(2, 3\) is needed"),
+    ],
+)
+def test_weights_of_vectors_that_are_none(w, error, words):
+    with pytest.raises(error, match=words):
+        weight_of_vectors("w", w, 2, (3,))
+
+
+@pytest.mark.parametrize(
+    ("w", "error", "words"),
+    [
+        (MASKED, TypeError, r"w\[0\]: got a masked array"),
+        ([[1], [2, 3]], ValueError, r"w\[0\]: got no array, but rows of unequal length"),
+        ([["a"] * 3] * 2, TypeError, r"w\[0\]: got dtype <U1"),
+    ],
+)
+def test_weights_of_layers_that_are_none(w, error, words):
+    with pytest.raises(error, match=words):
+        check_weights("w", [w], [(2, 3)])
 
 
 @pytest.mark.parametrize(
