@@ -482,6 +482,33 @@ def check_weights(
     return arrays
 
 
+def read_only(array: Array) -> Array:
+    """A view of `array` that cannot be written to, for code of a user's own.
+
+    >>> read_only(np.zeros(2)).flags.writeable
+    False
+    """
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def check_answer(argument: str, found: Any, shape: tuple[int, ...]) -> Array:
+    """What an object of a user's own gave, as an array of real numbers of `shape`.
+
+    >>> check_answer("value", 0.5, ())
+    array(0.5)
+    >>> check_answer("gradient", [1, 2], (3,))
+    Traceback (most recent call last):
+    ValueError: gradient: got int64 of shape (2,); real numbers of shape (3,) are needed
+    """
+    array = _as_array(argument, found)
+    if array.shape != shape or array.dtype.kind not in "biuf":
+        words = f"real numbers of shape {shape} are" if shape else "a real number is"
+        raise ValueError(f"{argument}: got {array.dtype} of shape {array.shape}; {words} needed")
+    return array
+
+
 def check_out(
     out: Array | None,
     shape: tuple[int, ...],

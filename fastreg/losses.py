@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from fastreg import functional
 from fastreg.errors import check_real
-from fastreg.inputs import LossSettings
+from fastreg.inputs import LossSettings, check_answer, read_only
 from fastreg.serialization import (
     Configurable,
     Registry,
@@ -398,13 +398,13 @@ class Custom(Loss):
 
     def rows(self, y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
         """The loss of each row, (n,) float64."""
-        found = np.asarray(self.own.value(_read_only(y_true), _read_only(y_pred)))
-        return _of_shape((len(y_pred),), found, f"value of {self!r}").astype(np.float64)
+        found = self.own.value(read_only(y_true), read_only(y_pred))
+        return check_answer(f"value of {self!r}", found, (len(y_pred),)).astype(np.float64)
 
     def slopes(self, y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
         """The gradient of each row's loss by its outputs, (n, n_out) like `y_pred`."""
-        found = np.asarray(self.own.gradient(_read_only(y_true), _read_only(y_pred)))
-        return _of_shape(y_pred.shape, found, f"gradient of {self!r}").astype(y_pred.dtype)
+        found = self.own.gradient(read_only(y_true), read_only(y_pred))
+        return check_answer(f"gradient of {self!r}", found, y_pred.shape).astype(y_pred.dtype)
 
     def total(self, y_pred: np.ndarray, y_true: np.ndarray, weight: np.ndarray | None) -> float:
         """The sum over rows of weight times loss."""
@@ -432,21 +432,6 @@ class Custom(Loss):
     ) -> np.ndarray:
         weight = None if sample_weight is None else np.asarray(sample_weight)
         return self.step(np.asarray(y_pred), np.asarray(y_true), weight)[1]
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-def _of_shape(shape: tuple[int, ...], found: np.ndarray, argument: str) -> np.ndarray:
-    if found.shape != shape or found.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{argument}: got {found.dtype} of shape {found.shape}; real numbers of shape "
-            f"{shape} are needed"
-        )
-    return found
 
 
 REGISTRY: Registry[Loss] = Registry(

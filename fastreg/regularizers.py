@@ -16,7 +16,7 @@ import numpy as np
 
 from fastreg import functional, inputs
 from fastreg.errors import check_choice, check_real
-from fastreg.inputs import Grouping
+from fastreg.inputs import Grouping, check_answer, read_only
 from fastreg.schedules import LearningRateSchedule, now, or_schedule, serialize_if_schedule
 from fastreg.serialization import Configurable, Registry
 
@@ -421,7 +421,7 @@ class Custom(Whole):
     `get`, and so every layer, makes one of such an object. With `prox` and SGD's
     `l1_step="proximal"` a step ends by it, with `learning_rate / (1 - momentum)` as its step,
     instead of following the gradient. A file holds its name and what its `get_config` gives, and no
-    code: see `load_model`.
+    code: see `load_model`. What it is given cannot be written to.
 
     Examples
     --------
@@ -445,30 +445,21 @@ class Custom(Whole):
         return repr(self.own)
 
     def value(self, w: np.ndarray) -> float:
-        found = np.asarray(self.own.value(w))
-        if found.shape != ():
-            raise ValueError(f"value: got an array of shape {found.shape} of {self!r}; a number")
-        return float(found)
+        return float(check_answer(f"value of {self!r}", self.own.value(read_only(w)), ()))
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
-        return _like(w, self.own.gradient(w), f"gradient of {self!r}")
+        return _like(w, self.own.gradient(read_only(w)), f"gradient of {self!r}")
 
     @property
     def prox(self) -> Callable[[np.ndarray, float], np.ndarray] | None:
         own = getattr(self.own, "prox", None)
         if own is None:
             return None
-        return lambda w, step: _like(w, own(w, step), f"prox of {self!r}")
+        return lambda w, step: _like(w, own(read_only(w), step), f"prox of {self!r}")
 
 
 def _like(w: np.ndarray, found: Any, argument: str) -> np.ndarray:
-    array = np.asarray(found)
-    if array.shape != w.shape or array.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{argument}: got {array.dtype} of shape {array.shape}; real numbers of shape "
-            f"{w.shape} are needed"
-        )
-    return array.astype(w.dtype, copy=False)
+    return check_answer(argument, found, w.shape).astype(w.dtype, copy=False)
 
 
 @dataclass(frozen=True, init=False)

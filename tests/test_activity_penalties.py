@@ -530,7 +530,14 @@ def test_what_does_not_fit_changes_nothing(backend):
     for method, given, error, words in [
         ("gradient", np.zeros(3), ValueError, r"gradient of .*Broken.*got float64 of shape \(3,\)"),
         ("gradient", "no", ValueError, "gradient of .*Broken"),
-        ("value", np.zeros(2), ValueError, r"value: got an array of shape \(2,\)"),
+        ("gradient", [[1], [2, 3]], ValueError, "gradient of .*Broken.*unequal length"),
+        (
+            "value",
+            np.zeros(2),
+            ValueError,
+            r"value of .*got float64 of shape \(2,\); a real",
+        ),
+        ("value", None, ValueError, "value of .*Broken.*a real number is needed"),
         ("value", float("nan"), FloatingPointError, "not finite"),
         ("gradient", np.full((90, 24), np.inf), FloatingPointError, "not finite"),
     ]:

@@ -200,7 +200,10 @@ def test_what_does_not_fit_changes_nothing(backend):
             r"gradient of .*Broken.*got float64 of shape \(3,\)",
         ),
         (Broken(gradient="no"), ValueError, "gradient of .*Broken"),
-        (Broken(value=np.zeros(2)), ValueError, r"value: got an array of shape \(2,\)"),
+        (Broken(gradient=[[1], [2, 3]]), ValueError, "gradient of .*Broken.*unequal length"),
+        (Broken(value=np.zeros(2)), ValueError, r"value of .*got float64 of shape \(2,\); a real"),
+        (Broken(value="no"), ValueError, "value of .*Broken.*a real number is needed"),
+        (Broken(value=1j), ValueError, "value of .*Broken.*a real number is needed"),
         (Broken(value=float("nan")), FloatingPointError, "not finite"),
     ]:
         made = model(backend, "adam", broken)
@@ -210,6 +213,21 @@ def test_what_does_not_fit_changes_nothing(backend):
         for a, b in zip(before, made.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
         assert made.optimizer.iterations == 0
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("method", ["value", "gradient"])
+@pytest.mark.parametrize("of", ["kernel_regularizer", "bias_regularizer", "activity_regularizer"])
+def test_an_object_of_ones_own_cannot_write_to_what_it_is_given(of, method, backend):
+    own = Smooth(0.1)
+    setattr(own, method, lambda w: w.fill(0))
+    made = fr.Sequential([fr.Input((4,)), fr.Dense(2, **{of: own})], backend=backend)
+    made.compile("sgd", "mse")
+    before = made.get_weights()
+    with pytest.raises(ValueError, match="read-only"):
+        made.train_on_batch(np.ones((3, 4)), np.ones((3, 2)))
+    for a, b in zip(before, made.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_what_is_said_and_refused(tmp_path, capsys):
