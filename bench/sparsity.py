@@ -192,10 +192,11 @@ def paths() -> list[tuple[str, ...]]:
     def fit(sizes: tuple[int, ...]) -> Any:
         return network(1e-3, fr.Adam(1e-3, l1_step="cumulative"), sizes)
 
-    def least_squares() -> Any:
+    def linear(regularizer: Any, units: int = 1, classes: bool = False) -> Any:
         fr.set_random_seed(0)
-        model = fr.Sequential([fr.Input((200,)), fr.Dense(1, kernel_regularizer="l1")])
-        model.compile("sgd", "mse")
+        layer = fr.Dense(units, "sigmoid" if classes else None, kernel_regularizer=regularizer)
+        model = fr.Sequential([fr.Input((200,)), layer])
+        model.compile("sgd", "binary_crossentropy" if classes else "mse")
         return model
 
     x, y = rows(8192, 128, 20)
@@ -203,6 +204,8 @@ def paths() -> list[tuple[str, ...]]:
     rng = np.random.default_rng(4)
     wide = rng.standard_normal((1000, 200))
     target = wide[:, :20] @ rng.standard_normal(20) + rng.standard_normal(1000)
+    targets = np.stack([target, target**2 / 30, target + wide[:, 3]], axis=1)
+    signs = (target > 0).astype(float)[:, np.newaxis]
     cases: dict[str, tuple[Callable[[], Any], Any, Any, dict[str, Any]]] = {
         "128-256-10, fit": (lambda: fit((128, 256, 10)), x, y, {"epochs": 20, "batch_size": 128}),
         "64-64-10, fit": (
@@ -213,7 +216,10 @@ def paths() -> list[tuple[str, ...]]:
         ),
         "128-10, polish": (lambda: network(1e-3, fr.SGD(), (128, 10)), x, y, {}),
         "64-10, polish": (lambda: network(1e-3, fr.SGD(), (64, 10)), small, labels, {}),
-        "200-1 Lasso, polish": (least_squares, wide, target, {}),
+        "200-1 Lasso, polish": (lambda: linear("l1"), wide, target, {}),
+        "200-1 elastic net, polish": (lambda: linear(fr.L1L2(0.01, 0.01)), wide, target, {}),
+        "200-3 group lasso, polish": (lambda: linear(fr.GroupL1(0.01), 3), wide, targets, {}),
+        "200-1 logistic, polish": (lambda: linear("l1", classes=True), wide, signs, {}),
     }
     found = [("model", "rows", "path s", "cold fit ms", "path / cold")]
     for name, (make, data, truth, options) in cases.items():
@@ -223,8 +229,38 @@ def paths() -> list[tuple[str, ...]]:
         options |= {"warm_start": False, "n_jobs": 1, "verbose": 0}
         fr.regularization_path(make(), data, truth, path.strengths, **options)
         cold = (time.perf_counter() - begun) / len(path)
-        cells = (f"{taken:.2f}", f"{cold * 1e3:.1f}", f"{taken / cold:.1f}")
+        cells = (f"{taken:.3f}", f"{cold * 1e3:.1f}", f"{taken / cold:.1f}")
         found.append((name, f"{len(data)}", *cells))
+    return found + peers_paths(wide, target, signs)
+
+
+def peers_paths(x: np.ndarray, y: np.ndarray, signs: np.ndarray) -> list[tuple[str, ...]]:
+    """Rows of the table: scikit-learn's own paths of the same problems, at its own tolerances."""
+    from sklearn.linear_model import LogisticRegression, enet_path, lasso_path
+
+    centred, t = x - x.mean(axis=0), y - y.mean()  # they fit no intercept
+    labels = signs.ravel()
+    top = np.abs(x.T @ (labels - labels.mean())).max() / len(x)
+
+    def logistic() -> None:
+        model = LogisticRegression(l1_ratio=1, solver="saga", warm_start=True, max_iter=1000)
+        for strength in top * np.geomspace(1, 1e-3, 50):
+            model.set_params(C=1 / (len(x) * strength)).fit(x, labels)
+
+    def elastic() -> None:
+        # It keeps the ratio of l1 to l2 along the path; ours keeps l2.
+        enet_path(centred, t, l1_ratio=0.5, n_alphas=50, eps=1e-3)
+
+    actions = {
+        "scikit-learn lasso_path": lambda: lasso_path(centred, t, n_alphas=50, eps=1e-3),
+        "scikit-learn enet_path": elastic,
+        "scikit-learn LogisticRegression (saga)": logistic,
+    }
+    found = []
+    for name, action in actions.items():
+        begun = time.perf_counter()
+        action()
+        found.append((name, f"{len(x)}", f"{time.perf_counter() - begun:.3f}", "", ""))
     return found
 
 

@@ -250,6 +250,13 @@ cdef extern from "fastreg.h" nogil:
                                         const void *w, const fr_groups *groups, void *dw)
     fr_status fr_group_prox(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, void *w, double step,
                             double l1, const fr_groups *groups)
+    ctypedef struct fr_quadratic:
+        ptrdiff_t n, n_out
+        const double *h
+        const double *l1
+        const double *group
+    fr_status fr_quadratic_descend(const fr_quadratic *q, double tol, ptrdiff_t max_sweeps,
+                                   double *w, double *g, double *residual) nogil
     fr_status fr_loss(fr_dtype dtype, int loss, fr_loss_settings settings, ptrdiff_t rows,
                       ptrdiff_t n, const void *y_true, const void *y_pred, const void *weight,
                       double *value, void *dy)

@@ -910,6 +910,23 @@ def group_prox(double step, groups, double l1, cnp.ndarray out):
     _check(fr_group_prox(_dtype(out), out.shape[0], out.shape[1], _data(out), step, l1, &described))
 
 
+def quadratic_descend(cnp.ndarray h, cnp.ndarray l1, cnp.ndarray group, double tol,
+                      ptrdiff_t max_sweeps, cnp.ndarray w, cnp.ndarray g):
+    """Moves w and g, (n_out, n); returns the residual."""
+    cdef fr_quadratic q
+    cdef double residual = 0
+    cdef double *w_ = <double *>_data(w)
+    cdef double *g_ = <double *>_data(g)
+    cdef fr_status status
+    q.n, q.n_out = w.shape[1], w.shape[0]
+    q.h, q.l1 = <const double *>_data(h), <const double *>_data(l1)
+    q.group = <const double *>_data(group)
+    with nogil:
+        status = fr_quadratic_descend(&q, tol, max_sweeps, w_, g_, &residual)
+    _check(status)
+    return residual
+
+
 cdef tuple _batch_of(rows, ptrdiff_t first, ptrdiff_t n):
     """(y, sample_weight) of n rows, from index[first] on, that nobody can write to."""
     y, weight, index = rows

@@ -335,6 +335,24 @@ def group_prox(
     return out
 
 
+def quadratic_descend(
+    h: Array, l1: Array, group: Array, tol: float, max_sweeps: int, w: Array, g: Array
+) -> float:
+    """Coordinate descent of f(w) + sum over inputs j of l1_j sum |w_j| + group_j norm(w_j).
+
+    f is a quadratic with second derivative `h` (n, n) for each unit. Moves w (n_out, n) and the
+    gradient of f there, g, until no element of the subgradient nearest to 0 is above `tol`, or
+    for `max_sweeps`; returns the largest (Friedman, Hastie and Tibshirani 2010). All arrays are
+    contiguous float64 of these shapes, which is not checked: `fastreg.objective` makes them.
+
+    >>> import numpy as np
+    >>> w, g = np.zeros((1, 1)), np.array([[-3.0]])  # w^2 - 3 w + |w|
+    >>> quadratic_descend(np.array([[2.0]]), np.ones(1), np.zeros(1), 1e-9, 5, w, g), w
+    (0.0, array([[1.]]))
+    """
+    return float(_engine.quadratic_descend(h, l1, group, tol, max_sweeps, w, g))
+
+
 def loss(
     name: str | LossLike,
     y_true: ArrayLike,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -787,23 +787,33 @@ def resolve_groups(
     >>> resolve_groups((3, 4), 0.5, [[2, 0]]).weight
     array([1.41421356])
     """
-    n_in, n_out = shape
     grouping = check_grouping(groups)
-    sizes = check_group_sizes(grouping, sizes)
-    lists = [(i,) for i in range(n_in)] if grouping == "rows" else grouping
+    unit = _unit_groups(tuple(shape), grouping, check_group_sizes(grouping, sizes))
+    return unit._replace(weight=group_l1 * unit.weight)
+
+
+@lru_cache(maxsize=32)  # a path asks for the same ones at every step
+def _unit_groups(shape: tuple[int, ...], grouping: Any, sizes: Any) -> Groups:
+    """Of checked arguments, with group_l1 = 1; its arrays are not to be written to."""
+    n_in, n_out = shape
     order = np.arange(n_in, dtype=np.intp)
     if grouping == "columns":
         count, own, start = n_out, np.full(n_out, n_in), np.zeros(n_out + 1, np.intp)
+    elif grouping == "rows":
+        count, own, start = n_in, np.full(n_in, n_out), np.arange(n_in + 1, dtype=np.intp)
     else:
-        named = np.array([i for group in lists for i in group], dtype=np.intp)
+        named = np.array([i for group in grouping for i in group], dtype=np.intp)
         if named.max() >= n_in:
             raise ValueError(f"groups: got input {named.max()}; the kernel has {n_in} inputs")
-        lengths = np.array([len(group) for group in lists])
-        count, own = len(lists), lengths * n_out
+        lengths = np.array([len(group) for group in grouping])
+        count, own = len(grouping), lengths * n_out
         start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.intp)
         order = np.concatenate([named, np.setdiff1d(order, named)])
     size = np.broadcast_to(own if sizes is None else np.asarray(sizes, float), (count,))
-    return Groups(grouping == "columns", group_l1 * np.sqrt(size), start, order)
+    found = Groups(grouping == "columns", np.sqrt(size), start, order)
+    for array in (found.weight, start, order):
+        array.flags.writeable = False
+    return found
 
 
 def check_group_penalty(

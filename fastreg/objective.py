@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastreg import functional, inputs
 from fastreg.curvature import Curvature
 from fastreg.inputs import LossLike
 from fastreg.layers import Layer
@@ -25,6 +26,7 @@ Array = NDArray[Any]
 MakeNetwork = Callable[[list[dict[str, Any]], str], Network]
 
 ROWS_AT_ONCE = 4096  # of a gradient: bounds the memory it takes
+HESSIAN_BYTES = 2**25  # of a second derivative that is kept
 
 # A step of gradient descent with rate 1 moves a weight by its gradient.
 _DESCENT = {"kind": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
@@ -75,6 +77,7 @@ class Objective:
         self._loss, self._n_threads = loss, n_threads
         without_l1 = {"kernel_l1": 0.0, "bias_l1": 0.0, "kernel_groups": None}
         described = [layer.describe(step) or {} for layer in layers]
+        self._described = described
         self._network = make([{**layer, **without_l1} for layer in described], "float64")
         if any(layer.get("activity_rate") or layer.get("activity_own") for layer in described):
             self.rows_at_once = len(data.x)  # penalties of all of a batch
@@ -88,6 +91,7 @@ class Objective:
         ends = np.cumsum([a.size for a, free in zip(arrays, self._free, strict=True) if free])
         self.pieces = [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         self._step, self.data_loss = step, np.nan
+        self._last: tuple[Array, Array] | None = None  # where the last gradient was, and it
         self.begin_anew(arrays)
 
     def begin_anew(self, weights: Sequence[Array]) -> None:
@@ -150,7 +154,67 @@ class Objective:
                 here = w[piece].reshape(shape)
                 value += whole.value(here)
                 gradient[piece] += whole.gradient(here).ravel()
+        self._last = w.copy(), gradient
         return value, gradient
+
+    def second_derivative(self) -> Array | None:
+        """Of f by the weights into one unit, (n, n), its bias last, where it is the same anywhere.
+
+        That is a linear layer under squared loss. None for any other, where there are more columns
+        than rows, and where it is too large to keep.
+        """
+        x, _, weight = self._data
+        if [layer.get("kind") for layer in self._described] != ["dense"]:
+            return None
+        (layer,) = self._described
+        active = layer["activity_l1"] or layer["activity_l2"]
+        n = layer["n_in"] + layer["use_bias"]
+        other = layer["activation"] != "linear" or active or self._whole or not layer["trainable"]
+        name, settings = inputs.loss_parts(self._loss)
+        squared = name == "mean_squared_error" and settings is not None  # None: one's own
+        if not squared or other or n > len(x) or 8 * n * n > HESSIAN_BYTES:
+            return None
+        root = np.ones(len(x)) if weight is None else np.sqrt(weight)
+        bias = root[:, np.newaxis][:, : layer["use_bias"]]
+        if isinstance(x, inputs.SparseRows):
+            from scipy.sparse import csr_array, diags_array, hstack
+
+            sparse = csr_array((x.values, x.columns, x.start), shape=x.shape)
+            rows = hstack([diags_array(root) @ sparse, csr_array(bias)])
+            found: Array = (rows.T @ rows).toarray()
+        else:
+            rows = np.hstack([x * root[:, np.newaxis], bias])
+            found = rows.T @ rows
+        found *= 2.0 / (len(x) * layer["n_out"])
+        l2 = np.full(n, layer["kernel_l2"])
+        l2[layer["n_in"] :] = layer["bias_l2"]
+        found[np.diag_indices(n)] += 2 * l2
+        return found
+
+    def ahead(self, h: Array, tol: float, max_sweeps: int = 100) -> Array:
+        """A minimum of F, or a w near it, from `start` and the last gradient, with no other one.
+
+        `h` is `second_derivative`: f is known from one point. Coordinate descent (Friedman, Hastie
+        and Tibshirani 2010), an input's weights at a time. `start` where groups are not of inputs.
+        """
+        n, start = len(h), self.start
+        group = np.zeros(n)
+        for _, shape, regularizer in self._grouped:
+            if regularizer.groups != "rows":
+                return start
+            group[: shape[0]] = inputs.resolve_groups(
+                shape, regularizer.group_l1, "rows", regularizer.sizes
+            ).weight
+        if self._last is None:
+            self.smooth(start)
+        assert self._last is not None
+        before, gradient = (np.ascontiguousarray(a.reshape(n, -1).T) for a in self._last)
+        w = np.ascontiguousarray(start.reshape(n, -1).T)
+        gradient += (w - before) @ h
+        l1 = np.ascontiguousarray(self.l1.reshape(n, -1)[:, 0])
+        functional.quadratic_descend(h, l1, group, tol, max_sweeps, w, gradient)
+        found: Array = w.T.ravel()
+        return found if np.isfinite(found).all() else start
 
     def penalty(self, w: Array) -> float:
         """h(w)."""

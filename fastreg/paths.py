@@ -40,6 +40,8 @@ Scoring = Callable[[Sequential, Array, Array], float]
 Fold = tuple[Array, Array]  # rows to train on, rows to score
 
 SOLVERS = ("auto", "polish", "fit")
+# A second derivative costs as much as some tens of gradients, and saves some at each strength.
+SIZE_A_STRENGTH = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -521,17 +523,25 @@ class _Fitter:
         keep, dtype = model.set_weights, model.dtype or "float32"
         seen: deque[tuple[float, list[Array]]] = deque(maxlen=2)
         even = model.loss != "mean_squared_error"
+        values = list(values)
+        few = objective.start.size <= SIZE_A_STRENGTH * len(values)
+        h = objective.second_derivative() if few else None
+        start = model.get_weights()
         for value in values:
             if self.stop.is_set():
                 raise _Stopped
             if len(seen) == 2:
-                model.set_weights(_ahead(value, seen[0], seen[1], even))
+                start = _ahead(value, seen[0], seen[1], even)
             self.strength.set(model, value)
-            objective.begin_anew(model.get_weights())
-            found = polish(
-                objective, keep, dtype, self.tolerance(value), self.max_iter, curvature=curvature
-            )
-            seen.append((value, model.get_weights()))
+            objective.begin_anew([w.astype(dtype).astype(np.float64) for w in start])
+            tol = self.tolerance(value)
+            if h is not None:
+                guess = objective.ahead(h, tol / 4).astype(dtype)
+                objective.start = guess.astype(np.float64)
+            model.set_weights(objective.weights(objective.start))
+            found = polish(objective, keep, dtype, tol, self.max_iter, curvature=curvature)
+            start = model.get_weights()
+            seen.append((value, start))
             losses = found.objective, found.data_loss, found.kkt_residual
             state = compacted(*model.state())
             yield self._told(value, model, state, train, scored, whole, losses)

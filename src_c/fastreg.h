@@ -388,6 +388,17 @@ fr_status fr_group_penalty_gradient(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_
                                     const fr_groups *groups, void *dw);
 fr_status fr_group_prox(fr_dtype dtype, ptrdiff_t n_in, ptrdiff_t n_out, void *w, double step,
                         double l1, const fr_groups *groups);
+/* The descent of a quadratic f(w) + sum over rows j of l1_j sum |w_j| + group_j norm(w_j), row by row
+ * (coordinate descent: Friedman, Hastie & Tibshirani 2010). w (n_out, n) and g, f's gradient there, are both
+ * moved: a step d of row j adds h_j d to g. Ends when no element of the subgradient nearest to 0 is above tol
+ * (the largest is in *residual), or after max_sweeps. A row whose h_jj is 0 stays. */
+typedef struct {
+    ptrdiff_t n, n_out;
+    const double *h;          /* (n, n): f's second derivative, the same for each of n_out columns */
+    const double *l1, *group; /* (n,) */
+} fr_quadratic;
+fr_status fr_quadratic_descend(const fr_quadratic *q, double tol, ptrdiff_t max_sweeps, double *w,
+                               double *g, double *residual);
 /* 1 if the sum of |x| is finite; 0 may also mean that it overflowed. */
 int fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x);
 /* dy NULL: the value alone; value NULL: the gradient alone. The value is sum(weight * loss) / rows. */

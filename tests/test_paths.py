@@ -14,7 +14,8 @@ from sklearn.linear_model import Lasso, LassoCV, enet_path, lasso_path
 from sklearn.model_selection import KFold
 
 import fastreg as fr
-from fastreg import paths
+from fastreg import functional, paths, reference
+from fastreg.objective import Objective
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((120, 20))
@@ -458,3 +459,56 @@ def test_folds_share_the_classes_out():
     for train, test in folds:
         assert np.bincount(y[test]).tolist() == [10, 20, 10]
         assert len(train) == 80 and not set(train) & set(test)
+
+
+@pytest.mark.parametrize("n_out", [1, 3])
+@pytest.mark.parametrize("n", [1, 7, 33])
+def test_coordinate_descent_equals_the_reference(n, n_out):
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(2 * n, n))
+    h = x.T @ x / n
+    if n > 1:
+        h[1] = h[:, 1] = 0  # a column that says nothing
+    g = rng.normal(size=(n_out, n))
+    l1, group = np.full(n, 0.1), np.full(n, 0.2)
+    l1[-1] = group[-1] = 0
+    start = np.where(rng.random((n_out, n)) < 0.5, 0.0, rng.normal(size=(n_out, n)))
+    for sweeps in (0, 1, 5, 500):
+        found = []
+        for descend in (functional.quadratic_descend, reference.quadratic_descend):
+            w, slope = start.copy(), g.copy()
+            found.append((w, slope, descend(h, l1, group, 1e-9, sweeps, w, slope)))
+        (w, slope, residual), (w_, slope_, residual_) = found
+        # each sweep contracts, so that rounding does not add up
+        bound = 1e3 * np.finfo(float).eps * (1 + np.abs(start).max() + np.abs(g).max()) * n
+        assert np.abs(w - w_).max() <= bound and np.abs(slope - slope_).max() <= bound
+        assert residual == pytest.approx(residual_, abs=bound)
+        assert np.abs(slope - (g + (w - start) @ h)).max() <= bound
+    if n > 1:  # the column's gradient holds it where it is
+        assert (w[:, 1] == start[:, 1]).all()
+    else:
+        assert residual <= 1e-9
+
+
+@pytest.mark.parametrize("regularizer", ["l1", fr.L1L2(0.1, 0.05), fr.GroupL1(0.1, l1=0.02)])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_a_quadratic_known_from_one_point_gives_the_same_path(regularizer, use_bias, monkeypatch):
+    rng = np.random.default_rng(5)
+    y = X[:, :6] @ rng.normal(size=(6, 3)) + 0.1 * rng.normal(size=(len(X), 3))
+    weight = rng.uniform(0.5, 2, len(X))
+    fr.set_random_seed(0)
+    dense = fr.Dense(3, kernel_regularizer=regularizer, use_bias=use_bias)
+    model = fr.Sequential([fr.Input((20,), dtype="float64"), dense])
+    model.compile("sgd", "mse")
+    gradients = []
+    smooth = Objective.smooth
+    monkeypatch.setattr(Objective, "smooth", lambda self, w: gradients.append(1) or smooth(self, w))
+    known = path_of(model, y=y, sample_weight=weight, tol=1e-7, n=20)
+    few = len(gradients)
+    monkeypatch.setattr(Objective, "second_derivative", lambda self: None)
+    plain = path_of(model, y=y, sample_weight=weight, tol=1e-7, n=20)
+    assert few < 50 < len(gradients) - few
+    assert (known.kkt_residuals <= 1e-7 * known.strengths).all()
+    assert (known.nonzeros == plain.nonzeros).all()
+    np.testing.assert_allclose(known.losses, plain.losses, rtol=1e-10)
+    np.testing.assert_allclose(known.coefficients, plain.coefficients, atol=1e-5)
