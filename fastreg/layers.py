@@ -57,11 +57,13 @@ def check_name(argument: str, name: Any) -> str:
 
 
 def _named(get: Callable[[Any], Any], argument: str, value: Any) -> Any:
-    """`get(value)`, its errors beginning with the argument's name."""
+    """`get(value)`, its errors beginning with the argument's name, in place of the kind's."""
     try:
         return get(value)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{argument}: {error}") from None
+        kind, _, words = str(error).partition(": ")
+        named = words if argument.endswith(kind) else error  # "regularizer", kernel_regularizer
+        raise type(error)(f"{argument}: {named}") from None
 
 
 def _regularizer(of: str, argument: str, value: Any) -> regularizers.Regularizer | None:

@@ -153,9 +153,10 @@ class Registry(Generic[T]):
             return self.deserialize(identifier)
         if self._wrapper is not None and is_own(identifier):
             return self._wrapper(identifier)
+        own = "" if self._wrapper is None else "an object with value() and gradient(), "
         raise TypeError(
             f"{self.argument}: got {identifier!r}; a name ({', '.join(self.names)}), "
-            f"a {self.base.__name__} or its configuration dictionary is needed"
+            f"{own}a {self.base.__name__} or its configuration dictionary is needed"
         )
 
     def serialize(self, thing: T) -> dict[str, Any]:

@@ -756,3 +756,23 @@ def test_weight_decay_leaves_out_what_is_excluded(backend):
         moved.append(layer.gamma)
     np.testing.assert_allclose(moved[0], 0.9, rtol=1e-6)
     np.testing.assert_array_equal(moved[1], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "words"),
+    [
+        ("activation", "rellu", "activation: got 'rellu'; .*Did you mean 'relu'"),
+        ("kernel_regularizer", "l3", "kernel_regularizer: got 'l3'; allowed: l1, "),
+        (
+            "kernel_regularizer",
+            abs,
+            "kernel_regularizer: got .*an object with value",
+        ),
+        ("bias_initializer", "zeta", "bias_initializer: got 'zeta'; allowed: "),
+        ("kernel_constraint", "non", "kernel_constraint: got 'non'; allowed: "),
+        ("kernel_regularizer", {"class_name": "L1", "config": {"l1": -1}}, "kernel_.*: l1: got -1"),
+    ],
+)
+def test_an_error_names_the_argument_once(argument, value, words):
+    with pytest.raises((TypeError, ValueError), match=f"^{words}"):
+        fr.Dense(3, **{argument: value})
