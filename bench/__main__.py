@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from bench import estimators
 from bench.peers import DEFAULT_PEERS, PEERS
 from bench.workloads import WORKLOADS, Workload
 
+TOPICS = ("activations", "one_row", "sparsity")  # modules with a command line of their own
 N_LOSSES = 5
 LOSS_TOLERANCE = 1e-4  # float32
 
@@ -254,20 +256,8 @@ def names(kind: str, known: Iterable[str], given: Iterable[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and save what was asked for."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["sparsity"]:
-        from bench import sparsity
-
-        sparsity.main(arguments[1:])
-        return
-    if arguments[:1] == ["activations"]:
-        from bench import activations
-
-        activations.main(arguments[1:])
-        return
-    if arguments[:1] == ["one_row"]:
-        from bench import one_row
-
-        one_row.main(arguments[1:])
+    if arguments and arguments[0] in TOPICS:
+        import_module(f"bench.{arguments[0]}").main(arguments[1:])
         return
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(

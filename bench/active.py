@@ -96,7 +96,9 @@ def fit(numbers: np.ndarray, evens: np.ndarray) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.active", description=__doc__.partition(":")[0] + "."
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--seconds", type=float, default=0.15, help="for each figure")
     parser.add_argument("--inputs", type=int, nargs="+", default=INPUTS, help="and outputs")

@@ -44,7 +44,9 @@ def seconds(networks: list[_engine.Network], x: np.ndarray, n_out: int, span: fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.sparse", description=__doc__.partition(":")[0] + "."
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--seconds", type=float, default=0.2, help="for each figure")
     arguments = parser.parse_args()

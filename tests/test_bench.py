@@ -150,6 +150,16 @@ def test_bad_options_are_named(arguments: list[str], message: str) -> None:
         bench.main(arguments)
 
 
+@pytest.mark.parametrize("topic", bench.TOPICS)
+def test_topics_have_a_command_line_of_their_own(
+    topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leaves:
+        bench.main([topic, "--help"])
+    assert leaves.value.code == 0
+    assert f"usage: python -m bench {topic}" in capsys.readouterr().out
+
+
 def test_default_peers_exist() -> None:
     assert set(DEFAULT_PEERS) <= set(PEERS)
 
