@@ -198,6 +198,9 @@ def test_random_states_are_scikit_learns():
 # ------------------------------------------------ the same numbers as scikit-learn
 
 
+MODULES = (fr.estimators, theirs)
+
+
 def assert_same_path(ours, his, tolerance=1e-9):
     assert ours.n_iter_ == his.n_iter_ and ours.t_ == his.t_
     for name in ("coefs_", "intercepts_"):
@@ -317,6 +320,15 @@ def test_trajectory_of_labels_and_partial_fit():
         for model in pair:
             model.partial_fit(x[:50], y[:50], classes=np.arange(4))
             model.partial_fit(x[50:], y[50:], sample_weight=WEIGHT[:40])
+    assert_same_path(*pair)
+
+
+def test_partial_fit_of_one_batch_after_another():
+    """alpha is divided by the rows of each."""
+    pair = [m.MLPRegressor(hidden_layer_sizes=4, random_state=5, alpha=5.0) for m in MODULES]
+    for model in pair:
+        for n in (3, 1, 7, 200, 3):
+            model.partial_fit(XR[:n], YR[:n, 0])
     assert_same_path(*pair)
 
 

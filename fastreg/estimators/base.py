@@ -197,8 +197,9 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
                 ("bias", (bias_l1[i], bias_l2[i])),
                 ("activity", (activity_l1[i], activity_l2[i])),
             ):
-                if any(l1_l2) or getattr(layer, f"{what}_regularizer") is not None:
-                    setattr(layer, f"{what}_regularizer", L1L2(*l1_l2) if any(l1_l2) else None)
+                penalty = L1L2(*l1_l2) if any(l1_l2) else None
+                if penalty != getattr(layer, f"{what}_regularizer"):
+                    setattr(layer, f"{what}_regularizer", penalty)
             if group_l1[i]:
                 layer.kernel_regularizer = GroupL1(
                     group_l1[i], "rows", l1[i], self.alpha / 2, sizes=float(sizes[i])

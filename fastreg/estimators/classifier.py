@@ -14,14 +14,13 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
-    check_classification_targets,
     type_of_target,
     unique_labels,
 )
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastreg.estimators.base import MultilayerPerceptron
-from fastreg.estimators.labels import Labels
+from fastreg.estimators.labels import Labels, classes_of
 from fastreg.estimators.parameters import CONSTRAINTS, arguments_of, validation_parts
 
 Array = NDArray[Any]
@@ -180,8 +179,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
             self._label_binarizer = Labels().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            check_classification_targets(y)
-            classes = unique_labels(y)
+            classes = classes_of(y)
             if self.warm_start:
                 if set(classes) != set(self.classes_):
                     raise ValueError(

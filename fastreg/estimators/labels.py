@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
 
 Array = NDArray[Any]
 
@@ -37,6 +37,15 @@ class Labels(LabelBinarizer):
         if self.y_type_ == "multiclass":
             return self.classes_[Y.argmax(axis=1)]
         return super().inverse_transform(Y, threshold)
+
+
+def classes_of(y: Any) -> Array:
+    """The classes in `y`; ValueError for targets that are none."""
+    classes = _few_classes(y)
+    if classes is None:
+        check_classification_targets(y)
+        classes = unique_labels(y)
+    return classes
 
 
 def _few_classes(y: Any) -> Array | None:

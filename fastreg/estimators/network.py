@@ -61,7 +61,7 @@ class AlphaNetwork:
         self._layers, self._n_out = layers, layers[-1]["n_out"]
         found = ((i, layer.get("kernel_l2", 0.0)) for i, layer in enumerate(layers))
         self._l2 = [(i, l2) for i, l2 in found if l2]
-        self._even_rows = range(0)
+        self._even_given = 0, 0, 0
         self._even_runs: list[_Run] = []
 
     def _unweighted(self, n: int, dtype: Any, factor: float) -> Array | None:
@@ -78,10 +78,11 @@ class AlphaNetwork:
 
     def _even(self, rows: range) -> list[_Run]:
         """The steps of rows without weights; those of every epoch are the same."""
-        if rows != self._even_rows:
+        given = rows.start, rows.stop, rows.step  # ranges are equal where their numbers are
+        if given != self._even_given:
             totals = np.full(len(rows), rows.step, np.float64)
             totals[-1] = rows.stop - rows[-1]
-            self._even_rows = rows
+            self._even_given = given
             self._even_runs = [
                 _Run(rows.start, rows.stop, len(rows), True, self._schedules(totals))
             ]
