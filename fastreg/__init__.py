@@ -78,6 +78,7 @@ from fastreg.layers import (
     LayerNormalization,
     Normalization,
     Rescaling,
+    RMSNormalization,
 )
 from fastreg.models import Sequential, from_keras, from_torch, load_model, to_onnx
 from fastreg.optimizers import (
@@ -116,6 +117,7 @@ __all__ = [
     "GaussianDropout",
     "AlphaDropout",
     "LayerNormalization",
+    "RMSNormalization",
     "BatchNormalization",
     "Flatten",
     "Normalization",

@@ -261,7 +261,8 @@ cdef extern from "fastreg.h" nogil:
                       ptrdiff_t n, const void *y_true, const void *y_pred, const void *weight,
                       double *value, void *dy)
     fr_status fr_normalize_rows(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x,
-                                const void *gamma, const void *beta, double epsilon, void *y)
+                                const void *gamma, const void *beta, double epsilon,
+                                int about_zero, void *y)
     fr_status fr_normalize_columns(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x,
                                    const void *mean, const void *variance, const void *gamma,
                                    const void *beta, double epsilon, void *y)

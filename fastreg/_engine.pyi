@@ -69,7 +69,12 @@ def loss_gradient(
     out: Array,
 ) -> None: ...
 def normalize_rows(
-    x: Array, gamma: Array | None, beta: Array | None, epsilon: float, out: Array
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    epsilon: float,
+    out: Array,
+    about_zero: bool = False,
 ) -> None: ...
 def normalize_columns(
     mean: Array,

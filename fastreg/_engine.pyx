@@ -958,9 +958,9 @@ def loss_gradient(name, settings, cnp.ndarray y_true, cnp.ndarray y_pred, sample
                    _data_or_null(sample_weight), NULL, _data(out)))
 
 
-def normalize_rows(cnp.ndarray x, gamma, beta, double epsilon, cnp.ndarray out):
+def normalize_rows(cnp.ndarray x, gamma, beta, double epsilon, cnp.ndarray out, bint about_zero=False):
     _check(fr_normalize_rows(_dtype(x), x.shape[0], x.shape[1], _data(x), _data_or_null(gamma),
-                             _data_or_null(beta), epsilon, _data(out)))
+                             _data_or_null(beta), epsilon, about_zero, _data(out)))
 
 
 def normalize_columns(cnp.ndarray mean, cnp.ndarray variance, cnp.ndarray x, gamma, beta,

@@ -34,6 +34,7 @@ __all__ = [
     "gaussian_dropout",
     "alpha_dropout",
     "layer_normalization",
+    "rms_normalization",
     "batch_normalization",
     "sgd_update",
     "adam_update",
@@ -571,6 +572,35 @@ def layer_normalization(
     args = inputs.check_normalization(x, gamma, beta, epsilon, out)
     _engine.normalize_rows(*args)
     return args[-1]
+
+
+def rms_normalization(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    *,
+    epsilon: float = 1e-6,
+    out: Array | None = None,
+) -> Array:
+    """x / sqrt(mean of x^2 + epsilon) * scale, by the mean square of each row.
+
+    Zhang and Sennrich 2019.
+
+    Parameters
+    ----------
+    x : (n, units), scale : (units,) or None; both float32 or both float64.
+    epsilon : > 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> rms_normalization([[1.0, 7.0]], [1.0, 2.0], epsilon=1e-12)
+    array([[0.2, 2.8]])
+    """
+    x, scale, epsilon, out = inputs.check_rms_normalization(x, scale, epsilon, out)
+    _engine.normalize_rows(x, scale, None, epsilon, out, True)
+    return out
 
 
 def batch_normalization(

@@ -930,6 +930,16 @@ def check_normalization(
     return x_, gamma_, beta_, epsilon, out
 
 
+def check_rms_normalization(
+    x: ArrayLike, scale: ArrayLike | None, epsilon: float, out: Array | None
+) -> tuple[Array, Array | None, float, Array]:
+    """Checked (x, scale, epsilon, out); `out` may be `x`."""
+    x_, _, _, epsilon, out = check_normalization(x, None, None, epsilon, out)
+    scale_ = None if scale is None else _array("scale", scale, x_.shape[1:], like=x_)
+    _check_apart({"out": out}, {"scale": scale})
+    return x_, scale_, epsilon, out
+
+
 def check_moments(
     x: Array, mean: ArrayLike, variance: ArrayLike, out: Array
 ) -> tuple[Array, Array]:

@@ -331,7 +331,7 @@ def of_torch(model: Any) -> Moved:
             kind, config = "AlphaDropout", {"rate": module.p}
         elif isinstance(module, torch.nn.Flatten):
             continue  # rows are flat
-        elif isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm1d):
+        elif isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm | torch.nn.BatchNorm1d):
             kind, config, n = _normalization_of(torch, module)
             if not layers:
                 layers.append({"class_name": "Input", "config": {"shape": [n]}})
@@ -354,6 +354,12 @@ def of_torch(model: Any) -> Moved:
 def _normalization_of(torch: Any, module: Any) -> tuple[str, Config, int]:
     """The layer's class, what it is made with, and its width."""
     config = {"epsilon": module.eps}
+    if isinstance(module, torch.nn.RMSNorm):
+        if len(module.normalized_shape) != 1 or module.weight is None or module.eps is None:
+            raise ValueError(
+                f"model: got {module}; rows of one axis, a weight and an eps are needed"
+            )
+        return "RMSNormalization", config, module.normalized_shape[0]
     config |= {"scale": module.weight is not None, "center": module.bias is not None}
     if isinstance(module, torch.nn.LayerNorm):
         if len(module.normalized_shape) != 1:
@@ -428,9 +434,15 @@ def to_torch(moved: Moved) -> Any:
             raise ValueError("to_torch: BatchNorm1d acts on the second axis there, not the last")
         elif kind in ("LayerNormalization", "BatchNormalization"):
             modules.append(_torch_normalization(torch, kind, config, arrays))
+        elif kind == "RMSNormalization":
+            scale = torch.tensor(arrays[0])
+            modules.append(torch.nn.RMSNorm(len(scale), config["epsilon"], dtype=scale.dtype))
+            with torch.no_grad():
+                modules[-1].weight.copy_(scale)
+            modules[-1].requires_grad_(config["trainable"])
         elif kind not in WITHOUT_MODULE:
             known = ["Dense", "Dropout", "AlphaDropout", "Flatten"]
-            known += ["LayerNormalization", "BatchNormalization"]
+            known += ["LayerNormalization", "RMSNormalization", "BatchNormalization"]
             raise unknown_name("layer", kind, known)
         activation = activations.get(config.get("activation"))
         if activation.name != "linear":
@@ -585,6 +597,11 @@ def to_onnx(name: str, layers: list[Config], dtype: Any, selected: Any, row: Any
             raise ValueError(
                 "to_onnx: BatchNormalization acts on the second axis there, not the last"
             )
+        if layer["class_name"] == "RMSNormalization":
+            square = graph("ReduceMean", graph("Mul", last, last), axes=[-1])
+            epsilon = graph.constant(np.asarray(layer["config"]["epsilon"], dtype), f"epsilon_{i}")
+            last = graph("Div", last, graph("Sqrt", graph("Add", square, epsilon)))
+            last = graph("Mul", last, graph.constant(layer["weights"][0], f"scale_{i}"))
         if layer["class_name"] in ("LayerNormalization", "BatchNormalization"):
             config, arrays = layer["config"], iter(layer["weights"])
             ones, zeros = np.ones(width, dtype), np.zeros(width, dtype)

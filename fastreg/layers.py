@@ -1182,6 +1182,89 @@ class LayerNormalization(Normalizes):
         return y
 
 
+class RMSNormalization(Layer):
+    """`x / sqrt(mean of x^2 + epsilon) * scale`, by the mean square of each row.
+
+    The same in training and at inference (Zhang and Sennrich 2019). `scale` (n,) begins at 1.
+
+    Parameters
+    ----------
+    axis : -1
+        Stands where Keras has it; only the last is supported.
+    epsilon : float > 0, default 1e-6
+        May be set later.
+    dtype, name, trainable
+        As in `Layer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastreg import Dense, Input, Sequential
+    >>> model = Sequential([Input((2,)), RMSNormalization(), Dense(2, use_bias=False)])
+    >>> model.set_weights([np.ones(2), np.eye(2)])
+    >>> model.predict(np.array([[1.0, 7.0]])).round(2)
+    array([[0.2, 1.4]], dtype=float32)
+    """
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
+        **Layer.checks,
+        "epsilon": _positive,
+    }
+    parts: ClassVar[Mapping[str, str]] = {"scale": "kernel"}
+    scale_initializer: ClassVar[initializers.Initializer] = initializers.Ones()
+
+    epsilon: float
+
+    def __init__(
+        self,
+        axis: object = -1,
+        epsilon: float = 1e-6,
+        *,
+        dtype: str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **keras: object,
+    ) -> None:
+        if axis not in (-1, [-1], (-1,)):
+            raise ValueError(f"axis: got {axis!r}; only -1, the last, is supported")
+        super().__init__(name, dtype, trainable, keras)
+        self.epsilon = epsilon
+
+    def _shapes(self, n_in: int) -> dict[str, tuple[int, ...]]:
+        return {"scale": (n_in,)}
+
+    @property
+    def scale(self) -> Array:
+        """A copy of it, (n,); AttributeError before the layer is built."""
+        self._sizes()
+        return self.get_weights()[0]
+
+    def describe(self, step: int = 0) -> dict[str, Any]:
+        n, _ = self._sizes()
+        return {
+            "kind": "rms_normalization",
+            "n_in": n,
+            "n_out": n,
+            "use_gamma": True,
+            "use_bias": False,
+            "trainable": self.trainable,
+            "epsilon": self.epsilon,
+            **self._strengths(step),
+        }
+
+    def apply(self, x: Array, face: Any, draw: Draw | None = None) -> Array:
+        y: Array = face.rms_normalization(x, self.scale, epsilon=self.epsilon)
+        return y
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "axis": -1, "epsilon": self.epsilon}
+
+
 class BatchNormalization(Normalizes):
     """`(x - mean) / sqrt(variance + epsilon) * gamma + beta`, by the moments of each column.
 
@@ -1572,7 +1655,7 @@ REGISTRY: Registry[Layer] = Registry(
     (
         *(Input, Dense, Activation, ActivityRegularization),
         *(Dropout, GaussianNoise, GaussianDropout, AlphaDropout),
-        *(LayerNormalization, BatchNormalization),
+        *(LayerNormalization, RMSNormalization, BatchNormalization),
         *(Flatten, Rescaling, Normalization),
     ),
     aliases={"InputLayer": Input},

@@ -1363,6 +1363,12 @@ def _mean_and_variance(x: Array, axis: int) -> tuple[Array, Array]:
     return mean.astype(x.dtype), variance.astype(x.dtype)
 
 
+def _mean_square(x: Array) -> Array:
+    """Of each row; its sum is taken in float64."""
+    found: Array = np.mean(np.square(x), 1, np.float64, keepdims=True).astype(x.dtype)
+    return found
+
+
 def _scale_of(variance: Array, epsilon: float) -> Array:
     scale: Array = 1 / np.sqrt(variance + variance.dtype.type(epsilon))
     return scale
@@ -1402,6 +1408,36 @@ def layer_normalization(
     x, gamma, beta, epsilon, out = inputs.check_normalization(x, gamma, beta, epsilon, out)
     mean, variance = _mean_and_variance(x, 1)
     out[...] = _scaled((x - mean) * _scale_of(variance, epsilon), gamma, beta)
+    return out
+
+
+@_quiet
+def rms_normalization(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    *,
+    epsilon: float = 1e-6,
+    out: Array | None = None,
+) -> Array:
+    """x / sqrt(mean of x^2 + epsilon) * scale, by the mean square of each row.
+
+    Zhang and Sennrich 2019.
+
+    Parameters
+    ----------
+    x : (n, units), scale : (units,) or None; both float32 or both float64.
+    epsilon : > 0.
+    out : like x, may be x.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the argument that does not fit.
+
+    >>> rms_normalization([[1.0, 7.0]], [1.0, 2.0], epsilon=1e-12)
+    array([[0.2, 2.8]])
+    """
+    x, scale, epsilon, out = inputs.check_rms_normalization(x, scale, epsilon, out)
+    out[...] = _scaled(x * _scale_of(_mean_square(x), epsilon), scale, None)
     return out
 
 
@@ -2293,6 +2329,7 @@ class _Flatten(_Layer):
 class _Normalization(_Layer):
     """y = h gamma + beta, h = (x - mean) scale; gamma is its kernel, beta its bias."""
 
+    about_zero = False  # whether 0 is its mean
     mean: Array
     scale: Array  # 1 / sqrt(variance + epsilon)
 
@@ -2323,8 +2360,9 @@ class _Normalization(_Layer):
     def find_dx(self, dy: Array, axis: int) -> Array:
         """dx where mean and variance are those of x along an axis."""
         g = dy if self.kernel is None else dy * self.kernel.value
-        means = [np.mean(each, axis, g.dtype, keepdims=True) for each in (g, g * self.h)]
-        dx: Array = self.scale * (g - means[0] - self.h * means[1])
+        along = np.mean(g * self.h, axis, g.dtype, keepdims=True)
+        mean = 0 if self.about_zero else np.mean(g, axis, g.dtype, keepdims=True)
+        dx: Array = self.scale * (g - mean - self.h * along)
         return dx
 
 
@@ -2338,6 +2376,15 @@ class _LayerNormalization(_Normalization):
         if self.trainable:
             self.find_gradients(dy)
         return self.find_dx(dy, 1)
+
+
+class _RMSNormalization(_LayerNormalization):
+    """By rows, about 0: Zhang and Sennrich 2019."""
+
+    about_zero = True
+
+    def forward(self, x: Array, context: _Context) -> Array:
+        return self.normalize(x, np.zeros((1, 1), x.dtype), _mean_square(x))
 
 
 class _BatchNormalization(_Normalization):
@@ -2382,6 +2429,7 @@ LAYERS: dict[str, type[_Layer]] = {
     "activation": _Activation,
     **dict.fromkeys(NOISES, _Noise),
     "layer_normalization": _LayerNormalization,
+    "rms_normalization": _RMSNormalization,
     "batch_normalization": _BatchNormalization,
     "flatten": _Flatten,
 }

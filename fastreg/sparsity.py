@@ -391,6 +391,7 @@ def _repeated(units: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
     return np.tile(units, n // len(units))
 
 
+NORMALIZING = ("LayerNormalization", "RMSNormalization", "BatchNormalization")
 MIXING = ("softmax", "log_softmax")  # a unit shapes its neighbours
 
 
@@ -413,9 +414,9 @@ def _between(layers: list[dict[str, Any]], arrays: Mapping[str, Array]) -> list[
             function = activations.get(config["activation"])
             found[-1].functions.append(partial(functional.activation_forward, activation=function))
             found[-1].mixes.append(function.name in MIXING)
-        if kind in ("LayerNormalization", "BatchNormalization"):
+        if kind in NORMALIZING:
             found[-1].vectors.append(config["name"])
-            found[-1].mixes.append(kind == "LayerNormalization")
+            found[-1].mixes.append(kind != "BatchNormalization")
             found[-1].functions.append(partial(_normalized, config, arrays))
     return found
 

@@ -77,7 +77,8 @@ typedef enum { FR_FLOAT32 = 0, FR_FLOAT64 = 1 } fr_dtype;
 /* activation: f alone, and penalties of activities. flatten: n_out / n_in rows become one; of a network's row every layer
  * before it has so many. */
 #define FR_LAYER_KINDS(ENTRY)                                                                      \
-    ENTRY(dense) ENTRY(activation) FR_NOISES(ENTRY) ENTRY(layer_normalization) ENTRY(batch_normalization) ENTRY(flatten)
+    ENTRY(dense) ENTRY(activation) FR_NOISES(ENTRY) ENTRY(layer_normalization) ENTRY(rms_normalization)      \
+        ENTRY(batch_normalization) ENTRY(flatten)
 #define FR_NOISES(ENTRY) ENTRY(dropout) ENTRY(gaussian_noise) ENTRY(gaussian_dropout) ENTRY(alpha_dropout)
 /* What may change from step to step: the optimizer's, layers', noise's. */
 #define FR_SETTINGS(ENTRY)                                                                         \
@@ -404,10 +405,10 @@ int fr_is_finite(fr_dtype dtype, ptrdiff_t n, const void *x);
 /* dy NULL: the value alone; value NULL: the gradient alone. The value is sum(weight * loss) / rows. */
 fr_status fr_loss(fr_dtype dtype, int loss, fr_loss_settings settings, ptrdiff_t rows, ptrdiff_t n,
                   const void *y_true, const void *y_pred, const void *weight, double *value, void *dy);
-/* (x - mean) / sqrt(variance + epsilon) gamma + beta by the moments of rows, or by given ones of columns; y may be
- * x, gamma and beta (n) may be NULL. */
+/* (x - mean) / sqrt(variance + epsilon) gamma + beta by the moments of rows, about_zero with 0 for the mean, or by
+ * given ones of columns; y may be x, gamma and beta (n) may be NULL. */
 fr_status fr_normalize_rows(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, const void *gamma,
-                            const void *beta, double epsilon, void *y);
+                            const void *beta, double epsilon, int about_zero, void *y);
 fr_status fr_normalize_columns(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, const void *mean,
                                const void *variance, const void *gamma, const void *beta, double epsilon,
                                void *y);

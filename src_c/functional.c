@@ -353,10 +353,11 @@ static fr_normal_tile plain_normal_tile(ptrdiff_t rows, ptrdiff_t n, const void 
 }
 
 fr_status fr_normalize_rows(fr_dtype dtype, ptrdiff_t rows, ptrdiff_t n, const void *x, const void *gamma,
-                            const void *beta, double epsilon, void *y)
+                            const void *beta, double epsilon, int about_zero, void *y)
 {
     if (!(epsilon > 0)) return FR_BAD_ARGUMENT;
     fr_normal_tile tile = plain_normal_tile(rows, n, x, gamma, beta, epsilon, y);
+    tile.about_zero = about_zero;
     fr_kernels_for(dtype)->normalize_rows(&tile);
     return FR_OK;
 }

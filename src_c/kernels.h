@@ -71,6 +71,7 @@ typedef struct {
     ptrdiff_t ld, gap;
     const void *gamma, *beta; /* (n), or NULL for 1 and 0 */
     double epsilon;
+    bool about_zero; /* by rows: 0 in place of the mean */
     void *mean, *scale, *variance; /* by rows: mean and scale (rows) or NULL; by columns mean and variance (n) */
     const void *dy;
     void *dx;             /* or NULL by rows */

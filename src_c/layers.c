@@ -409,6 +409,7 @@ static fr_normal_tile normal_tile(const fr_network *net, const layer *a, ptrdiff
         .gamma = a->kernel < 0 ? NULL : weight_at(net, a->kernel),
         .beta = a->bias < 0 ? NULL : weight_at(net, a->bias),
         .epsilon = a->spec.epsilon,
+        .about_zero = fr_layer_kinds[a->spec.kind].about_zero,
     };
 }
 
@@ -638,6 +639,14 @@ const layer_kind fr_layer_kinds[FR_N_LAYER_KINDS] = {
                                       .forward = rows_forward,
                                       .backward = rows_backward,
                                       .infer = rows_infer},
+    [FR_LAYER_rms_normalization] = {.valid = normalization_valid,
+                                    .setting = weight_setting,
+                                    .normalizes = true,
+                                    .about_zero = true,
+                                    .take = take_rows,
+                                    .forward = rows_forward,
+                                    .backward = rows_backward,
+                                    .infer = rows_infer},
     [FR_LAYER_batch_normalization] = {.valid = normalization_valid,
                                       .setting = weight_setting,
                                       .normalizes = true,

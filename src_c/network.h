@@ -177,6 +177,7 @@ typedef struct {
     bool has_activation;
     bool normalizes; /* its kernel is gamma, its bias beta */
     bool by_columns; /* and its moments are the batch's */
+    bool about_zero; /* and 0 is its mean */
     bool flattens;
     bool scales;     /* y is what it reads times its factor */
     /* Training's buffers beside y and d, or NULL. */

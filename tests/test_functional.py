@@ -457,6 +457,7 @@ def case(name, dtype, rng):
         "gaussian_dropout": ({"x": x}, {}, {"rate": 0.4, "seed": 3}),
         "alpha_dropout": ({"x": x}, {}, {"rate": 0.4, "seed": 3}),
         "layer_normalization": ({"x": dy, "gamma": bias, "beta": y[0]}, {}, {"epsilon": 0.1}),
+        "rms_normalization": ({"x": dy, "scale": bias}, {}, {"epsilon": 0.1}),
         "batch_normalization": (
             {"x": dy, "mean": bias, "variance": p[0], "gamma": y[0], "beta": y[1]},
             {},
@@ -482,6 +483,7 @@ NAMES = [
     "gaussian_dropout",
     "alpha_dropout",
     "layer_normalization",
+    "rms_normalization",
     "batch_normalization",
     "sgd_update",
     "adam_update",
@@ -567,6 +569,7 @@ OUTS = {
     "gaussian_dropout": [("out", (5, 3))],
     "alpha_dropout": [("out", (5, 3))],
     "layer_normalization": [("out", (5, 7))],
+    "rms_normalization": [("out", (5, 7))],
     "batch_normalization": [("out", (5, 7))],
 }
 ELEMENTWISE = ["activation_forward", "activation_backward", "penalty_gradient", "dropout"]
@@ -732,6 +735,8 @@ BAD = [
     ("gaussian_dropout", {"rate": 1.0}, ValueError, r"rate: got 1\.0"),
     ("alpha_dropout", {"seed": -1}, ValueError, "seed: got -1"),
     ("layer_normalization", {"epsilon": 0.0}, ValueError, r"epsilon: got 0\.0"),
+    ("rms_normalization", {"epsilon": -1.0}, ValueError, r"epsilon: got -1"),
+    ("rms_normalization", {"scale": np.ones(6)}, ValueError, r"scale: .*\(7,\) is needed"),
     ("layer_normalization", {"gamma": np.ones(6)}, ValueError, r"gamma: .*\(7,\) is needed"),
     ("layer_normalization", {"beta": np.ones(7, "f")}, TypeError, "beta: got dtype float32"),
     ("batch_normalization", {"mean": np.ones(6)}, ValueError, r"mean: .*\(7,\) is needed"),
@@ -785,7 +790,9 @@ def test_class_numbers_out_of_range_are_refused(face, labels, words):
         face.loss("sparse_categorical_crossentropy", ["a", "b", "c"], np.ones((3, 7)))
 
 
-@pytest.mark.parametrize("name", ["layer_normalization", "batch_normalization"])
+@pytest.mark.parametrize(
+    "name", ["layer_normalization", "rms_normalization", "batch_normalization"]
+)
 def test_normalization_may_write_to_x_but_to_no_other_input(face, name, rng):
     read, _, others = case(name, "float64", rng)
     expected = answers(face, name, read, {}, others)
@@ -807,6 +814,8 @@ def test_normalization_equals_its_twin(dtype, rng):
         for name, args in (
             ("layer_normalization", (x, *vectors[:2])),
             ("layer_normalization", (x, None, vectors[0])),
+            ("rms_normalization", (x, vectors[0])),
+            ("rms_normalization", (x,)),
             ("batch_normalization", (x, vectors[0], variance, vectors[1], vectors[2])),
             ("batch_normalization", (x, vectors[0], variance)),
         ):

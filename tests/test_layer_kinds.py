@@ -49,6 +49,8 @@ def make(kind, n, rng, activation="tanh"):
         return layer | {"rate": 0.3, "seed": seed}
     layer |= penalties | {"trainable": True, "epsilon": 1e-3}
     layer |= {"use_gamma": rng.random() < 0.8, "use_bias": rng.random() < 0.8}
+    if kind == "rms_normalization":
+        return layer | {"use_gamma": True, "use_bias": False}
     if kind == "layer_normalization":
         return layer
     if kind == "batch_normalization":
@@ -269,7 +271,7 @@ def test_noise_is_nothing_at_inference_and_nothing_at_zero(kind, module):
 
 # ------------------------------------------------------------------ normalization
 
-NORMALS = ("layer_normalization", "batch_normalization")
+NORMALS = ("layer_normalization", "rms_normalization", "batch_normalization")
 
 
 @pytest.mark.parametrize("kind", NORMALS)

@@ -416,6 +416,7 @@ OTHERS = [
     lambda: fr.GaussianDropout(0.2),
     lambda: fr.AlphaDropout(0.2, seed=4),
     lambda: fr.LayerNormalization(epsilon=0.1, gamma_regularizer="l2", center=False),
+    lambda: fr.RMSNormalization(epsilon=0.1),
     lambda: fr.BatchNormalization(momentum=0.9, beta_constraint="non_neg", scale=False),
 ]
 
@@ -455,6 +456,8 @@ def test_other_kinds_are_saved_copied_and_described(make, backend, tmp_path):
         (lambda: fr.AlphaDropout(float("nan")), ValueError, "rate: got nan"),
         (lambda: fr.LayerNormalization(axis=1), ValueError, "axis: got 1; only -1"),
         (lambda: fr.LayerNormalization(epsilon=0.0), ValueError, "epsilon: got 0"),
+        (lambda: fr.RMSNormalization(axis=0), ValueError, "axis: got 0; only -1"),
+        (lambda: fr.RMSNormalization(epsilon=-1), ValueError, "epsilon: got -1"),
         (lambda: fr.LayerNormalization(gamma_regularizer=fr.GroupL1(0.1)), ValueError, "gamma_reg"),
         (lambda: fr.LayerNormalization(rms_scaling=True), ValueError, "rms_scaling"),
         (lambda: fr.BatchNormalization(momentum=1.5), ValueError, "momentum: got 1.5"),

@@ -45,7 +45,8 @@ typedef struct {
 
 static bool normalizes(const fr_layer *s)
 {
-    return s->kind == FR_LAYER_layer_normalization || s->kind == FR_LAYER_batch_normalization;
+    return s->kind == FR_LAYER_layer_normalization || s->kind == FR_LAYER_rms_normalization ||
+           s->kind == FR_LAYER_batch_normalization;
 }
 
 static ptrdiff_t size_of_part(const fr_layer *s, int part)
@@ -76,7 +77,7 @@ static void moments_of(const model *m, int l, ptrdiff_t n, ptrdiff_t r, ptrdiff_
 {
     const fr_layer *s = &m->specs[l];
     const model_layer *a = &m->layers[l];
-    bool rows = s->kind == FR_LAYER_layer_normalization;
+    bool rows = s->kind != FR_LAYER_batch_normalization, about_zero = s->kind == FR_LAYER_rms_normalization;
     ptrdiff_t count = rows ? s->n_out : n;
     *mean = *variance = 0;
     for (int pass = 0; pass < 2; pass++) {
@@ -84,7 +85,7 @@ static void moments_of(const model *m, int l, ptrdiff_t n, ptrdiff_t r, ptrdiff_
             ptrdiff_t row = rows ? r : i, at = rows ? i : o;
             wide x = l ? m->layers[l - 1].y[row][at] : m->x[row][at];
             if (pass == 0)
-                *mean += x / count;
+                *mean += about_zero ? 0 : x / count;
             else
                 *variance += (x - *mean) * (x - *mean) / count;
         }
@@ -118,7 +119,8 @@ static void model_normalize_backward(model *m, int l, ptrdiff_t n)
 {
     const fr_layer *s = &m->specs[l];
     model_layer *a = &m->layers[l];
-    bool rows = s->kind == FR_LAYER_layer_normalization, fixed = !rows && !s->trainable;
+    bool rows = s->kind != FR_LAYER_batch_normalization, fixed = !rows && !s->trainable;
+    bool about_zero = s->kind == FR_LAYER_rms_normalization;
     ptrdiff_t count = rows ? s->n_out : n;
     for (ptrdiff_t r = 0; r < n; r++)
         for (ptrdiff_t o = 0; o < s->n_out; o++) {
@@ -128,7 +130,7 @@ static void model_normalize_backward(model *m, int l, ptrdiff_t n)
             wide g = a->d[r][o] * gamma_of(m, l, o), mean_g = 0, mean_gh = 0;
             for (ptrdiff_t i = 0; i < count && !fixed; i++) {
                 ptrdiff_t row = rows ? r : i, at = rows ? i : o;
-                mean_g += a->d[row][at] * gamma_of(m, l, at) / count;
+                if (!about_zero) mean_g += a->d[row][at] * gamma_of(m, l, at) / count;
                 mean_gh += a->d[row][at] * gamma_of(m, l, at) * a->z[row][at] / count;
             }
             m->layers[l - 1].d[r][o] = a->factor[r][o] * (g - mean_g - a->z[r][o] * mean_gh);
@@ -2306,7 +2308,7 @@ static void check_function_arguments(void)
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_gaussian_noise, 1, 1, a, -1, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_kl_penalty(d, 1, 1, a, (fr_kl){1, 0}, NULL, b));
     STATUS(FR_BAD_ARGUMENT, fr_kl_penalty(d, 0, 1, a, (fr_kl){1, 0.5}, NULL, b));
-    STATUS(FR_BAD_ARGUMENT, fr_normalize_rows(d, 1, 1, a, NULL, NULL, 0, b));
+    STATUS(FR_BAD_ARGUMENT, fr_normalize_rows(d, 1, 1, a, NULL, NULL, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_normalize_columns(d, 1, 1, a, a, a, NULL, NULL, NAN, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dense, 1, 1, a, 0, 0, 0, 0, b));
     STATUS(FR_BAD_ARGUMENT, fr_noise(d, FR_LAYER_dropout, 1, 1, a, NAN, 0, 0, 0, b));

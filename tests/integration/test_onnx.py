@@ -55,6 +55,13 @@ def test_layers_of_other_kinds():
     np.testing.assert_allclose(y, model.predict(X, verbose=0), atol=1e-5)
 
 
+def test_rms_normalization():
+    model = fr.Sequential([fr.Input((6,)), fr.RMSNormalization(epsilon=0.1), fr.Dense(3, "tanh")])
+    model.set_weights([w + 0.5 for w in model.get_weights()])
+    (y,) = run(fr.to_onnx(model), X)
+    np.testing.assert_allclose(y, model.predict(X, verbose=0), atol=1e-5)
+
+
 def test_flatten_inside():
     layers = [fr.Input((3, 2, 4)), fr.Dense(5, "tanh"), fr.LayerNormalization(), fr.Flatten()]
     model = fr.Sequential([*layers, fr.BatchNormalization(), fr.Dense(3, "softmax")])

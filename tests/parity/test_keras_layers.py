@@ -143,6 +143,19 @@ def flattened(api: Any, dtype: str) -> list[Any]:
     ]
 
 
+def rms_norm(api: Any, dtype: str) -> list[Any]:
+    normal = api.layers.RMSNormalization
+    return [
+        normal(epsilon=0.01, dtype=dtype),
+        api.layers.Dense(9, "tanh", dtype=dtype),
+        normal(dtype=dtype),
+        api.layers.Dense(5, kernel_regularizer="l2", dtype=dtype),
+        normal(trainable=False, dtype=dtype),
+        api.layers.Activation("gelu", dtype=dtype),
+        api.layers.Dense(3, "softmax", dtype=dtype),
+    ]
+
+
 ADAM = {"class_name": "Adam", "config": {"learning_rate": 0.01, "epsilon": 1e-4}}
 SGD = {"class_name": "SGD", "config": {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True}}
 BOUNDED = {"class_name": "SGD", "config": {"learning_rate": 0.1, "global_clipnorm": 0.3}}
@@ -165,6 +178,8 @@ TRAINED = [
     (layer_norm, cases.CCE, ADAM),
     (layer_norm, cases.SCCE, BOUNDED),
     (layer_norm, cases.SCCE, SUMMED),
+    (rms_norm, cases.SCCE, SGD),
+    (rms_norm, cases.CCE, DECAYED),
     (batch_norm, cases.BCE, SGD),
     (batch_norm, cases.MSE, ADAM),
     (batch_norm, cases.BCE, BOUNDED),
@@ -254,6 +269,7 @@ MADE = {
     "AlphaDropout": {"rate": 0.25, "seed": 3},
     "Dropout": {"rate": 0.25, "seed": 3},
     "LayerNormalization": {"epsilon": 0.5, "center": False, "gamma_regularizer": "l2"},
+    "RMSNormalization": {"epsilon": 0.5},
     "BatchNormalization": {"momentum": 0.5, "scale": False, "beta_constraint": "non_neg"},
 }
 

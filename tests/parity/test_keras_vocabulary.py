@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter
 
+import numpy as np
 import pytest
 from golden import cases, peers
 
@@ -41,21 +42,34 @@ def test_training_in_float64(case):
 
 @pytest.mark.parametrize("case", CASES, ids=cases.describe)
 def test_training_in_float32(case):
-    """As close as Keras is to itself: its PyTorch backend, or its float64, may be further apart."""
+    """As close to Keras' float32; or to its float64, where that is what Keras' float32 is not.
+
+    A kink or a sign step can make much of a rounding. Then the float64 answer is the yardstick, and
+    Keras' own float32, on JAX and on PyTorch, says how far from it a float32 training may end.
+    """
     try:
         close(case, "float32")
     except AssertionError:
-        jax = peers.train_keras(case, "float32")
-        others = {
-            "on PyTorch": peers.train_keras_on_torch,
-            "in float64": lambda case: peers.train_keras(case, "float64"),
-        }
-        for where, train in others.items():
-            try:
-                cases.assert_same(train(case), jax, "float32")
-            except AssertionError as apart:
-                pytest.skip(f"Keras {where} is another: {str(apart).split(chr(10))[0]}")
-        close(case, "float32")
+        exact = peers.train_keras(case, "float64")
+        own = peers.train_keras(case, "float32"), peers.train_keras_on_torch(case)
+        for backend in BACKENDS:
+            mine = cases.train(fastreg, case, "float32", backend=backend)
+            for name in exact:
+                apart = [distances(each, exact, name) for each in (mine, *own)]
+                for (ours, size), *theirs in zip(*apart, strict=True):
+                    allowed = 2e-4 * size + max(each for each, _ in theirs)
+                    assert ours <= allowed, f"{name}: {ours:.2g} apart, {allowed:.2g} allowed"
+
+
+def distances(answer, exact, name):
+    """Of each array of that name: the norm of the difference, and that of the exact one."""
+    found, expected = answer[name], exact[name]
+    if name != "weights":
+        found, expected = [found], [expected]
+    return [
+        (np.linalg.norm(np.asarray(a, "float64") - b), np.linalg.norm(b))
+        for a, b in zip(found, expected, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("case", CASES[:30], ids=cases.describe)

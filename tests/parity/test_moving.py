@@ -242,6 +242,21 @@ def test_normalization_moves(dtype):
         bare.to_torch()
 
 
+def test_rms_normalization_moves():
+    layers = [fr.Input((5,), dtype="float64"), fr.RMSNormalization(epsilon=0.01), fr.Dense(3)]
+    model = fr.Sequential([*layers, fr.RMSNormalization(trainable=False)])
+    model.set_weights([w + 0.1 * i for i, w in enumerate(model.get_weights())])
+    rows = np.random.default_rng(0).normal(size=(6, 5))
+    there = model.to_keras()
+    close(there.predict(rows, verbose=0), model.predict(rows), "float64")
+    close(fr.from_keras(there).predict(rows), model.predict(rows), "float64")
+    module = model.to_torch()
+    close(module(torch.tensor(rows)).detach(), model.predict(rows), "float64")
+    close(fr.from_torch(module).predict(rows), model.predict(rows), "float64")
+    with pytest.raises(ValueError, match="an eps are needed"):
+        fr.from_torch(torch.nn.Sequential(torch.nn.RMSNorm(5)))
+
+
 def test_rows_of_several_axes_move():
     layers = [fr.Input((4, 5), dtype="float64"), fr.LayerNormalization(), fr.Dense(3, "softmax")]
     model = fr.Sequential(layers)
