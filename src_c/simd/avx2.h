@@ -80,6 +80,8 @@ FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(mul)(a, b); }
 FR_INLINE vreal v_div(vreal a, vreal b) { return V_(div)(a, b); }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(fmadd)(a, b, c); }
 FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return V_(fnmadd)(a, b, c); }
+FR_INLINE vreal v_excess(vreal a, vreal b, vreal c) { return V_(fmsub)(a, b, c); }
+FR_INLINE vreal v_residual(vreal a, vreal b, vreal c) { return v_fnma(a, b, c); }
 FR_INLINE vreal v_sqrt(vreal a) { return V_(sqrt)(a); }
 #define V_ESTIMATES 0 /* the exact ones are as fast here, and have the same bits on every CPU */
 FR_INLINE vreal v_abs(vreal a) { return V_(andnot)(V_BITS_SIGN, a); }

@@ -49,9 +49,12 @@ FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(mul)(a, b); }
 FR_INLINE vreal v_div(vreal a, vreal b) { return V_(div)(a, b); }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(fmadd)(a, b, c); }
 FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return V_(fnmadd)(a, b, c); }
+FR_INLINE vreal v_excess(vreal a, vreal b, vreal c) { return V_(fmsub)(a, b, c); }
+FR_INLINE vreal v_residual(vreal a, vreal b, vreal c) { return v_fnma(a, b, c); }
 FR_INLINE vreal v_sqrt(vreal a) { return V_(sqrt)(a); }
 #define V_ESTIMATES (FR_REAL_BITS == 32)
 FR_INLINE vreal v_rsqrt_estimate(vreal a) { return V_(rsqrt14)(a); }
+FR_INLINE vreal v_reciprocal_estimate(vreal a) { return V_(rcp14)(a); }
 FR_INLINE vreal v_abs(vreal a) { return V_(abs)(a); }
 FR_INLINE vreal v_max(vreal a, vreal b) { return V_(max)(a, b); }
 FR_INLINE vreal v_min(vreal a, vreal b) { return V_(min)(a, b); }

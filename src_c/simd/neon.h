@@ -72,6 +72,8 @@ FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(vmulq)(a, b); }
 FR_INLINE vreal v_div(vreal a, vreal b) { return V_(vdivq)(a, b); }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(vfmaq)(c, a, b); }
 FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return V_(vfmsq)(c, a, b); }
+FR_INLINE vreal v_excess(vreal a, vreal b, vreal c) { return V_(vfmaq)(V_(vnegq)(c), a, b); }
+FR_INLINE vreal v_residual(vreal a, vreal b, vreal c) { return v_fnma(a, b, c); }
 FR_INLINE vreal v_sqrt(vreal a) { return V_(vsqrtq)(a); }
 #define V_ESTIMATES 0 /* 8 bits only */
 FR_INLINE vreal v_abs(vreal a) { return V_(vabsq)(a); }

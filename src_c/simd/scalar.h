@@ -11,11 +11,13 @@
 #if FR_REAL_BITS == 32
 typedef float real;
 typedef uint32_t real_bits;
+typedef double wider;
 #define SCALAR(function) function##f
 #define MANTISSA_BITS 23
 #else
 typedef double real;
 typedef uint64_t real_bits;
+typedef long double wider;
 #define SCALAR(function) function
 #define MANTISSA_BITS 52
 #endif
@@ -38,8 +40,12 @@ FR_INLINE vreal v_mul(vreal a, vreal b) { return a * b; }
 FR_INLINE vreal v_div(vreal a, vreal b) { return a / b; }
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; } /* may round twice */
 FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return c - a * b; }
+/* a b - c and c - a b, rounded once */
+FR_INLINE vreal v_excess(vreal a, vreal b, vreal c) { return (vreal)((wider)a * b - c); }
+FR_INLINE vreal v_residual(vreal a, vreal b, vreal c) { return (vreal)(c - (wider)a * b); }
 FR_INLINE vreal v_sqrt(vreal a) { return SCALAR(sqrt)(a); }
-/* 1 where v_rsqrt_estimate, to 11 bits at least, and a Newton step may beat v_sqrt. */
+/* 1 where v_rsqrt_estimate and v_reciprocal_estimate, to 11 bits at least, and a Newton step may beat v_sqrt
+ * and v_div. */
 #define V_ESTIMATES 0
 FR_INLINE vreal v_abs(vreal a) { return SCALAR(fabs)(a); }
 FR_INLINE vreal v_max(vreal a, vreal b) { return a > b ? a : b; } /* b where either is NaN */
