@@ -1177,7 +1177,11 @@ def _as_array(argument: str, value: Any) -> Array:
 def _real(argument: str, value: Any) -> Array:
     array = _as_array(argument, value)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{argument}: got dtype {array.dtype}; real numbers are needed")
+        got, hint = f"dtype {array.dtype}", ""
+        if array.dtype.kind == "O":  # a data frame of columns unlike, or nothing like an array
+            got = got if array.ndim else type(value).__name__
+            hint = "; astype('float64') turns objects into them" if array.ndim else ""
+        raise TypeError(f"{argument}: got {got}; real numbers are needed{hint}")
     return array
 
 

@@ -777,7 +777,8 @@ class Sequential:
         class_weight : dict of int to float, optional
             Weight of the rows of a class in the loss; classes that are not named weigh 1.
         sample_weight : (n,), optional
-            Weight of each row in the loss; not along with `class_weight`.
+            Weight of each row in the loss; not along with `class_weight`. Where y has more axes,
+            those before its last do as well: (n, ...).
         validation_batch_size : int, optional
             None takes `batch_size`.
         validation_freq : int or list of int
@@ -816,22 +817,7 @@ class Sequential:
             raise ValueError("initial_epoch: got both it and resume; one of them is needed")
         if position is not None:
             initial_epoch = position.epoch
-        validation = None
-        if validation_data is not None:
-            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-                raise ValueError("validation_data: (x, y) or (x, y, sample_weight) is needed")
-            val_x, val_y, *val_weight = validation_data
-            weight = val_weight[0] if val_weight else None
-            _, validation = self._data("fit", val_x, val_y, weight, prefix="validation_data: ")
-        elif split:
-            n = len(data.x) // self._together
-            at = int(n * (1.0 - split))
-            if at == 0 or at == n:
-                raise ValueError(
-                    f"validation_split: got {split:g} of {n} rows, which leaves one part empty"
-                )
-            at, n = at * self._together, n * self._together
-            data, validation = data.rows(0, at), data.rows(at, n)
+        data, validation = self._validation(data, validation_data, split)
         size, validation_size = size * self._together, validation_size * self._together
         if isinstance(self.optimizer, optimizers.LBFGS):
             size = len(data.x) if batch_size is None else size
@@ -1153,6 +1139,31 @@ class Sequential:
                 class_weight, targets, loss, self._n_out, self._dtype
             )
         return self._task, Data(rows, targets, weight)
+
+    def _validation(
+        self, data: Data, given: Sequence[ArrayLike] | None, split: float
+    ) -> tuple[Data, Data | None]:
+        """The rows to train on and those to validate on, of `fit`'s arguments."""
+        if given is not None:
+            if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+                several = isinstance(given, tuple | list)
+                got = f"{len(given)} things" if several else type(given).__name__
+                raise ValueError(
+                    f"validation_data: got {got}; (x, y) or (x, y, sample_weight) is needed"
+                )
+            x, y, *weight = given
+            prefix = "validation_data: "
+            return data, self._data("fit", x, y, weight[0] if weight else None, prefix=prefix)[1]
+        if not split:
+            return data, None
+        n = len(data.x) // self._together
+        at = int(n * (1.0 - split))
+        if at == 0 or at == n:
+            raise ValueError(
+                f"validation_split: got {split:g} of {n} rows, which leaves one part empty"
+            )
+        at, n = at * self._together, n * self._together
+        return data.rows(0, at), data.rows(at, n)
 
     def _takes_any_targets(self) -> bool:
         """Whether any finite numbers, one a column, are targets of the engine's loss."""

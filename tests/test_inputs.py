@@ -107,10 +107,11 @@ def test_any_width_when_none_is_known():
         (5, ValueError, r"got shape \(\)"),
         ([[1, 2, 3], [4, 5]], ValueError, "unequal length"),
         ([["a", "b", "c"]], TypeError, "got dtype <U1; real numbers are needed"),
-        (np.ones((2, 3), object), TypeError, "got dtype object"),
+        (np.ones((2, 3), object), TypeError, r"got dtype object; .*astype\('float64'\)"),
         (np.ones((2, 3), complex), TypeError, "got dtype complex128"),
         (np.zeros((2, 3), "datetime64[s]"), TypeError, "got dtype datetime64"),
-        (None, TypeError, "got dtype object"),
+        (None, TypeError, "got NoneType; real numbers are needed$"),
+        ((row for row in [[1, 2, 3]]), TypeError, "got generator; real numbers are needed$"),
         (np.ma.masked_array(np.ones((2, 3)), mask=True), TypeError, "got a masked array"),
     ],
 )

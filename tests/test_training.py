@@ -288,6 +288,8 @@ def test_validation_freq(backend):
         ({"validation_split": 0.99}, ValueError, "validation_split: got 0.99 of 8 rows"),
         ({"validation_data": np.ones((8, 3))}, ValueError, "validation_data"),
         ({"validation_data": (np.ones((8, 2)), np.ones((8, 1)))}, ValueError, "validation_data: x"),
+        ({"validation_data": np.ones((8, 2))}, ValueError, "validation_data: got ndarray; .x, y"),
+        ({"validation_data": [1]}, ValueError, "validation_data: got 1 things; .x, y"),
         ({"validation_freq": 0}, ValueError, "validation_freq: got 0"),
         ({"sample_weight": np.ones(7)}, ValueError, "sample_weight: got shape"),
         ({"sample_weight": np.full(8, np.nan)}, ValueError, "sample_weight: got nan"),
