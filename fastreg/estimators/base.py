@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastreg import functional, inputs, training
+from fastreg.errors import check_choice
 from fastreg.estimators import lbfgs, stochastic
 from fastreg.estimators.network import Perceptron, interleaved, unpacked
 from fastreg.estimators.parameters import (
@@ -139,10 +140,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
     def _hidden_activations(self, n_hidden: int) -> list[str]:
         names = per_layer("activation", self.activation, n_hidden)
         for name in names:
-            if name not in ACTIVATIONS:
-                raise ValueError(
-                    f"activation: got {name!r}; one of {sorted(ACTIVATIONS)} is needed"
-                )
+            check_choice("activation", name, ACTIVATIONS)
         return names
 
     # ---------------------------------------- the network
@@ -234,11 +232,15 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
         training.forward(model, rows, INFERENCE_BATCH_SIZE, out, 0)
         return out
 
-    def _outputs(self, X: Any) -> Array:
+    def _checked_rows(self, X: Any) -> Any:
+        """`X` as a fitted estimator takes it."""
         check_is_fitted(self)
-        X = validate_data(
+        return validate_data(
             self, X, accept_sparse=["csr", "csc"], dtype=self.coefs_[0].dtype, reset=False
         )
+
+    def _outputs(self, X: Any) -> Array:
+        X = self._checked_rows(X)
         return self._forward(self._fitted_network(), X)
 
     # ---------------------------------------- "sgd" and "adam"
@@ -305,10 +307,7 @@ class MultilayerPerceptron(CallbackSupportMixin, BaseEstimator):
 
     def hidden_activations(self, X: Any) -> list[Array]:
         """The outputs of the hidden layers for `X`: [(n, units), ...], in inference."""
-        check_is_fitted(self)
-        X = validate_data(
-            self, X, accept_sparse=["csr", "csc"], dtype=self.coefs_[0].dtype, reset=False
-        )
+        X = self._checked_rows(X)
         y, found = X if self._selected is None else X[:, self._selected], []
         names = self._hidden_activations(len(self.coefs_) - 1)
         for kernel, bias, name in zip(self.coefs_, self.intercepts_, names, strict=False):
