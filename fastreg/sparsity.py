@@ -311,6 +311,7 @@ class Strength:
 
 
 def sizes(state: State) -> list[tuple[int, ...]]:
+    """The shapes of a state's arrays: the same where nothing was taken out."""
     return [array.shape for array in state[1].values()]
 
 

@@ -44,6 +44,13 @@ def test_links_lead_somewhere(page):
         assert ((ROOT / page).parent / link).exists(), link
 
 
+def test_every_module_has_its_place_in_the_house():
+    house, _, _ = (ROOT / "CONTRIBUTING.md").read_text().partition("## One word")
+    named = set(re.findall(r"(\w+)\.py`", house))
+    modules = {path.stem for path in (ROOT / "fastreg").glob("[!_]*.py")}
+    assert modules <= named, modules - named
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_and_verbs_that_are_named_exist(page):
     text = (ROOT / page).read_text()
