@@ -132,6 +132,11 @@ class Layer:
     def __init__(
         self, name: str | None, dtype: str | None, trainable: bool, keras: Mapping[str, object]
     ) -> None:
+        for old in ("input_shape", "input_dim"):  # Keras' way before there was an Input
+            if keras.get(old) is not None:
+                raise ValueError(
+                    f"{old}: got {keras[old]!r}; an Input(shape) before the layer says so"
+                )
         known_arguments(type(self), keras, self.keras_only)
         self._home: Home | None = None
         self._first = 0  # where its weights begin in the network's

@@ -779,3 +779,11 @@ def test_weight_decay_leaves_out_what_is_excluded(backend):
 def test_an_error_names_the_argument_once(argument, value, words):
     with pytest.raises((TypeError, ValueError), match=f"^{words}"):
         fr.Dense(3, **{argument: value})
+
+
+@pytest.mark.parametrize("given", [{"input_shape": (8,)}, {"input_dim": 8}])
+def test_the_old_way_to_say_input_is_answered_with_the_new(given):
+    for make in (lambda **old: fr.Dense(3, **old), layers.Flatten):
+        with pytest.raises(ValueError, match=r"^input_\w+: got .*8.*; an Input\(shape\) before"):
+            make(**given)
+    assert fr.Dense(3, **dict.fromkeys(given)).units == 3
