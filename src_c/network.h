@@ -173,7 +173,7 @@ typedef struct training_run training_run; /* training.h */
 /* What a kind of layer is. Rows `first`.. of the batch, `rows` of them, are a panel, counted as the layer's. */
 typedef struct {
     bool (*valid)(const fr_layer *layer);
-    double *(*setting)(fr_layer *layer, int setting); /* one that may change from step to step, or NULL */
+    double *(*setting)(fr_layer *layer, int setting); /* one that may change from step to step, or NULL; or no function */
     bool has_activation;
     bool normalizes; /* its kernel is gamma, its bias beta */
     bool by_columns; /* and its moments are the batch's */

@@ -69,9 +69,11 @@ bool fr_watches_valid(const fr_network *net, const fr_training *call)
     return true;
 }
 
+/* NULL where the layer has no such setting. */
 static double *setting_of(fr_layer *layer, int setting)
 {
-    return fr_layer_kinds[layer->kind].setting(layer, setting);
+    const layer_kind *kind = &fr_layer_kinds[layer->kind];
+    return kind->setting ? kind->setting(layer, setting) : NULL;
 }
 
 static bool schedule_valid(const fr_network *net, const fr_schedule *s, ptrdiff_t n_steps)

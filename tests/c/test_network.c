@@ -2214,6 +2214,16 @@ static void check_call_arguments(void)
         CHECK(fr_network_train(p.network, &labels, ledger, &steps) == FR_BAD_ARGUMENT,
               "labels with accuracy %s", fr_accuracy_name(labels.accuracy));
 
+    fr_layer flat[] = {{.kind = FR_LAYER_flatten, .n_in = 3, .n_out = 3}, layer};
+    fr_network *of_flat = create(FR_FLOAT64, flat, 2);
+    double values[3] = {0};
+    fr_schedule schedule = {.setting = FR_SETTING_rate, .layer = 0, .values = values};
+    fr_training follows = good;
+    follows.schedules = &schedule, follows.n_schedules = 1;
+    CHECK(fr_network_train(of_flat, &follows, ledger, &steps) == FR_BAD_ARGUMENT && steps == 0,
+          "a schedule of a layer without settings");
+    fr_network_destroy(of_flat);
+
     fr_training large = good;
     large.data.n_rows = large.stop = large.batch_size = PTRDIFF_MAX;
     CHECK(fr_network_train(p.network, &large, ledger, &steps) == FR_TOO_LARGE, "a huge batch");
