@@ -41,7 +41,6 @@ fr_status fr_groups_plan(fr_group_plan *p, fr_dtype dtype, const fr_groups *grou
         return FR_BAD_ARGUMENT;
     p->size = fr_sizeof(dtype);
     p->kernels = fr_kernels_for(dtype);
-    p->groups = *groups;
     fr_arena arena = {0};
     ptrdiff_t *start = NULL, *rows = NULL;
     double *weight = NULL;
@@ -56,6 +55,7 @@ fr_status fr_groups_plan(fr_group_plan *p, fr_dtype dtype, const fr_groups *grou
             return arena.overflow ? FR_TOO_LARGE : FR_NO_MEMORY;
     }
     memcpy(weight, groups->weight, (size_t)n * sizeof *weight);
+    p->groups = *groups; /* not before: fr_groups_free frees what stands there */
     p->groups.weight = weight;
     p->groups.start = start;
     p->groups.rows = rows;

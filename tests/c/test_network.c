@@ -2397,12 +2397,12 @@ static void check_plans_too_large(void)
 /* What a child does under a limit of memory; the number of the call that did not say so, or 0. */
 static int calls_without_memory(void)
 {
-    enum { WIDE = 10000 };
+    enum { WIDE = 10000, MANY = 1 << 22 };
     fr_network *network = NULL;
     fr_layer square = {.kind = FR_LAYER_dense, .n_in = WIDE, .n_out = WIDE};
     fr_layer thin = {.kind = FR_LAYER_dense, .n_in = 1, .n_out = 1, .trainable = 1};
     ptrdiff_t n_rows = (ptrdiff_t)1 << 27, steps;
-    double *x = calloc(64, 1), ledger[FR_LEDGER_SIZE] = {0};
+    double *x = calloc(64, 1), *weight = calloc(MANY, sizeof *weight), ledger[FR_LEDGER_SIZE] = {0};
     struct rlimit limit;
     getrlimit(RLIMIT_AS, &limit);
     /* Room for 32 MB more than what the process has. */
@@ -2412,8 +2412,16 @@ static int calls_without_memory(void)
     if (statm && fscanf(statm, "%lu", &pages) == 1)
         limit.rlim_cur += (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE);
     if (statm) fclose(statm);
-    if (!x || setrlimit(RLIMIT_AS, &limit) != 0) return 1;
+    if (!x || !weight || setrlimit(RLIMIT_AS, &limit) != 0) return 1;
     if (fr_network_create(&network, FR_FLOAT64, &square, 1) != FR_NO_MEMORY || network) return 2;
+    /* Groups that do not fit are still the caller's. */
+    fr_layer grouped = {.kind = FR_LAYER_dense, .n_in = 1, .n_out = MANY};
+    if (fr_network_create(&network, FR_FLOAT32, &grouped, 1) != FR_OK) return 10;
+    grouped.groups = (fr_groups){.n_groups = MANY, .by_column = 1, .weight = weight};
+    if (fr_network_update_layers(network, &grouped) != FR_NO_MEMORY) return 11;
+    weight[0] = 1;
+    fr_network_destroy(network);
+    network = NULL;
     if (fr_network_create(&network, FR_FLOAT64, &thin, 1) != FR_OK) return 3;
     fr_training call = {.data = {.n_rows = n_rows, .x = x, .y = x},
                         .stop = n_rows,
@@ -2431,6 +2439,7 @@ static int calls_without_memory(void)
     call.data.n_rows = call.stop = call.batch_size = 4;
     if (fr_network_train(network, &call, ledger, &steps) != FR_OK || steps != 1) return 9;
     fr_network_destroy(network);
+    free(weight);
     free(x);
     return 0;
 }
