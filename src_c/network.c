@@ -274,7 +274,7 @@ static fr_status copy_array(const fr_network *net, int slot, ptrdiff_t l, int pa
 {
     if (l < 0 || l >= net->n_layers || slot < FR_GRADIENT || slot >= net->n_slots || part < 0 ||
         part >= FR_N_ARRAYS ||
-        (slot == FR_GRADIENT && !net->training.gradient))
+        (slot == FR_GRADIENT && !(net->training.arena.base && net->training.gradient)))
         return FR_BAD_ARGUMENT;
     const layer *a = &net->layers[l];
     ptrdiff_t offsets[FR_N_ARRAYS] = {a->kernel, a->bias, a->moving_mean, a->moving_variance};

@@ -1212,6 +1212,24 @@ static void check_set_gradients(fr_dtype dtype)
     destroy_pair(p);
 }
 
+/* A kernel that comes to stand the other way takes the gradients of half a step along. */
+static void check_gradients_of_a_turn(fr_dtype dtype)
+{
+    test_case("gradients of a turn %s %s %s", name_of(dtype), fr_isa(), fr_gemm());
+    fr_layer layers[] = {{.kind = FR_LAYER_dense, .n_in = 6, .n_out = 5, .trainable = 1},
+                         {.kind = FR_LAYER_dense, .n_in = 5, .n_out = 1, .trainable = 1}};
+    fr_training call = make_call(dtype, FR_LOSS_mean_squared_error, 10, 6, 1);
+    pair p = create_pair(dtype, layers, 2);
+    double ledger[FR_LEDGER_SIZE] = {0}, g[30];
+    ptrdiff_t steps;
+    CHECK(half(p, call, FR_TO_GRADIENTS, ledger, &steps) == FR_OK, "first half");
+    layers[1].kernel_constraint.kind = FR_CONSTRAINT_non_neg;
+    CHECK(fr_network_update_layers(p.network, layers) == FR_OK, "update");
+    bool turns = strcmp(fr_gemm(), "native") == 0 && fr_kernels_for(dtype)->few_units >= 1;
+    CHECK(fr_network_get(p.network, FR_GRADIENT, 0, KERNEL, g) == (turns ? FR_BAD_ARGUMENT : FR_OK), "get");
+    destroy_pair(p);
+}
+
 /* Nothing but dropout; dropout first and last. */
 static void check_dropout_layers(fr_dtype dtype)
 {
@@ -2535,6 +2553,7 @@ void test_network(void)
     test_each_network(check_watches);
     test_each_network(check_flatten);
     test_each_network(check_set_gradients);
+    test_each_network(check_gradients_of_a_turn);
     printf("  largest difference to the model: float32 %.2g, float64 %.2g\n",
            largest_gap[FR_FLOAT32], largest_gap[FR_FLOAT64]);
     test_each_network(check_stop);
