@@ -90,7 +90,7 @@ bool fr_plan_active(fr_network *net)
         s->most = most_active(net, l);
         s->whole = false;
         s->of = s->most > 0 ? l : l > 0 && reader_of(net, l - 1) == l + 1 ? net->layers[l - 1].active.of : -1;
-        s->share = 1;
+        if (s->most == 0) s->share = 1; /* else that of the last step, until the next knows its own */
         fits = fits && s->most <= s->room;
     }
     return fits;

@@ -72,6 +72,31 @@ def test_training_takes_the_active_units_where_they_are_few():
     assert trained(0.02, activation="gelu")[0].network.active_shares() == [1.0, 1.0]
 
 
+class Nothing:
+    """A penalty of one's own, which cuts a step in parts."""
+
+    def value(self, w):
+        return 0.0
+
+    def gradient(self, w):
+        return np.zeros_like(w)
+
+
+@NATIVE
+def test_shares_are_known_after_a_step_in_parts(use):
+    use("always")
+    shares = []
+    for own in (None, Nothing()):
+        fr.set_random_seed(3)
+        hidden, last = fr.Dense(200, "relu"), fr.Dense(8, kernel_regularizer=own)
+        model = fr.Sequential([fr.Input((64,)), hidden, last])
+        model.compile("sgd", "mse")
+        x = rows_of(60, 64, "float64")
+        model.fit(x, x[:, :8], 60, 1, verbose=0)
+        shares.append(model.network.active_shares())
+    assert shares[0] == shares[1] and shares[0][0] < 0.9
+
+
 def test_a_unit_that_overflows_is_active(use):
     use("always")
     model, x = autoencoder(0.02)
