@@ -495,6 +495,7 @@ cdef class Network:
         call.start, call.stop, call.batch_size = start, stop, batch_size
         if loss is not self.loss_given:
             name, settings = loss_parts(loss)
+            self.loss_given = None  # what follows may raise
             self.own_loss = loss if settings is None else None
             self.loss = FR_LOSS_mean_squared_error  # of one's own: one that fuses with nothing
             if settings is not None:

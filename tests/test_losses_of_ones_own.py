@@ -8,9 +8,10 @@ import signal
 
 import numpy as np
 import pytest
+from test_engine import dense
 
 import fastreg as fr
-from fastreg import losses
+from fastreg import _engine, losses
 
 BACKENDS = ("compiled", "reference")
 
@@ -26,6 +27,14 @@ class Squared:
 
     def gradient(self, y_true, y_pred):
         return 2 * (y_pred - y_true) / y_pred.shape[1]
+
+
+class Cubic:
+    def value(self, y_true, y_pred):
+        return np.sum(np.abs(y_pred - y_true) ** 3, axis=1)
+
+    def gradient(self, y_true, y_pred):
+        return 3 * (y_pred - y_true) * np.abs(y_pred - y_true)
 
 
 def penalties():
@@ -247,6 +256,22 @@ def test_the_object_itself():
     model = fr.Sequential([fr.Input((2,)), fr.Dense(2)])
     model.compile("sgd", Squared())
     assert model.loss == "Squared"
+
+
+def test_a_name_that_is_refused_does_not_stand_for_the_loss_before():
+    network = _engine.Network([dense(2, 1)], "float64")
+    network.set_weights([np.ones((2, 1)), np.zeros(1)])
+    cubic = losses.Custom(Cubic())
+
+    def loss(of):
+        ledger = np.zeros(6)
+        network.evaluate(np.ones((3, 2)), np.zeros((3, 1)), None, 0, 3, 3, of, None, ledger, 1)
+        return ledger[0]
+
+    assert loss(cubic) == 24
+    with pytest.raises(ValueError, match="loss: got 'unknown'"):
+        loss("unknown")
+    assert loss(cubic) == 24
 
 
 def test_what_is_none_of_ones_own():
