@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, softmax
 
 from fastreg.errors import check_choice, check_int, check_real
 from fastreg.inputs import SPARSE
@@ -405,6 +404,8 @@ class _Crossentropy(RowMean):
     def _log_shares(self, p: Array) -> Array:
         """log of the share of each class; clipped as Keras does, where p are no logits."""
         if self.from_logits:
+            from scipy.special import softmax  # a third of what importing fastreg would cost
+
             return np.asarray(np.log(np.maximum(softmax(p, axis=1), np.finfo(p.dtype).tiny)))
         shares = p / p.sum(axis=1, keepdims=True)
         return np.asarray(np.log(np.clip(shares, EPSILON, 1 - EPSILON)))
@@ -622,7 +623,11 @@ class AUC(Metric):
             w *= weight[:, np.newaxis]
         if self.label_weights is not None and not self.multi_label:
             w *= self.label_weights
-        p, y = expit(p) if self.from_logits else p, y.astype(bool)
+        if self.from_logits:
+            from scipy.special import expit  # as softmax above
+
+            p = expit(p)
+        y = y.astype(bool)
         at = np.searchsorted(self._inner().astype(p.dtype), p, side="left")
         n_curves = sums.shape[2]
         cell = at * n_curves + np.arange(p.shape[1]) % n_curves
