@@ -16,8 +16,8 @@ enum { SMALLEST_KERNEL = 1 << 15 };
 
 /* Up to which share of the units a step with lists is the faster one: most (K - look) / (K + term), where K are the
  * multiplications that a unit at rest saves in a row. Fitted by `python -m bench.active` (AMD EPYC, Zen 5) over
- * 64 to 512 inputs, 64 to 1024 rows and either dtype; 512 to 4096 units made no difference. Of an ISA that was not
- * measured: the lowest. */
+ * 64 to 512 inputs, 64 to 1024 rows and either dtype with 1024 units; 512 agreed. Of an ISA that was not measured: the
+ * lowest. */
 typedef struct {
     double most, term, look;
 } even_share;

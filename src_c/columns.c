@@ -348,7 +348,6 @@ static void group_block(const training_run *run, task *t)
         fr_groups_each(p, r, average_piece, &g);
     }
     if (a->transposed) fr_groups_each(p, r, transpose_piece, &g);
-
 }
 
 void fr_update_block(training_run *run, task *t, void *scratch)

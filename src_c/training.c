@@ -187,7 +187,7 @@ static void training_task(void *context, int thread, ptrdiff_t i)
         fr_bound_block(run, &plan->bounds[i]);
     else
         fr_update_block(run, &(run->phase == COLUMNS ? plan->tasks : plan->updates)[i],
-              plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
+                        plan->scratch + (ptrdiff_t)thread * plan->scratch_size);
 }
 
 bool fr_call_valid(const fr_training *call)
