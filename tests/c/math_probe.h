@@ -9,7 +9,7 @@ typedef void math_function(ptrdiff_t n, const void *in, void *out);
 typedef struct {
     const char *isa;
     fr_dtype dtype;
-    math_function *exp, *expm1, *log, *log1p, *normal;
+    math_function *exp, *expm1, *log, *log1p, *normal, *pow_below_1, *pow_above_1;
 } math_probe;
 
 extern const math_probe probe_baseline_float32, probe_baseline_float64;

@@ -1,4 +1,4 @@
-/* exp, expm1, log, log1p, tanh, sigmoid, the normal distribution and activations of every instruction set:
+/* exp, expm1, log, log1p, powers, tanh, sigmoid, the normal distribution and activations of every instruction set:
  * largest errors in ulp, and edges.
  *
  * float32 over every SWEEP_STEP-th of all bit patterns against libm's double, float64 over random
@@ -15,6 +15,7 @@
  *     tanh       1.31 (AVX2 1.70)        1.32 *
  *     sigmoid    2.00 *                  2.00 *
  *     normal     1.39                    1.82
+ *     pow        1.08                    1.13 (to the powers 0.75 and 2.5)
  *     elu 1.93, selu 1.68, softplus 1.62, softsign 1.49, hard_sigmoid 1.33, hard_silu 1.85
  *     silu       1.05                    1.07
  *     gelu       1.52                    1.93
@@ -55,6 +56,11 @@ static double sigmoid(double a) { return 1 / (1 + exp(-a)); }
 static wide sigmoidl(wide a) { return 1 / (1 + expl(-a)); }
 static double normal(double a) { return erfc(-a * 0.70710678118654752440) / 2; }
 static wide normall(wide a) { return erfcl(-a * 0.70710678118654752440L) / 2; }
+
+static double pow_below_1(double a) { return pow(a, 0.75); }
+static wide pow_below_1l(wide a) { return powl(a, 0.75L); }
+static double pow_above_1(double a) { return pow(a, 2.5); }
+static wide pow_above_1l(wide a) { return powl(a, 2.5L); }
 
 /* The activations, in double as they read; with the curve of test.h. */
 #define EXACT(real, suffix)                                                                        \
@@ -106,7 +112,7 @@ typedef struct {
     double flush; /* times the smallest normal number: below that results may be 0 */
 } function;
 
-enum { EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, NORMAL, ELU, SELU, SOFTPLUS, SOFTSIGN, HARD_SIGMOID,
+enum { EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, NORMAL, POW_BELOW_1, POW_ABOVE_1, ELU, SELU, SOFTPLUS, SOFTSIGN, HARD_SIGMOID,
        HARD_SILU, SILU, GELU, GELU_TANH, MISH, N_FUNCTIONS };
 static const function functions[N_FUNCTIONS] = {
     {"exp", -1, offsetof(math_probe, exp), exp, expl, 0, UINT32_MAX, -INFINITY, INFINITY,
@@ -121,6 +127,10 @@ static const function functions[N_FUNCTIONS] = {
      {2, 2}, 1.0001},
     {"normal", -1, offsetof(math_probe, normal), normal, normall, 0, UINT32_MAX, -INFINITY, INFINITY,
      {2, 2}, 1.0001},
+    {"pow 0.75", -1, offsetof(math_probe, pow_below_1), pow_below_1, pow_below_1l, 0x00800000,
+     0x7F800000, DBL_MIN, INFINITY, {1.3, 1.3}, 1.0001},
+    {"pow 2.5", -1, offsetof(math_probe, pow_above_1), pow_above_1, pow_above_1l, 0x00800000, 0x7F800000,
+     DBL_MIN, INFINITY, {1.3, 1.3}, 1.0001},
     /* What is made of them. */
     {"elu", FR_ACTIVATION_elu, 0, elu, elul, 0, UINT32_MAX, -INFINITY, INFINITY, {2, 2}, 1.0001},
     {"selu", FR_ACTIVATION_selu, 0, selu, selul, 0, UINT32_MAX, -INFINITY, INFINITY, {2, 2}, 2},
