@@ -1734,13 +1734,16 @@ def _ftrl(
     n, z = slots
     rate, power = options["learning_rate"], -options["learning_rate_power"]
     l1, l2 = options["l1_regularization_strength"], options["l2_regularization_strength"]
-    before = n**power
+    tiny = np.finfo(w.dtype).tiny
+    # The change of n**power, not as a difference: where dw**2 is some units of n, that is rounding.
+    growth = np.log1p(dw * dw / np.maximum(n, tiny))
     n += dw * dw
     after = n**power
-    z += dw + 2 * options["l2_shrinkage_regularization_strength"] * w - (after - before) / rate * w
+    change = -after * np.expm1(-power * growth) if power > 0 else np.zeros_like(n)
+    z += dw + 2 * options["l2_shrinkage_regularization_strength"] * w - change / rate * w
     curvature = after / rate + (2 * l2 + options["beta"] / rate)
     # Where nothing has happened yet, 0 / 0, w is 0.
-    w[...] = (np.clip(z, -l1, l1) - z) / np.maximum(curvature, np.finfo(w.dtype).tiny)
+    w[...] = (np.clip(z, -l1, l1) - z) / np.maximum(curvature, tiny)
 
 
 OPTIMIZERS = {

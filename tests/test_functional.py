@@ -823,3 +823,17 @@ def test_normalization_equals_its_twin(dtype, rng):
             # A few operations on values up to `size`, and means of up to `units` terms.
             size = 1 + np.abs(x).max() + np.abs(mine).max()
             assert np.abs(mine - twin).max() <= (8 + np.sqrt(units)) * np.finfo(dtype).eps * size
+
+
+@pytest.mark.parametrize("power", [-0.5, -0.7, -1.0])
+def test_ftrl_sees_gradients_that_hardly_move_their_sum(face, power):
+    """In float32 g^2 is some units of n here: a difference of powers of n would be rounding."""
+    g = np.linspace(-3e-3, 3e-3, 37)
+    ends = []
+    for dtype in ("float32", "float64"):
+        w, n = np.ones(37, dtype), np.linspace(0.05, 3, 37).astype("float32").astype(dtype)
+        z = np.zeros(37, dtype)
+        dw = g.astype("float32").astype(dtype)
+        face.optimizer_update("ftrl", w, dw, [n, z], learning_rate=0.01, learning_rate_power=power)
+        ends.append(z)
+    np.testing.assert_allclose(ends[0], ends[1], rtol=3e-6, atol=1e-9)
