@@ -47,6 +47,7 @@ FR_INLINE vreal v_add(vreal a, vreal b) { return V_(add)(a, b); }
 FR_INLINE vreal v_sub(vreal a, vreal b) { return V_(sub)(a, b); }
 FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(mul)(a, b); }
 FR_INLINE vreal v_div(vreal a, vreal b) { return V_(div)(a, b); }
+#define V_FUSED 1 /* v_fma rounds once */
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(fmadd)(a, b, c); }
 FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return V_(fnmadd)(a, b, c); }
 FR_INLINE vreal v_excess(vreal a, vreal b, vreal c) { return V_(fmsub)(a, b, c); }

@@ -70,6 +70,7 @@ FR_INLINE vreal v_add(vreal a, vreal b) { return V_(vaddq)(a, b); }
 FR_INLINE vreal v_sub(vreal a, vreal b) { return V_(vsubq)(a, b); }
 FR_INLINE vreal v_mul(vreal a, vreal b) { return V_(vmulq)(a, b); }
 FR_INLINE vreal v_div(vreal a, vreal b) { return V_(vdivq)(a, b); }
+#define V_FUSED 1 /* v_fma rounds once */
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return V_(vfmaq)(c, a, b); }
 FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return V_(vfmsq)(c, a, b); }
 FR_INLINE vreal v_excess(vreal a, vreal b, vreal c) { return V_(vfmaq)(V_(vnegq)(c), a, b); }

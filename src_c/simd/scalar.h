@@ -38,6 +38,7 @@ FR_INLINE vreal v_add(vreal a, vreal b) { return a + b; }
 FR_INLINE vreal v_sub(vreal a, vreal b) { return a - b; }
 FR_INLINE vreal v_mul(vreal a, vreal b) { return a * b; }
 FR_INLINE vreal v_div(vreal a, vreal b) { return a / b; }
+#define V_FUSED 0
 FR_INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; } /* may round twice */
 FR_INLINE vreal v_fnma(vreal a, vreal b, vreal c) { return c - a * b; }
 /* a b - c and c - a b, rounded once */
